@@ -1,0 +1,109 @@
+"""The run: set up or resume, step until `train.steps`, save, probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from configs.checks import resolve_lanes
+from configs.schema import PretrainConfig
+from data_shards.loader import MaskedBatchLoader
+from models.data2vec import Data2Vec
+from pretrain import distributed
+from pretrain.checkpoint import Checkpoints
+from pretrain.engine import Engine
+from pretrain.guard import Guard
+from pretrain.metrics import ProbeResult, read_rows
+from pretrain.preempt import Preemption
+from pretrain.probe import probe, table
+from pretrain.report import Report
+from pretrain.run_directory import write_config
+from pretrain.start_weights import load_student
+
+
+def pretrain(config: PretrainConfig, device: torch.device) -> None:
+    """Run until `config.train.steps`, or until a notice to stop; every rank calls it.
+
+    Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError where the configuration and the
+    data or the checkpoint do not fit, RuntimeError where the run had to stop by itself.
+    """
+    folder = Path(config.run.dir)
+    preemption = Preemption()
+    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    resume = checkpoints.newest_good()
+    model = Data2Vec(config)
+    start = load_student(model, config.init) if config.init and not resume else "student and teacher start at random"
+    engine = Engine(model, config, device)
+    loader = MaskedBatchLoader(config, distributed.rank(), distributed.world())
+    if resume:
+        state = checkpoints.load(engine, resume)
+        loader.load_state_dict(state.data)
+        start = f"resuming from {resume} (step {state.steps})"
+    text = write_config(folder, config, distributed.world()) if distributed.rank() == 0 else ""
+    report = Report(folder, config, engine, text)
+    try:
+        report.say(f"{engine.description}; {loader.samples} samples, {loader.steps_per_epoch} steps per epoch\n{start}")
+        if engine.steps == 0:
+            _probe(model, config, report)
+        stopped = _train(config, engine, loader, checkpoints, report, preemption)
+        if not stopped:
+            result = _probe(model, config, report)
+            if result and distributed.rank() == 0:
+                report.say(_summary(folder, engine.steps, result))
+    finally:
+        loader.close()
+        report.close()
+
+
+def _train(
+    config: PretrainConfig,
+    engine: Engine,
+    loader: MaskedBatchLoader,
+    checkpoints: Checkpoints,
+    report: Report,
+    preemption: Preemption,
+) -> bool:
+    """Step until `train.steps`, saving on the way; True where a notice to stop ended it."""
+    guard = Guard(config.guard)
+    steps = loader.steps(engine.steps)
+    saved = engine.steps
+    while engine.steps < config.train.steps:
+        begin = time.perf_counter()
+        micro_batches = next(steps)
+        report.picture(micro_batches[0])
+        result = engine.step(micro_batches)
+        seconds = time.perf_counter() - begin
+        report.step(result, seconds, loader.data_wait, loader.epoch_of(engine.steps - 1), loader.bad_samples)
+        guard.check(engine.steps, result.applied)
+        stop = preemption.agreed(engine.device)
+        due = config.checkpoint.every and engine.steps % config.checkpoint.every == 0
+        if due or stop or engine.steps >= config.train.steps:
+            place = checkpoints.save(engine, loader.state_dict(engine.steps))
+            saved = engine.steps
+        if stop:
+            report.say(f"notice to stop: saved {place}; the same command goes on from there")
+            return True
+    assert saved == engine.steps
+    return False
+
+
+def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> ProbeResult | None:
+    """Probe the teacher where the configuration names labelled images."""
+    if not config.probe.train_shards:
+        return None
+    result = probe(model, config)
+    report.probe(result)
+    return result
+
+
+def _summary(folder: Path, steps: int, trained: ProbeResult) -> str:
+    """The probe's table, with the untrained network's row from the start of this run beside it."""
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 0 and "knn_top1" in row]
+    results = {f"teacher at step {steps}": trained}
+    if rows:
+        first = replace(trained, **{key: rows[-1][key] for key in ("knn_top1", "linear_top1")})
+        results = {"untrained network": first, **results}
+    return table(results)

@@ -1,0 +1,39 @@
+"""Notices to stop: SIGTERM, SIGINT and SIGUSR1 become a flag that all ranks agree on at a step boundary."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import torch
+
+from pretrain import distributed
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Preemption:
+    """Installs the handlers; `agreed()` is True on every rank once any rank has been notified.
+
+    DeepSpeed's launcher kills a process 30 s after SIGTERM; a cluster that needs longer to save sends SIGUSR1 to the
+    training processes in time. A second SIGINT ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any rank was notified. Collective."""
+        flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
+        return bool(distributed.all_sum(flag).item())
+
+    def restore(self) -> None:
+        """Put the previous handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,107 @@
+"""What a run shows: metrics.jsonl, TensorBoard and the progress bar, written by rank 0 from sums over all ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from configs.checks import resolve_precision
+from configs.schema import PretrainConfig
+from data_shards.batch import MaskedBatch
+from models.flops import flops_per_sample
+from models.statistics import std_from_moments
+from pretrain import distributed, speed
+from pretrain.board import Board
+from pretrain.engine import Engine, StepResult
+from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult
+from pretrain.progress import Progress
+
+
+class Report:
+    """Every method but `say` is called on every rank; only rank 0 has files open."""
+
+    def __init__(self, folder: Path, config: PretrainConfig, engine: Engine, config_text: str) -> None:
+        self._config, self._engine = config, engine
+        work = speed.Work(
+            config.batch.global_, config.vision.tokens, flops_per_sample(config), distributed.world()
+        )
+        precision = resolve_precision(config, engine.device.type == "cuda")
+        self._meter = speed.Meter(work, speed.peak(engine.device, precision, config.log.peak_tflops))
+        self._writes = distributed.rank() == 0
+        if self._writes:
+            self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
+            self._board = Board(folder / "tensorboard", engine.steps)
+            self._board.write_config(engine.steps, config_text)
+            self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
+
+    def step(self, result: StepResult, seconds: float, data_wait: float, epoch: int, bad_samples: int) -> None:
+        """Count a step; write a row every `log.every` steps and at the last one."""
+        self._meter.add(seconds, data_wait)
+        step = self._engine.steps
+        if step % self._config.log.every and step != self._config.train.steps:
+            return
+        row = self._row(result, epoch, bad_samples)
+        if self._writes:
+            self._metrics.write(row)
+            self._board.write(row)
+            self._progress.update(step, row.loss, row.samples_per_s)
+
+    def picture(self, batch: MaskedBatch) -> None:
+        """Picture of a micro-batch of the step that comes next, at the first step and every `log.pictures_every`."""
+        every, step = self._config.log.pictures_every, self._engine.steps
+        if self._writes and every and step % every == 0:
+            self._board.write_picture(step + 1, batch)
+
+    def probe(self, result: ProbeResult) -> None:
+        """Write a probe's row."""
+        if self._writes:
+            self._metrics.write_probe(self._engine.steps, result)
+            self._board.write_probe(self._engine.steps, result)
+
+    def say(self, text: str) -> None:
+        """Print a line on rank 0, beside the progress bar."""
+        if self._writes:
+            self._progress.say(text)
+
+    def close(self) -> None:
+        """Flush and close the files; a second call does nothing."""
+        if self._writes:
+            self._progress.close()
+            self._metrics.close()
+            self._board.close()
+
+    def _row(self, result: StepResult, epoch: int, bad_samples: int) -> MetricsRow:
+        sums = distributed.all_sum(torch.cat([
+            result.loss.double()[None],
+            result.loss.new_tensor([bad_samples], dtype=torch.float64),
+            result.target_moments,
+            result.prediction_moments,
+        ]))  # fmt: skip
+        loss, bad = sums[:2].tolist()
+        target, prediction = (std_from_moments(moments).item() for moments in sums[2:].chunk(2))
+        config, engine, rates = self._config, self._engine, self._meter.take()
+        positions = config.batch.global_ * config.vision.tokens
+        return MetricsRow(
+            step=engine.steps,
+            epoch=epoch,
+            samples=engine.steps * config.batch.global_,
+            modality=config.modality,
+            loss=loss,
+            lr=result.lr,
+            teacher_decay=result.teacher_decay,
+            grad_norm=float(result.grad_norm),
+            target_std=target,
+            prediction_std=prediction,
+            masked_fraction=int(result.masked) / positions,
+            samples_per_s=rates.samples_per_s,
+            tokens_per_s=rates.tokens_per_s,
+            tflops=rates.tflops,
+            mfu=rates.mfu,
+            data_wait=rates.data_wait,
+            step_s=rates.step_s,
+            memory_gib=speed.memory_gib(engine.device),
+            skipped_steps=engine.skipped,
+            bad_samples=int(bad),
+            loss_scale=engine.loss_scale,
+        )

@@ -1,0 +1,34 @@
+"""Learning rate and teacher decay as pure functions of the number of applied steps."""
+
+from __future__ import annotations
+
+import math
+
+from configs.schema import OptimizerConfig, ScheduleConfig, TeacherConfig
+
+
+def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, length: int) -> float:
+    """Learning rate of the update that follows `applied` updates, in a schedule of `length` updates.
+
+    Linear from 0 to the peak over `schedule.warmup` updates, then the schedule's shape down to `schedule.lr_end`,
+    where it stays after `length`.
+    """
+    if applied < schedule.warmup:
+        return optimizer.lr * applied / schedule.warmup
+    progress = min(1.0, (applied - schedule.warmup) / max(1, length - schedule.warmup))
+    match schedule.kind:
+        case "cosine":
+            remaining = 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            remaining = 1 - progress
+        case "constant":
+            return optimizer.lr
+    return schedule.lr_end + (optimizer.lr - schedule.lr_end) * remaining
+
+
+def teacher_decay(applied: int, teacher: TeacherConfig) -> float:
+    """Decay tau of the update that follows `applied` updates: a linear ramp, then exactly `decay_end` (paper, 3.2)."""
+    end = teacher.decay if teacher.decay_end is None else teacher.decay_end
+    if applied >= teacher.decay_steps:
+        return end
+    return end - (end - teacher.decay) * (1 - applied / teacher.decay_steps)

@@ -1,0 +1,72 @@
+"""The teacher as an optimizer state: `teacher <- tau * teacher + (1 - tau) * master`, in fp32, in the same `step()`.
+
+ZeRO hands its base optimizer flat fp32 partitions of the master weights. A state tensor of the same shape is
+therefore sharded, offloaded, saved and loaded like Adam's moments, costs no communication, and does not move in a
+step that ZeRO skips, because ZeRO then never calls `step()`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STATE = "teacher"
+
+
+class TeacherMixin:
+    """Adds the teacher to an AdamW whose groups carry `teacher: bool` and `teacher_decay: float`.
+
+    `armed` stays False until the engine is built: DeepSpeed's stage 0 wrapper calls `step()` once with zero
+    gradients to make the states, which would decay the weights and count as a step.
+
+    `clip` is set where DeepSpeed puts no wrapper around the optimizer (stage 0 in fp32): the step then measures and
+    clips the gradient norm itself and refuses non-finite gradients. DeepSpeed's engine reads `overflow` and
+    `_global_grad_norm` of whatever optimizer it holds.
+    """
+
+    param_groups: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Any]]
+    armed: bool = False
+    clip: float | None = None
+    overflow: bool = False
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Apply AdamW, then move the teacher. Parameters without a gradient are left alone."""
+        assert closure is None
+        if not self.armed:
+            return
+        if self.clip is not None and not self._clip_finite(self.clip):
+            return
+        masters = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        tracked = [(group, p) for group, p in masters if group["teacher"]]
+        # Cloned before the first update: the teacher starts as an exact copy of the student.
+        new = {p: p.detach().clone() for _, p in tracked if STATE not in self.state[p]}
+        super().step()  # type: ignore[misc]
+        for group, p in tracked:
+            if p in new:
+                self.state[p][STATE] = new[p]
+            update(self.state[p][STATE], p.detach(), group["teacher_decay"])
+
+    def _clip_finite(self, limit: float) -> bool:
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        self._global_grad_norm = float(norm)
+        self.overflow = not bool(torch.isfinite(norm))
+        if not self.overflow and limit > 0:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return not self.overflow
+
+
+def update(teacher: Tensor, master: Tensor, decay: float) -> None:
+    """One step of the moving average, in place, elementwise, in the order that a plain implementation rounds in."""
+    if decay < 1.0:  # at exactly 1 the teacher is frozen
+        teacher.mul_(decay).add_(master, alpha=1 - decay)
+
+
+def teacher_optimizer(adam: type[torch.optim.Optimizer]) -> type:
+    """`adam` (an AdamW that accepts torch's parameter groups) with the teacher as a further state."""
+    return type(f"Teacher{adam.__name__}", (TeacherMixin, adam), {})

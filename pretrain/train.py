@@ -1,0 +1,75 @@
+"""The entry that the launcher starts on every rank: `deepspeed --no_local_rank --module pretrain.train key=value ...`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import IO, NoReturn
+
+from configs.checks import check
+from configs.compose import compose_pretrain
+from configs.schema import PretrainConfig
+from pretrain import distributed
+from pretrain.loop import pretrain
+from pretrain.run_directory import lock
+
+
+def main(overrides: list[str]) -> None:
+    """Compose and check the configuration, take the run directory, train.
+
+    A mistake of the user's is one line on rank 0 and exit code 2; whatever else fails shows its traceback and exits
+    with 1. Either way the launcher ends the other ranks.
+    """
+    _keep_log_readable()
+    device = distributed.start()
+    try:
+        config = compose_pretrain(overrides)
+        check(config, distributed.world())
+        held = _take_run_directory(config)
+        pretrain(config, device)
+    except ValueError as error:
+        _fail(error, 2)
+    except (OSError, RuntimeError) as error:
+        traceback.print_exc()
+        _fail(error, 1)
+    distributed.barrier()
+    if held:
+        held.close()
+
+
+def _take_run_directory(config: PretrainConfig) -> IO[str] | None:
+    """Rank 0 takes the run directory; where it cannot, every rank raises its ValueError."""
+    held: IO[str] | None = None
+    problem: object = None
+    if distributed.rank() == 0:
+        try:
+            held = lock(Path(config.run.dir))
+        except ValueError as error:
+            problem = error
+    problem = distributed.broadcast(problem)
+    if isinstance(problem, ValueError):
+        raise problem
+    return held
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    """Say what is wrong once, and end this process at once: a rank that waits in a collective must not hold it."""
+    if distributed.rank() == 0 or code != 2:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def _keep_log_readable() -> None:
+    """Warnings of ours and errors of DeepSpeed's; not its notes about each flattened group."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,274 @@
+"""Where ZeRO keeps each parameter: the only file that touches DeepSpeed's private attributes.
+
+Tested with the DeepSpeed versions of `TESTED_VERSIONS`. Every layout is reduced to three things:
+
+- `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
+- `fragments`: which slice of which partition is which slice of which parameter;
+- `refresh()`: cast the teacher's partitions into the frozen low-precision copy that the forward pass uses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from pretrain.teacher import STATE
+
+TESTED_VERSIONS = ("0.19.8",)
+
+Weights = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A parameter that the teacher averages, and its frozen low-precision copy."""
+
+    name: str
+    student: nn.Parameter
+    teacher: nn.Parameter
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """`partition[offset : offset + numel]` of a rank is `parameter.flatten()[start : start + numel]`."""
+
+    name: str
+    partition: int
+    offset: int
+    start: int
+    numel: int
+
+
+class Partitions(ABC):
+    """The masters and the teacher of one engine, as ZeRO has laid them out."""
+
+    masters: list[Tensor]
+    fragments: list[Fragment]
+    sharded = True
+
+    def __init__(self, engine: Any, names: dict[nn.Parameter, str], shapes: dict[str, torch.Size]) -> None:
+        self._base = engine.basic_optimizer  # its `state` is another dict after a load
+        self._names = names
+        self.shapes = shapes
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Cast the teacher into its low-precision copy. Collective: every rank calls it."""
+
+    def local(self, weights: Weights) -> list[Tensor]:
+        """This rank's partitions, flat and fp32. Before the first update the teacher is the masters."""
+        if weights == "student":
+            return [master.detach().flatten() for master in self.masters]
+        return [self._base.state.get(master, {}).get(STATE, master).detach().flatten() for master in self.masters]
+
+    def teacher_bytes(self) -> int:
+        """Bytes of the teacher's fp32 partitions on this rank; 0 before the first update."""
+        states = [self._base.state.get(master, {}).get(STATE) for master in self.masters]
+        return sum(state.untyped_storage().nbytes() for state in states if state is not None)
+
+    def gather(self, weights: Weights) -> dict[str, Tensor]:
+        """The full fp32 tensors, on the CPU of every rank. Collective and slow: for tests and start-up."""
+        partitions = self.local(weights)
+        mine = [(f, partitions[f.partition].narrow(0, f.offset, f.numel).cpu().clone()) for f in self.fragments]
+        pieces = [mine]
+        if self.sharded and dist.get_world_size() > 1:
+            pieces = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(pieces, mine)
+        return assemble(self.shapes, (piece for rank in pieces for piece in rank))
+
+    @torch.no_grad()
+    def load_masters(self, weights: dict[str, Tensor]) -> None:
+        """Overwrite the masters with full fp32 tensors: what the cast to bf16 before ZeRO's start has rounded away."""
+        partitions = self.local("student")
+        for f in self.fragments:
+            values = weights[f.name].flatten()[f.start : f.start + f.numel]
+            partitions[f.partition].narrow(0, f.offset, f.numel).copy_(values)
+
+
+def assemble(shapes: dict[str, torch.Size], pieces: Iterable[tuple[Fragment, Tensor]]) -> dict[str, Tensor]:
+    """Put the fragments of all ranks together. Raises ValueError where a parameter is not covered exactly once."""
+    flat = {name: torch.full((shape.numel(),), float("nan")) for name, shape in shapes.items()}
+    covered = dict.fromkeys(shapes, 0)
+    for fragment, values in pieces:
+        flat[fragment.name][fragment.start : fragment.start + fragment.numel] = values
+        covered[fragment.name] += fragment.numel
+    wrong = [name for name, shape in shapes.items() if covered[name] != shape.numel()]
+    if wrong:
+        raise ValueError(f"the partitions of all ranks do not cover {wrong[0]} exactly once ({len(wrong)} such)")
+    return {name: values.view(shapes[name]) for name, values in flat.items()}
+
+
+class Stage0(Partitions):
+    """No ZeRO: every rank holds everything, one master per parameter."""
+
+    sharded = False
+
+    def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
+        super().__init__(engine, names, {names[p]: p.shape for p in names})
+        wrapper = engine.optimizer
+        if hasattr(wrapper, "fp16_groups"):  # bf16 and fp16: fp32 masters beside the parameters
+            parameters = [p for group in wrapper.fp16_groups for p in group]
+            self.masters = [master for group in wrapper.fp32_groups for master in group]
+        else:
+            parameters = [p for group in wrapper.param_groups for p in group["params"]]
+            self.masters = parameters
+        self.fragments = [Fragment(names[p], i, 0, 0, p.numel()) for i, p in enumerate(parameters)]
+        frozen = {t.student: t.teacher for t in tracked}
+        self._copies = [frozen.get(p) for p in parameters]
+
+    def refresh(self) -> None:
+        for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
+            if copy is not None:
+                copy.data.flatten().copy_(teacher)
+
+
+class Stage12(Partitions):
+    """ZeRO 1 and 2: each group of parameters is one flat tensor, cut into equal partitions.
+
+    The low-precision copy has the same flat layout; its parameters are views, so that one all-gather refreshes it.
+    """
+
+    def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
+        super().__init__(engine, names, {names[p]: p.shape for p in names})
+        wrapper = engine.optimizer
+        if hasattr(wrapper, "bf16_groups"):  # stage 1 in bf16 with fp32 gradient accumulation has its own wrapper
+            groups, flats, self.masters = wrapper.bf16_groups, wrapper.bf16_groups_flat, wrapper.fp32_groups_flat_partition
+            offsets = [_cumulative(group) for group in groups]
+        else:
+            groups, flats = wrapper.round_robin_bit16_groups, wrapper.bit16_groups_flat
+            self.masters, offsets = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_offsets
+        self.fragments = [
+            fragment
+            for i, group in enumerate(groups)
+            for parameter, offset in zip(group, offsets[i], strict=True)
+            for fragment in self._fragment(i, parameter, offset)
+        ]
+        frozen = {t.student: t.teacher for t in tracked}
+        self._copies = [_flat_copy(flat, group, offset, frozen) for flat, group, offset in zip(flats, groups, offsets, strict=True)]
+
+    def _fragment(self, index: int, parameter: nn.Parameter, offset: int) -> Iterable[Fragment]:
+        """The part of a parameter at `offset` of its flat group that lies in this rank's partition, if any."""
+        size = self.masters[index].numel()
+        left = dist.get_rank() * size
+        begin, end = max(left, offset), min(left + size, offset + parameter.numel())
+        if begin < end:
+            yield Fragment(self._names[parameter], index, begin - left, begin - offset, end - begin)
+
+    def refresh(self) -> None:
+        rank, world = dist.get_rank(), dist.get_world_size()
+        for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
+            if copy is None:
+                continue
+            mine = copy.chunk(world)[rank]
+            mine.copy_(teacher)
+            if world > 1:
+                _all_gather_into(copy, mine)
+
+
+class Stage3(Partitions):
+    """ZeRO 3: each parameter, the frozen copies included, is cut into equal partitions; refreshing is local."""
+
+    def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
+        super().__init__(engine, names, {names[p]: p.ds_shape for p in names})
+        wrapper = engine.optimizer
+        self.masters = wrapper.fp32_partitioned_groups_flat
+        self._place = {p: wrapper.grad_position[wrapper.get_param_id(p)] for p in names}
+        self.fragments = [fragment for p in names for fragment in self._fragment(p)]
+        self._tracked = tracked
+
+    def _fragment(self, parameter: Any) -> Iterable[Fragment]:
+        index, offset, numel = self._place[parameter]
+        start = dist.get_rank() * numel
+        real = min(numel, parameter.ds_numel - start)  # the last ranks hold padding
+        if real > 0:
+            yield Fragment(self._names[parameter], index, offset, start, real)
+
+    def refresh(self) -> None:
+        teachers = self.local("teacher")
+        for t in self._tracked:
+            index, offset, numel = self._place[t.student]
+            copy: Any = t.teacher
+            if copy.ds_status == ZeroParamStatus.AVAILABLE:
+                # A small parameter that ZeRO keeps whole: give the whole up, the next forward gathers the new one.
+                copy.partition()
+            copy.ds_tensor.data.copy_(teachers[index].narrow(0, offset, numel))
+
+
+def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> Partitions:
+    """The layout of `engine`. `names` are the optimizer's parameters, named as in the student.
+
+    Raises RuntimeError where DeepSpeed lacks an attribute that this file reads.
+    """
+    layout = {0: Stage0, 1: Stage12, 2: Stage12, 3: Stage3}[engine.zero_optimization_stage()]
+    try:
+        return layout(engine, names, tracked)
+    except (AttributeError, KeyError) as error:
+        import deepspeed
+
+        raise RuntimeError(
+            f"DeepSpeed {deepspeed.__version__} lays its partitions out in another way ({error}); "
+            f"install one of the tested versions: {', '.join(TESTED_VERSIONS)}"
+        ) from error
+
+
+def _cumulative(group: list[nn.Parameter]) -> list[int]:
+    offsets, total = [], 0
+    for parameter in group:
+        offsets.append(total)
+        total += parameter.numel()
+    return offsets
+
+
+def _flat_copy(
+    flat: Tensor, group: list[nn.Parameter], offsets: list[int], frozen: dict[nn.Parameter, nn.Parameter]
+) -> Tensor | None:
+    """Move the frozen copies of `group` into one flat tensor laid out like `flat`; None where nothing is tracked."""
+    if not any(parameter in frozen for parameter in group):
+        return None
+    copy = torch.zeros_like(flat)
+    for parameter, offset in zip(group, offsets, strict=True):
+        if parameter in frozen:
+            view = copy.narrow(0, offset, parameter.numel()).view(parameter.shape)
+            view.copy_(frozen[parameter].data)
+            frozen[parameter].data = view
+    return copy
+
+
+def _all_gather_into(output: Tensor, mine: Tensor) -> None:
+    """All-gather equal parts of `output`, in place."""
+    if output.device.type == "cpu":  # gloo gathers into a list; the parts are views of `output`
+        dist.all_gather(list(output.chunk(dist.get_world_size())), mine.clone())
+    else:
+        dist.all_gather_into_tensor(output, mine)
+
+
+def saved_partitions(folder: Path, stage: int, rank: int, fragments: list[Fragment]) -> dict[Weights, list[Tensor]]:
+    """The masters and the teacher of one rank, flat and fp32, from the files that DeepSpeed's `save_checkpoint` wrote.
+
+    Before the first update there is no teacher yet: it is the masters. Raises FileNotFoundError.
+    """
+    pattern = "mp_rank_00_model_states.pt" if stage == 0 else f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+    file = next(iter(sorted(folder.glob(pattern))), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder}: no {pattern}")
+    # DeepSpeed's files hold objects besides tensors; they are this run's own, not somebody's download.
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    if stage == 0:
+        wrapper = saved["optimizer"]
+        masters = [m for group in wrapper.get("fp32_groups", []) for m in group]
+        masters = masters or [saved["module"][f"student.{f.name}"] for f in fragments]
+        base = wrapper.get("optimizer_state_dict", wrapper)
+    else:
+        wrapper = saved["optimizer_state_dict"]
+        masters = wrapper["fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"]
+        base = wrapper["optimizer_state_dict" if stage == 3 else "base_optimizer_state"]
+    teachers = [base["state"].get(i, {}).get(STATE, master) for i, master in enumerate(masters)]
+    return {"student": [m.detach().flatten() for m in masters], "teacher": [t.detach().flatten() for t in teachers]}

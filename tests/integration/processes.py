@@ -1,0 +1,37 @@
+"""Real processes for the integration tests: ranks under the deepspeed launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pretrain.launch import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def launch(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script (or `--module name`) on `ranks` gloo ranks and wait for it."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", f"--num_gpus={ranks}", f"--master_port={free_port()}"]
+    command = [*launcher, "--no_local_rank", *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def train_engines(folder: Path, ranks: int, jobs: list[dict]) -> list[dict]:
+    """`engine_worker.run` of every job, in one launch."""
+    file = folder / f"jobs_{ranks}.json"
+    file.write_text(json.dumps(jobs))
+    done = launch(ranks, str(ROOT / "tests/integration/engine_worker.py"), str(file))
+    result = file.with_suffix(".result.json")
+    assert result.is_file(), done.stdout[-3000:] + done.stderr[-6000:]
+    return json.loads(result.read_text())
