@@ -74,7 +74,7 @@ class Engine:
         options = self.config.optimizer
         groups = [{**group, "teacher_decay": 1.0} for group in parameter_groups(self.model, options)]
         optimizer = teacher_optimizer(adam.cls)(
-            groups, lr=options.lr, betas=options.betas, eps=options.eps, weight_decay=options.weight_decay, **adam.arguments
+            groups, lr=options.lr, betas=options.betas, eps=options.eps, **adam.arguments
         )
         if self.config.deepspeed.stage == 0 and not (settings["bf16"]["enabled"] or settings["fp16"]["enabled"]):
             # No wrapper of DeepSpeed's: the optimizer itself clips and refuses non-finite gradients.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from configs.checks import resolve_lanes
 from configs.schema import PretrainConfig
 from data_shards.loader import MaskedBatchLoader
 from models.data2vec import Data2Vec

@@ -30,7 +30,8 @@ def lock(folder: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise ValueError(f"run.dir={folder} is in use by {holder}: wait for it, stop it, or choose another run.dir") from None
+        remedy = "wait for it, stop it, or choose another run.dir"
+        raise ValueError(f"run.dir={folder} is in use by {holder}: {remedy}") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()

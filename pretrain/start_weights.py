@@ -23,12 +23,14 @@ def load_student(model: Data2Vec, init: str) -> str:
     elif (folder / "config.json").is_file():
         weights, source = load_pretrained(folder, model.config), f"Hugging Face folder {folder}"
     else:
-        raise ValueError(f"init={init} is neither a run directory (checkpoints/) nor a Hugging Face folder (config.json)")
+        raise ValueError(f"init={init} is no run directory (checkpoints/) and no Hugging Face folder (config.json)")
     own = model.student.state_dict()
     for name, values in weights.items():
         if name not in own or own[name].shape != values.shape:
             there = tuple(own[name].shape) if name in own else "absent"
-            raise ValueError(f"init={init}: {name} is {tuple(values.shape)} there and {there} here: use the same model= and vision.*")
+            raise ValueError(
+                f"init={init}: {name} is {tuple(values.shape)} there and {there} here: use the same model= and vision.*"
+            )
     kept = sorted(own.keys() - weights.keys())
     model.student.load_state_dict(weights, strict=False)
     model.teacher.load_state_dict(model.student.state_dict())

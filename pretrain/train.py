@@ -1,4 +1,4 @@
-"""The entry that the launcher starts on every rank: `deepspeed --no_local_rank --module pretrain.train key=value ...`."""
+"""The entry on every rank: `deepspeed --no_local_rank --module pretrain.train key=value ...`."""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ class Stage12(Partitions):
         super().__init__(engine, names, {names[p]: p.shape for p in names})
         wrapper = engine.optimizer
         if hasattr(wrapper, "bf16_groups"):  # stage 1 in bf16 with fp32 gradient accumulation has its own wrapper
-            groups, flats, self.masters = wrapper.bf16_groups, wrapper.bf16_groups_flat, wrapper.fp32_groups_flat_partition
-            offsets = [_cumulative(group) for group in groups]
+            groups, flats = wrapper.bf16_groups, wrapper.bf16_groups_flat
+            self.masters, offsets = wrapper.fp32_groups_flat_partition, [_cumulative(group) for group in groups]
         else:
             groups, flats = wrapper.round_robin_bit16_groups, wrapper.bit16_groups_flat
             self.masters, offsets = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_offsets
@@ -152,7 +152,7 @@ class Stage12(Partitions):
             for fragment in self._fragment(i, parameter, offset)
         ]
         frozen = {t.student: t.teacher for t in tracked}
-        self._copies = [_flat_copy(flat, group, offset, frozen) for flat, group, offset in zip(flats, groups, offsets, strict=True)]
+        self._copies = [_flat_copy(*layout, frozen) for layout in zip(flats, groups, offsets, strict=True)]
 
     def _fragment(self, index: int, parameter: nn.Parameter, offset: int) -> Iterable[Fragment]:
         """The part of a parameter at `offset` of its flat group that lies in this rank's partition, if any."""
@@ -177,7 +177,7 @@ class Stage3(Partitions):
     """ZeRO 3: each parameter, the frozen copies included, is cut into equal partitions; refreshing is local."""
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
-        super().__init__(engine, names, {names[p]: p.ds_shape for p in names})
+        super().__init__(engine, names, {name: p.ds_shape for p, name in names.items()})  # type: ignore[attr-defined]
         wrapper = engine.optimizer
         self.masters = wrapper.fp32_partitioned_groups_flat
         self._place = {p: wrapper.grad_position[wrapper.get_param_id(p)] for p in names}
@@ -207,9 +207,14 @@ def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracke
 
     Raises RuntimeError where DeepSpeed lacks an attribute that this file reads.
     """
-    layout = {0: Stage0, 1: Stage12, 2: Stage12, 3: Stage3}[engine.zero_optimization_stage()]
     try:
-        return layout(engine, names, tracked)
+        match engine.zero_optimization_stage():
+            case 0:
+                return Stage0(engine, names, tracked)
+            case 3:
+                return Stage3(engine, names, tracked)
+            case _:
+                return Stage12(engine, names, tracked)
     except (AttributeError, KeyError) as error:
         import deepspeed
 

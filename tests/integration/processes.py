@@ -20,10 +20,15 @@ ENVIRONMENT = {
 }
 
 
+def launcher(ranks: int, *arguments: str) -> list[str]:
+    """The launcher's command for a script (or `--module name`) on `ranks` gloo ranks."""
+    python = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    return [*python, f"--num_gpus={ranks}", f"--master_port={free_port()}", "--no_local_rank", *arguments]
+
+
 def launch(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script (or `--module name`) on `ranks` gloo ranks and wait for it."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", f"--num_gpus={ranks}", f"--master_port={free_port()}"]
-    command = [*launcher, "--no_local_rank", *arguments]
+    """Run the launcher and wait for it."""
+    command = launcher(ranks, *arguments)
     return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 

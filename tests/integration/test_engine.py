@@ -27,7 +27,12 @@ def layouts() -> list[tuple[str, str, bool]]:
 def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path, ranks):
     jobs = [
         {
-            "overrides": [*TINY, f"deepspeed={stage}", f"precision={precision}", f"deepspeed.offload_optimizer={offload}"],
+            "overrides": [
+                *TINY,
+                f"deepspeed={stage}",
+                f"precision={precision}",
+                f"deepspeed.offload_optimizer={offload}",
+            ],
             "steps": 10,
             "poison": POISONED,
         }
@@ -42,7 +47,7 @@ def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path
         assert result["copy_dtype"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[precision], where
         shards = 1 if stage == "zero0" else ranks
         least = 4 * result["parameters"] / shards
-        # Padding: two flat groups aligned to 2 elements a rank, or (stage 3) every parameter to a multiple of the ranks.
+        # Padding: the two flat groups, or in stage 3 every parameter, to a multiple of the ranks.
         assert all(least <= held <= least + 4 * 64 for held in result["teacher_bytes"]), where
         # The poisoned step, on one rank's gradient, moved nothing anywhere.
         assert (result["applied"], result["skipped"], result["adam_steps"]) == (9, 1, [9]), where

@@ -1,0 +1,283 @@
+"""What `./run.sh pretrain` runs: check the config, make the demo's shards, start one process per rank.
+
+The processes are started by DeepSpeed's launcher: directly by its per-node half, or, for a hostfile, by its runner,
+which reaches the other nodes through pdsh. The runner is left out where it is not needed: it would not pass SIGTERM
+on to the node's launcher, and it exits with 0 when that one is killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.checks import check, resolve_precision
+from configs.compose import compose_pretrain, print_help
+from configs.schema import PretrainConfig
+from data_shards.demo import cache_folder
+from data_shards.index import read_folder_index, resolve
+
+DEMO_RANKS = 2
+MULTI_NODE_PORT = 29500
+MODULE = ["--no_local_rank", "--log_level=warning", "--module", "pretrain.train"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This node."""
+
+    gpus: list[str]
+    """Ids of the visible GPUs; none: the run is on CPUs."""
+    cores: int
+    """Cores that this process may use."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Who runs where."""
+
+    hosts: dict[str, int]
+    """Host -> ranks on it, in the order of the ranks."""
+    node: int = 0
+    """This node's place among the hosts."""
+    master: str = "127.0.0.1"
+    """Address of the first host."""
+    port: int = MULTI_NODE_PORT
+    """Port of the rendezvous."""
+    hostfile: str = ""
+    """Started through ssh on the hosts of this file."""
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return sum(self.hosts.values())
+
+    @property
+    def local_ranks(self) -> int:
+        """Number of ranks on this node."""
+        return list(self.hosts.values())[self.node]
+
+
+def this_machine() -> Machine:
+    """GPUs that torch can use, and cores."""
+    import torch  # seconds to import: not for a command line with a typing error
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    ids = [part.strip() for part in visible.split(",")] if visible else [str(gpu) for gpu in range(count)]
+    return Machine(gpus=ids[:count], cores=len(os.sched_getaffinity(0)))
+
+
+def plan(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:
+    """Who runs where, for the config's cluster.
+
+    Raises ValueError that names the key and the remedy.
+    """
+    match config.cluster.kind:
+        case "local":
+            ranks = _ranks(config, machine)
+            return Launch({"localhost": ranks}, port=config.launch.port or free_port())
+        case "manual":
+            return _manual(config, machine)
+        case "slurm":
+            return _slurm(config, machine, environment)
+        case "hostfile":
+            return _hostfile(config)
+
+
+def _ranks(config: PretrainConfig, machine: Machine) -> int:
+    """Ranks on this node: as asked, or one per GPU (the demo: at most two), or on a CPU one (the demo: two)."""
+    gpus = len(machine.gpus)
+    if config.launch.ranks is None:
+        return (min(gpus, DEMO_RANKS) or DEMO_RANKS) if config.demo else max(gpus, 1)
+    if 0 < gpus < (ranks := config.launch.ranks):
+        raise ValueError(f"launch.ranks={ranks}, but this node has {gpus} GPUs: at most launch.ranks={gpus}")
+    return config.launch.ranks
+
+
+def _manual(config: PretrainConfig, machine: Machine) -> Launch:
+    cluster = config.cluster
+    if cluster.node_rank >= cluster.nodes:
+        raise ValueError(f"cluster.node_rank={cluster.node_rank} must be below cluster.nodes={cluster.nodes}")
+    if cluster.nodes > 1 and cluster.master == "localhost":
+        raise ValueError("cluster=manual needs cluster.master=ADDRESS, the address of node 0, on every node")
+    hosts = {f"node{node}": _ranks(config, machine) for node in range(cluster.nodes)}
+    return Launch(hosts, cluster.node_rank, cluster.master, config.launch.port or MULTI_NODE_PORT)
+
+
+def _slurm(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:
+    """One task of an srun step per node; every task comes to the same plan on its own."""
+    start = "start it as: srun --ntasks-per-node=1 ./run.sh pretrain cluster=slurm ..."
+    if "SLURM_NODEID" not in environment:
+        raise ValueError(f"cluster=slurm, but this is not a step of a Slurm job: {start}")
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES") or environment["SLURM_NNODES"])
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or nodes)
+    if tasks != nodes:
+        raise ValueError(f"cluster=slurm has {tasks} tasks on {nodes} nodes, and wants one on each: {start}")
+    master = config.cluster.master if config.cluster.master != "localhost" else _first_slurm_host(environment)
+    port = config.launch.port or 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 10000
+    hosts = {f"node{node}": _ranks(config, machine) for node in range(nodes)}
+    return Launch(hosts, int(environment["SLURM_NODEID"]), master, port)
+
+
+def _first_slurm_host(environment: Mapping[str, str]) -> str:
+    """The host of node 0 of this step."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
+    try:
+        shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"scontrol cannot tell the first of {nodes} ({error}): give cluster.master=HOST") from None
+    return shown.stdout.split()[0]
+
+
+def _hostfile(config: PretrainConfig) -> Launch:
+    """`HOST slots=N` lines; `launch.ranks` takes fewer than the slots."""
+    path = config.cluster.hostfile
+    if not path or not Path(path).is_file():
+        raise ValueError(f"cluster.hostfile={path}: no such file; give a file of lines 'HOST slots=GPUS'")
+    hosts: dict[str, int] = {}
+    for line in Path(path).read_text().splitlines():
+        match line.split("#")[0].split():
+            case []:
+                continue
+            case [host, slots] if slots.startswith("slots=") and slots[6:].isdecimal() and host not in hosts:
+                hosts[host] = config.launch.ranks or int(slots[6:])
+            case _:
+                raise ValueError(f"cluster.hostfile={path}: bad line '{line}'; name each host once, 'HOST slots=GPUS'")
+    if not hosts:
+        raise ValueError(f"cluster.hostfile={path} names no host; write lines 'HOST slots=GPUS'")
+    if len(hosts) > 1 and not shutil.which("pdsh"):
+        raise ValueError("cluster=hostfile needs pdsh on this node: install it, or start each node with cluster=manual")
+    return Launch(hosts, port=config.launch.port or MULTI_NODE_PORT, hostfile=path)
+
+
+def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list[str]:
+    """The command that starts the ranks; `overrides` are what pretrain.train is given.
+
+    Raises ValueError for what pdsh cannot carry.
+    """
+    python = [sys.executable, "-u", "-m"]
+    if not launch.hostfile:
+        node = [f"--node_rank={launch.node}", f"--master_addr={launch.master}", f"--master_port={launch.port}"]
+        world = f"--world_info={_world_info(launch, machine)}"
+        return [*python, "deepspeed.launcher.launch", world, *node, *MODULE, *overrides]
+    hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}", f"--num_gpus={launch.local_ranks}"]
+    if len(launch.hosts) > 1:
+        overrides = [_through_ssh(override) for override in overrides]
+    return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
+
+
+def _world_info(launch: Launch, machine: Machine) -> str:
+    """The launcher's table of hosts and their devices, base64 of JSON."""
+    devices: dict[str, list] = {host: list(range(ranks)) for host, ranks in launch.hosts.items()}
+    if machine.gpus:
+        devices[list(devices)[launch.node]] = machine.gpus[: launch.local_ranks]
+    return base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()
+
+
+def _through_ssh(override: str) -> str:
+    """Quote for the remote shell, which would expand the braces of `data.shards` (DeepSpeed quotes blanks alone)."""
+    if " " in override:
+        raise ValueError(f"'{override}': blanks cannot be passed to other hosts; use a path without, or cluster=manual")
+    return shlex.quote(override)
+
+
+def free_port() -> int:
+    """A TCP port that is free on this machine now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def demo_overrides(config: PretrainConfig) -> list[str]:
+    """Where the demo's shards are and where its run goes, as far as the user did not say; builds the shards."""
+    found = [] if config.run.dir else ["run.dir=runs/demo"]
+    if config.data.shards:
+        return found
+    folder = cache_folder() / "shards"
+    _build_demo_shards(folder)
+    shards = {"data.shards": "train", "probe.train_shards": "train", "probe.test_shards": "test"}
+    return found + [f"{key}={folder}/{split}-*.tar" for key, split in shards.items()]
+
+
+def _build_demo_shards(folder: Path) -> None:
+    """Build once; a second run that starts meanwhile waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / "shards.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
+        if not built >= {"train", "test"}:
+            command = [sys.executable, "-m", "data_shards", "build", "source=demo", f"output={folder}"]
+            if subprocess.run(command).returncode:
+                raise ValueError(f"the demo's shards could not be made in {folder}: see above")
+
+
+def check_files(config: PretrainConfig) -> None:
+    """Raise ValueError where a key names nothing, or is empty and must not be."""
+    if not config.data.shards:
+        raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
+    for shards in filter(None, (config.data.shards, config.probe.train_shards, config.probe.test_shards)):
+        resolve(shards)
+    if not config.run.dir:
+        raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
+    if config.init and not Path(config.init).expanduser().is_dir():
+        raise ValueError(f"init={config.init}: no such folder; give a run directory or a Hugging Face folder")
+
+
+def finished_steps(config: PretrainConfig) -> int:
+    """Steps of the newest checkpoint in the run directory; 0 without one."""
+    latest = Path(config.run.dir) / "checkpoints" / "latest"
+    digits = latest.read_text().strip().rpartition("_")[2] if latest.is_file() else ""
+    return int(digits) if digits.isdecimal() else 0
+
+
+def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:
+    """This process's environment plus what the ranks need."""
+    threads = config.launch.threads or max(1, machine.cores // launch.local_ranks)
+    ours = {"OMP_NUM_THREADS": str(threads)}
+    if not machine.gpus:
+        ours["DS_ACCELERATOR"] = "cpu"
+    return {**os.environ, **ours}
+
+
+def main(overrides: list[str]) -> None:
+    """Check, prepare, and become DeepSpeed's launcher. Raises ValueError for the user's mistakes."""
+    print_help(PretrainConfig, overrides)
+    config = compose_pretrain(overrides)
+    machine = this_machine()
+    launch = plan(config, machine, os.environ)
+    check(config, launch.world)
+    precision = resolve_precision(config, bool(machine.gpus))
+    if config.demo:
+        overrides = [*overrides, *demo_overrides(config)]
+        config = compose_pretrain(overrides)
+    check_files(config)
+    if config.train.steps and finished_steps(config) >= config.train.steps:
+        print(f"{config.run.dir} is complete at step {finished_steps(config)}: nothing to do.")
+        print(f"For more steps, raise train.steps; for a new run, give run.dir=DIR or remove {config.run.dir}.")
+        return
+    environment = rank_environment(config, launch, machine)
+    command = command_line(launch, machine, overrides)
+    print(f"recipe {config.recipe}, model {config.model.size}, ZeRO {config.deepspeed.stage}, {precision}")
+    devices = f"{len(machine.gpus)} GPUs" if machine.gpus else f"{machine.cores} CPU cores"
+    threads = f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']}"
+    print(f"{launch.world} ranks, {launch.local_ranks} of them here ({devices}, {threads}); run.dir={config.run.dir}")
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)

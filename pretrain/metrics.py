@@ -1,0 +1,132 @@
+"""The rows of RUN/metrics.jsonl, and the file that keeps them through kills and restarts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One logged step. Rates and times are means over the steps since the row before; the rest is this step's."""
+
+    step: int
+    """Steps taken, this one included: the first row of a run that logs every step is 1."""
+    epoch: int
+    """Epoch that this step's samples belong to, from 0."""
+    samples: int
+    """Samples consumed since the start of training, over all ranks."""
+    modality: str
+    loss: float
+    """Over the masked positions of the whole step."""
+    lr: float
+    """Learning rate used in this step."""
+    teacher_decay: float
+    """Decay tau used in this step."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    target_std: float
+    """Mean over the dimensions of the targets' standard deviation over masked tokens; near 0 is collapse."""
+    prediction_std: float
+    """The same of the predictions."""
+    masked_fraction: float
+    """Masked tokens of all tokens."""
+    samples_per_s: float
+    """Over all ranks."""
+    tokens_per_s: float
+    """Over all ranks."""
+    tflops: float
+    """TFLOP/s of one rank: matrix products only, recomputation not counted."""
+    mfu: float | None
+    """`tflops` as a fraction of the device's peak; None where the peak is not known."""
+    data_wait: float
+    """Seconds a step waited for its data, of `step_s`, on rank 0."""
+    step_s: float
+    """Seconds of a step."""
+    memory_gib: float
+    """Peak memory of rank 0 so far, in GiB: of the GPU, or the process's resident memory on a CPU."""
+    skipped_steps: int
+    """Steps skipped so far because a gradient was not finite."""
+    bad_samples: int
+    """Unreadable samples replaced so far."""
+    loss_scale: float | None = None
+    """Loss scale of fp16; None in other precisions."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Top-1 accuracies in [0, 1] on the held-out images."""
+
+    knn_top1: float
+    linear_top1: float
+    pixels_knn_top1: float
+    """The same neighbours' vote on raw pixels (averaged down to at most 32 x 32)."""
+    pixels_linear_top1: float
+    k: int
+    train_samples: int
+    test_samples: int
+
+
+class MetricsFile:
+    """Append-only JSON lines, one flushed write per row. Only rank 0 opens it.
+
+    A run that continues after `resume_step` keeps the rows up to that step and drops what an earlier life wrote
+    beyond it, so that each step has one row. 0 means a run that starts anew and keeps nothing.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            kept = [row for row in read_rows(path) if resume_step > 0 and row["step"] <= resume_step]
+            _replace(path, "".join(map(_line, kept)))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: MetricsRow) -> None:
+        """Append the row of a step; a field that is None is left out."""
+        self._append({key: value for key, value in asdict(row).items() if key == "mfu" or value is not None})
+
+    def write_probe(self, step: int, result: ProbeResult) -> None:
+        """Append the row of a probe taken after `step` steps (0: the untrained network)."""
+        self._append({"step": step, **asdict(result)})
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics file, without lines that a kill left half-written. Raises OSError where it cannot be read."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [row for row in map(_parse, lines) if row is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Strict JSON: a float that is not finite becomes null, which every reader accepts."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write `text` beside `path`, then rename: at any moment the file is the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,218 @@
+"""Whole runs under the launcher on real tars: kill and resume, damage, a directory in use, bad images, export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.schema import BuildConfig
+from data_shards.build import build
+from pretrain.checkpoint import load_weights
+from tests.integration.processes import ENVIRONMENT, ROOT, launch, launcher
+from tests.integration.test_engine import TINY
+
+pytestmark = pytest.mark.slow
+
+# What may differ between two runs of the same steps: clocks and memory.
+CLOCKS = {"samples_per_s", "tokens_per_s", "tflops", "mfu", "data_wait", "step_s", "memory_gib"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """96 images of two classes, horizontal and vertical stripes, in shards of real JPEG files."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for number in range(96):
+        stripes = (np.arange(24) // (2 + number % 5) % 2 * 160)[:, None].repeat(24, 1)
+        pixels = stripes.T if number % 2 else stripes
+        image = (pixels[..., None] + generator.integers(0, 90, (24, 24, 3))).astype(np.uint8)
+        path = folder / "input" / ("vertical" if number % 2 else "horizontal") / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    build(BuildConfig(source="imagefolder", input=str(folder / "input"), output=str(folder / "shards"), workers=1))
+    return folder / "shards"
+
+
+def overrides(shards: Path, run: Path, *more: str) -> list[str]:
+    return [
+        *TINY, f"data.shards={shards}/train-*.tar", f"run.dir={run}", "demo=false", "log.every=1", "train.steps=20",
+        "schedule.steps=20", "checkpoint.every=5", "checkpoint.keep=10", "precision=fp32", "data.workers=1",
+        "model.drop_path=0.1", "log.peak_tflops=1", *more,
+    ]  # fmt: skip
+
+
+def rows(run: Path) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in CLOCKS} for line in lines]
+
+
+def train(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return launch(ranks, "--module", "pretrain.train", *arguments)
+
+
+def start(ranks: int, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """A run of its own session, so that the whole process tree can be signalled."""
+    command = launcher(ranks, "--module", "pretrain.train", *arguments)
+    return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def session_processes(session: int) -> list[int]:
+    """Living processes of a session, the launcher's ranks and loader workers included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if os.getsid(int(entry.name)) == session:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                continue
+    return found
+
+
+def kill_everything(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of every process of the run."""
+    signal_all(process, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal every process of the run, as a cluster does."""
+    for identity in session_processes(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity, number)
+
+
+@pytest.fixture(scope="module")
+def straight(shards, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("straight")
+    done = train(2, overrides(shards, run, "deepspeed=zero2"))
+    assert (run / "checkpoints/step_00000020/manifest.json").exists(), done.stdout[-2000:] + done.stderr[-4000:]
+    return run
+
+
+def test_killed_and_resumed_gives_the_same_metrics_and_weights(shards, straight, tmp_path):
+    arguments = overrides(shards, tmp_path, "deepspeed=zero2")
+    process = start(2, arguments)
+    wait_for(tmp_path / "checkpoints/step_00000010/manifest.json")
+    kill_everything(process)
+    reached = rows(tmp_path)[-1]["step"]
+    assert 10 <= reached < 20, "the kill has to come before the end for this to mean anything"
+    done = train(2, arguments)
+    assert "resuming from" in done.stderr and "(step 1" in done.stderr, done.stderr[-4000:]
+    assert rows(tmp_path) == rows(straight)
+    for weights in ("teacher", "student"):
+        ours, theirs = load_weights(tmp_path, weights)[0], load_weights(straight, weights)[0]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert Path(tmp_path / "checkpoints/latest").read_text() == "step_00000020"
+
+
+def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_path):
+    first = overrides(shards, tmp_path, "train.steps=10", "deepspeed=zero1")
+    train(1, first)
+    victim = next((tmp_path / "checkpoints/step_00000010").glob("*optim_states.pt"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    before = rows(tmp_path)
+    done = train(1, first)
+    assert f"{victim.name} has another checksum" in done.stderr
+    assert f"resuming from {tmp_path}/checkpoints/step_00000005 (step 5)" in done.stderr
+    assert rows(tmp_path) == before
+
+
+def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path):
+    arguments = overrides(shards, tmp_path, "deepspeed=zero2", "checkpoint.every=0")
+    process = start(2, arguments)
+    wait_for(tmp_path / "metrics.jsonl")
+    while len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
+        time.sleep(0.02)
+    signal_all(process, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    saved = sorted((tmp_path / "checkpoints").glob("step_*/manifest.json"))
+    assert len(saved) == 1, errors.decode()[-3000:]
+    assert "notice to stop: saved" in errors.decode()
+    train(2, arguments)
+    assert rows(tmp_path) == rows(straight)
+
+
+def test_a_run_directory_in_use_is_refused(shards, tmp_path):
+    process = start(1, overrides(shards, tmp_path, "train.steps=2000", "schedule.steps=2000", "deepspeed=zero1"))
+    try:
+        wait_for(tmp_path / "metrics.jsonl")
+        done = train(1, overrides(shards, tmp_path, "deepspeed=zero1"))
+        assert f"error: run.dir={tmp_path} is in use by process" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        kill_everything(process)
+
+
+def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):
+    folder = tmp_path / "input"
+    folder.mkdir()
+    for number in range(32):
+        Image.fromarray(np.full((20, 20, 3), number * 8, np.uint8)).save(folder / f"{number:02d}.png")
+    (folder / "13.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
+    build(BuildConfig(source="imagefolder", input=str(folder), output=str(tmp_path / "shards"), workers=1))
+    run = tmp_path / "run"
+    done = train(2, overrides(tmp_path / "shards", run, "train.steps=4", "deepspeed=zero1"))
+    assert rows(run)[-1]["step"] == 4, done.stderr[-3000:]
+    assert rows(run)[-1]["bad_samples"] == 2  # once in each of the two epochs that four steps are
+    assert "13" in done.stderr and "train-000000.tar" in done.stderr
+
+
+def test_a_run_resumes_under_no_other_rank_count_or_seed(shards, straight):
+    done = train(1, overrides(shards, straight, "deepspeed=zero2", "train.steps=25"))
+    assert "was saved with ranks = 2, this run has 1" in done.stderr
+    done = train(2, overrides(shards, straight, "deepspeed=zero2", "train.steps=25", "train.seed=1"))
+    assert "was saved with train.seed = 0, this run has 1: go on with train.seed=0" in done.stderr
+
+
+def test_events_of_the_run_are_read_back(straight):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(straight / "tensorboard"))
+    board.Reload()
+    losses = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in board.Scalars("loss")]
+    assert losses == [(row["step"], row["loss"]) for row in rows(straight)]
+    assert board.Images("masked_batch")
+    assert "batch:" in board.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_the_export_of_a_run_loads_in_transformers(straight, tmp_path):
+    from transformers import Data2VecVisionModel
+
+    command = [sys.executable, "-m", "pretrain.export", f"run={straight}", f"out={tmp_path}/hf", "weights=teacher"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model, report = Data2VecVisionModel.from_pretrained(
+        tmp_path / "hf", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    teacher, _ = load_weights(straight, "teacher")
+    assert torch.equal(model.layernorm.weight, teacher["norm.weight"])
+
+
+def test_phase_two_starts_from_the_student_of_phase_one(shards, straight, tmp_path):
+    # One step at the warm-up's learning rate of 0: the weights are still those it started from.
+    done = train(1, overrides(shards, tmp_path, "deepspeed=zero1", f"init={straight}", "train.steps=1"))
+    assert f"student and teacher start from the student of {straight} at step 20" in done.stderr
+    old, new = load_weights(straight, "student")[0], load_weights(tmp_path, "teacher")[0]
+    assert all(torch.allclose(old[name], new[name], atol=1e-7) for name in old)

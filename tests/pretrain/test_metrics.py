@@ -1,0 +1,177 @@
+"""metrics.jsonl through kills and restarts, rates, and the progress line."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
+from pretrain.progress import Progress
+from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak, rates
+
+NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale")}
+ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
+PROBE = ProbeResult(0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20)
+
+
+def steps(path: Path) -> list[int]:
+    return [row["step"] for row in read_rows(path)]
+
+
+def write(path: Path, resume_step: int, numbers: range) -> None:
+    file = MetricsFile(path, resume_step)
+    for step in numbers:
+        file.write(replace(ROW, step=step))
+    file.close()
+
+
+def test_rows_hold_every_field_and_are_strict_json(tmp_path):
+    file = MetricsFile(tmp_path / "run" / "metrics.jsonl", 0)
+    file.write(replace(ROW, loss=float("nan"), grad_norm=float("inf"), mfu=None))
+    file.write_probe(1, PROBE)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()  # before close: a row is flushed at once
+    row, probe = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert set(row) == {f.name for f in fields(MetricsRow)} - {"loss_scale"}
+    assert row["loss"] is None and row["grad_norm"] is None and row["mfu"] is None and row["lr"] == 0.5
+    assert probe == {"step": 1, **asdict(PROBE)}
+    file.write(replace(ROW, loss_scale=1024.0))
+    assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["loss_scale"] == 1024
+
+
+def test_resume_drops_the_rows_beyond_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, 0, range(1, 8))
+    write(path, 5, range(6, 9))
+    assert steps(path) == [1, 2, 3, 4, 5, 6, 7, 8]
+    write(path, 0, range(1, 3))  # no checkpoint was found: the run starts anew
+    assert steps(path) == [1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_resume_repairs_a_half_written_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, 0, range(1, 4))
+    path.write_bytes(path.read_bytes()[:-25])
+    assert steps(path) == [1, 2]
+    write(path, 2, range(3, 5))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_resume_keeps_the_old_file_when_it_is_killed_while_rewriting(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    write(path, 0, range(1, 4))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        MetricsFile(path, 2)
+    assert steps(path) == [1, 2, 3]
+
+
+def test_a_killed_process_leaves_every_row_it_wrote(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    code = (
+        "import os, signal; from pathlib import Path; from tests.pretrain.test_metrics import *\n"
+        f"file = MetricsFile(Path({str(path)!r}), 0)\n"
+        "for step in range(1, 6): file.write(replace(ROW, step=step))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert killed.returncode == -signal.SIGKILL
+    assert steps(path) == [1, 2, 3, 4, 5]
+
+
+def test_rates():
+    work = Work(samples=64, tokens_per_sample=196, flops_per_sample=1e12, ranks=4)
+    got = rates(work, step_s=2.0, data_wait=0.5, peak_tflops=32.0)
+    assert (got.samples_per_s, got.tokens_per_s, got.tflops, got.mfu) == (32, 32 * 196, 8, 0.25)
+    assert rates(work, 2.0, 0.5, None).mfu is None
+
+
+def test_meter_averages_over_the_steps_since_the_last_row():
+    meter = Meter(Work(samples=10, tokens_per_sample=1, flops_per_sample=1.0, ranks=1), Peak(1.0, ""))
+    meter.add(1.0, 0.0)
+    meter.add(3.0, 1.0)
+    assert (first := meter.take()).step_s == 2 and first.data_wait == 0.5 and first.samples_per_s == 5
+    meter.add(1.0, 0.0)
+    assert (second := meter.take()).step_s == 1 and second.data_wait == 0 and second.samples_per_s == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tf32", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", False, 989.4),
+        ("NVIDIA H100 PCIe", "fp16", False, 756),
+        ("NVIDIA H200", "fp32", True, 494.7),
+        ("NVIDIA A100-SXM4-80GB", "fp32", False, 19.5),
+        ("NVIDIA A10", "bf16", False, 125),
+        ("NVIDIA L40S", "bf16", False, 362),
+        ("NVIDIA L4", "bf16", False, 121),
+        ("Tesla V100-SXM2-32GB", "fp32", True, 15.7),
+        ("NVIDIA GeForce RTX 4090", "bf16", False, 165.2),
+    ],
+)
+def test_peak_of_known_gpus(name, precision, tf32, tflops):
+    assert gpu_peak(name, precision, tf32).tflops == tflops
+
+
+def test_peak_of_an_unknown_gpu_names_the_key():
+    unknown = gpu_peak("Some GPU 9", "bf16", False)
+    assert unknown.tflops is None and "Some GPU 9" in unknown.source and "log.peak_tflops" in unknown.source
+
+
+def test_peak_of_a_cpu_is_measured_unless_configured():
+    measured = peak(torch.device("cpu"), "fp32", None)
+    assert measured.tflops is not None and 1e-4 < measured.tflops < 50 and "measured" in measured.source
+    assert peak(torch.device("cpu"), "fp32", 7.0) == Peak(7.0, "log.peak_tflops")
+
+
+def test_memory_counts_what_was_allocated():
+    before = memory_gib(torch.device("cpu"))
+    held = torch.ones(2**26)  # 0.25 GiB
+    assert held.sum() and memory_gib(torch.device("cpu")) > 0.2
+    assert memory_gib(torch.device("cpu")) >= before
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then():
+    stream = io.StringIO()
+    progress = Progress(first_step=10, steps=1000, every_s=3600, stream=stream)
+    for step in range(11, 1001):
+        progress.update(step, loss=0.25, samples_per_s=12.5)
+    progress.close()
+    first, last = stream.getvalue().splitlines()
+    assert re.fullmatch(r"step 11/1000, loss 0.2500, 12.5 samples/s, [\d:]+ left", first)
+    assert last == "step 1000/1000, loss 0.2500, 12.5 samples/s, 00:00 left"
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = Progress(first_step=90, steps=100, stream=stream)
+    progress.update(95, loss=0.25, samples_per_s=12.5)
+    progress.say("a warning")
+    progress.update(100, loss=0.125, samples_per_s=12.5)
+    progress.close()
+    assert "100/100" in stream.getvalue() and "loss 0.1250" in stream.getvalue()
+    assert "\ra warning\n" in re.sub(" +\r", "\r", stream.getvalue())
+
+
+def test_progress_that_is_off_still_says_warnings():
+    stream = io.StringIO()
+    progress = Progress(first_step=0, steps=1, enabled=False, stream=stream)
+    progress.update(1, loss=1.0, samples_per_s=1.0)
+    progress.say("a warning")
+    assert stream.getvalue() == "a warning\n"
