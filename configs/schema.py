@@ -7,7 +7,8 @@ an alias; the alias is the key that users write.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -24,21 +25,21 @@ class ModelConfig:
 
     size: str = "tiny"
     """Name of the size, for logs."""
-    layers: int = Field(4, ge=1)
+    layers: Annotated[int, Field(ge=1)] = 4
     """Number of blocks."""
-    width: int = Field(128, ge=8)
+    width: Annotated[int, Field(ge=8)] = 128
     """Width of the residual stream, H."""
-    heads: int = Field(4, ge=1)
+    heads: Annotated[int, Field(ge=1)] = 4
     """Attention heads; must divide `width`."""
-    ffn: int = Field(512, ge=8)
+    ffn: Annotated[int, Field(ge=8)] = 512
     """Width of the feed-forward layer."""
-    layer_scale: float = Field(1e-4, ge=0)
+    layer_scale: Annotated[float, Field(ge=0)] = 1e-4
     """Initial value of LayerScale's gamma; 0 leaves LayerScale out."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout after the attention and feed-forward projections."""
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout of attention probabilities."""
-    drop_path: float = Field(0.0, ge=0, lt=1)
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the last block; linear from 0 at the first."""
     activation_checkpointing: bool = False
     """Recompute each student block in the backward pass: less memory, about a third more compute."""
@@ -50,13 +51,13 @@ class ModelConfig:
 class VisionMaskConfig:
     """BEiT block masks on the patch grid."""
 
-    patches: int = Field(120, ge=1)
+    patches: Annotated[int, Field(ge=1)] = 120
     """At most this many masked patches per image (published: 120 of 196)."""
-    min_block: int = Field(16, ge=1)
+    min_block: Annotated[int, Field(ge=1)] = 16
     """Smallest area of a block, in patches."""
-    max_block: int = Field(196, ge=1)
+    max_block: Annotated[int, Field(ge=1)] = 196
     """Largest area of a block, in patches."""
-    min_aspect: float = Field(0.3, gt=0, le=1)
+    min_aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Aspect ratios are log-uniform in [min_aspect, 1 / min_aspect]."""
 
 
@@ -64,23 +65,23 @@ class VisionMaskConfig:
 class VisionConfig:
     """Images: geometry, augmentation and masks (group `modality`, file vision.yaml)."""
 
-    image_size: int = Field(224, ge=8)
+    image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square crop, in pixels; a multiple of `patch_size`."""
-    patch_size: int = Field(16, ge=1)
+    patch_size: Annotated[int, Field(ge=1)] = 16
     """Side of a patch, in pixels."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Random resized crop: range of the area fraction."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Random resized crop: range of the aspect ratio."""
-    flip: float = Field(0.5, ge=0, le=1)
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip."""
-    jitter: float = Field(0.4, ge=0, le=1)
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Strength of brightness, contrast and saturation jitter; 0 is off."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Channel means, of images in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel standard deviations, of images in [0, 1]."""
-    mask: VisionMaskConfig = Field(default_factory=VisionMaskConfig)
+    mask: VisionMaskConfig = field(default_factory=VisionMaskConfig)
     """The patch masks."""
 
     @property
@@ -98,13 +99,13 @@ class VisionConfig:
 class TeacherConfig:
     """The exponential moving average and the targets made from it."""
 
-    decay: float = Field(0.9998, ge=0, le=1)
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
     """Decay tau at the first step."""
-    decay_end: float | None = Field(None, ge=0, le=1)
+    decay_end: Annotated[float | None, Field(ge=0, le=1)] = None
     """Decay after `decay_steps`; null keeps `decay` throughout."""
-    decay_steps: int = Field(0, ge=0)
+    decay_steps: Annotated[int, Field(ge=0)] = 0
     """Applied steps of the linear ramp from `decay` to `decay_end`."""
-    layers: int = Field(6, ge=1)
+    layers: Annotated[int, Field(ge=1)] = 6
     """K: the targets average the top K blocks."""
     block_norm: Normalisation = "layer"
     """Normalisation of each block's output before averaging, without affine."""
@@ -116,7 +117,7 @@ class TeacherConfig:
 class LossConfig:
     """The regression loss at masked positions."""
 
-    beta: float = Field(2.0, ge=0)
+    beta: Annotated[float, Field(ge=0)] = 2.0
     """Smooth-L1 beta; 0 is the mean squared error without the factor 1/2."""
 
 
@@ -124,17 +125,17 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW and what is clipped and decayed."""
 
-    lr: float = Field(5e-4, gt=0)
+    lr: Annotated[float, Field(gt=0)] = 5e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the first and second moment."""
-    eps: float = Field(1e-8, gt=0)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     """Adam's epsilon."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Decoupled weight decay."""
     decay_rule: Literal["matrices", "all"] = "matrices"
     """`matrices`: no decay for 1-D tensors, biases and the CLS token; `all`: decay everything."""
-    clip: float = Field(3.0, ge=0)
+    clip: Annotated[float, Field(ge=0)] = 3.0
     """Clip the global gradient norm to this; 0 is off."""
 
 
@@ -144,11 +145,11 @@ class ScheduleConfig:
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape after the warm-up."""
-    steps: int | None = Field(None, ge=1)
+    steps: Annotated[int | None, Field(ge=1)] = None
     """Length of the schedule in applied steps; null is `train.steps`."""
-    warmup: int = Field(0, ge=0)
+    warmup: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up from 0."""
-    lr_end: float = Field(0.0, ge=0)
+    lr_end: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the end of the schedule."""
 
 
@@ -156,9 +157,9 @@ class ScheduleConfig:
 class BatchConfig:
     """The batch. `micro` must divide `global / ranks`."""
 
-    global_: int = Field(64, alias="global", ge=1)
+    global_: Annotated[int, Field(alias="global", ge=1)] = 64
     """Samples per optimizer step over all ranks."""
-    micro: int = Field(32, ge=1)
+    micro: Annotated[int, Field(ge=1)] = 32
     """Samples per forward pass on one rank."""
 
 
@@ -168,20 +169,20 @@ class DataConfig:
 
     shards: str = ""
     """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar."""
-    lanes: int | None = Field(None, ge=1)
+    lanes: Annotated[int | None, Field(ge=1)] = None
     """Lanes of the epoch's order: a divisor of `batch.global` and a multiple of every rank count to come.
     Null takes the largest divisor of `batch.global` up to 768. Kept in the checkpoint."""
-    window: int = Field(1024, ge=1)
+    window: Annotated[int, Field(ge=1)] = 1024
     """Positions of a lane that are shuffled together."""
-    chunk_bytes: int = Field(8 * 2**20, ge=1)
+    chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 2**20
     """Runs of about this many bytes of one shard stay together before the window shuffle."""
-    workers: int = Field(1, ge=0)
+    workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes per rank; 0 loads in the training process."""
-    prefetch: int = Field(2, ge=1)
+    prefetch: Annotated[int, Field(ge=1)] = 2
     """Micro-batches each worker prepares ahead."""
-    max_bad_fraction: float = Field(0.001, ge=0, le=1)
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Stop when more than this fraction of the samples read could not be used..."""
-    max_bad_samples: int = Field(100, ge=0)
+    max_bad_samples: Annotated[int, Field(ge=0)] = 100
     """...and more than this many."""
 
 
@@ -189,9 +190,9 @@ class DataConfig:
 class TrainConfig:
     """How long, and from which seed."""
 
-    steps: int = Field(1000, ge=0)
+    steps: Annotated[int, Field(ge=0)] = 1000
     """Steps after which this run stops."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of weights, order, masks, augmentation and dropout."""
 
 
@@ -199,13 +200,13 @@ class TrainConfig:
 class DeepSpeedConfig:
     """ZeRO (group `deepspeed`: zero0, zero1, zero2, zero3)."""
 
-    stage: int = Field(1, ge=0, le=3)
+    stage: Annotated[int, Field(ge=0, le=3)] = 1
     """ZeRO stage."""
     offload_optimizer: bool = False
     """Keep optimizer states, the teacher included, in CPU memory and update them there."""
-    bucket_elements: int = Field(50_000_000, ge=1)
+    bucket_elements: Annotated[int, Field(ge=1)] = 50_000_000
     """Elements per gradient reduction."""
-    persistence_threshold: int = Field(100_000, ge=0)
+    persistence_threshold: Annotated[int, Field(ge=0)] = 100_000
     """ZeRO 3: parameters smaller than this stay whole on every rank."""
 
 
@@ -221,13 +222,13 @@ class RunConfig:
 class LogConfig:
     """What is written, and how often."""
 
-    every: int = Field(10, ge=1)
+    every: Annotated[int, Field(ge=1)] = 10
     """Steps between rows of metrics.jsonl and TensorBoard."""
-    pictures_every: int = Field(500, ge=0)
+    pictures_every: Annotated[int, Field(ge=0)] = 500
     """Steps between pictures of a masked batch; 0 is off."""
     progress: bool = True
     """Progress bar on rank 0."""
-    peak_tflops: float | None = Field(None, gt=0)
+    peak_tflops: Annotated[float | None, Field(gt=0)] = None
     """The device's peak, for MFU; null takes the known figure of the GPU, or measures a CPU's matrix products."""
 
 
@@ -235,9 +236,9 @@ class LogConfig:
 class CheckpointConfig:
     """When to save and what to keep."""
 
-    every: int = Field(500, ge=0)
+    every: Annotated[int, Field(ge=0)] = 500
     """Steps between checkpoints; 0 saves only at the end."""
-    keep: int = Field(2, ge=1)
+    keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept."""
 
 
@@ -245,7 +246,7 @@ class CheckpointConfig:
 class GuardConfig:
     """When a run stops by itself."""
 
-    max_skipped: int = Field(20, ge=1)
+    max_skipped: Annotated[int, Field(ge=1)] = 20
     """Stop after this many skipped (non-finite) steps in a row."""
 
 
@@ -257,11 +258,11 @@ class ProbeConfig:
     """Labelled shards whose features are the reference; "" turns the probe off."""
     test_shards: str = ""
     """Labelled held-out shards."""
-    train_samples: int = Field(5000, ge=1)
+    train_samples: Annotated[int, Field(ge=1)] = 5000
     """Reference images."""
-    test_samples: int = Field(2000, ge=1)
+    test_samples: Annotated[int, Field(ge=1)] = 2000
     """Held-out images."""
-    k: int = Field(20, ge=1)
+    k: Annotated[int, Field(ge=1)] = 20
     """Neighbours."""
 
 
@@ -269,11 +270,11 @@ class ProbeConfig:
 class LaunchConfig:
     """Processes and the rendezvous."""
 
-    ranks: int | None = Field(None, ge=1)
+    ranks: Annotated[int | None, Field(ge=1)] = None
     """Processes on each node; null is the number of GPUs, or 1 on a CPU."""
-    port: int | None = Field(None, ge=1, le=65535)
+    port: Annotated[int | None, Field(ge=1, le=65535)] = None
     """Port of the rendezvous; null takes a free one."""
-    threads: int | None = Field(None, ge=1)
+    threads: Annotated[int | None, Field(ge=1)] = None
     """Torch threads per process; null is cores / ranks."""
 
 
@@ -285,9 +286,9 @@ class ClusterConfig:
     """`manual` prints nothing and starts this node's processes: run it once per node."""
     hostfile: str = ""
     """DeepSpeed hostfile, for `hostfile`."""
-    nodes: int = Field(1, ge=1)
+    nodes: Annotated[int, Field(ge=1)] = 1
     """Number of nodes, for `slurm` and `manual`."""
-    node_rank: int = Field(0, ge=0)
+    node_rank: Annotated[int, Field(ge=0)] = 0
     """This node, for `manual`."""
     master: str = "localhost"
     """Address of node 0, for `manual` and `slurm`."""
@@ -307,23 +308,23 @@ class PretrainConfig:
     """Start from this student: a run directory or a Hugging Face folder; "" is a random start."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """`auto` is bf16 on a GPU and fp32 on a CPU."""
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    vision: VisionConfig = Field(default_factory=VisionConfig)
-    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
-    loss: LossConfig = Field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
-    batch: BatchConfig = Field(default_factory=BatchConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    deepspeed: DeepSpeedConfig = Field(default_factory=DeepSpeedConfig)
-    run: RunConfig = Field(default_factory=RunConfig)
-    log: LogConfig = Field(default_factory=LogConfig)
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    guard: GuardConfig = Field(default_factory=GuardConfig)
-    probe: ProbeConfig = Field(default_factory=ProbeConfig)
-    launch: LaunchConfig = Field(default_factory=LaunchConfig)
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass(config=_STRICT)
@@ -338,9 +339,9 @@ class BuildConfig:
     """Folder of the source files (for `demo`: optional, a folder that already holds them)."""
     name: str = "train"
     """Shards are called NAME-000000.tar."""
-    shard_mb: int = Field(256, ge=1)
+    shard_mb: Annotated[int, Field(ge=1)] = 256
     """Size at which a shard is closed, in MiB."""
-    workers: int | None = Field(None, ge=1)
+    workers: Annotated[int | None, Field(ge=1)] = None
     """Processes; null is the number of cores."""
 
 
@@ -376,7 +377,7 @@ class ProbeCommandConfig:
     """Labelled reference shards."""
     test_shards: str = ""
     """Labelled held-out shards."""
-    k: int = Field(20, ge=1)
+    k: Annotated[int, Field(ge=1)] = 20
     """Neighbours."""
 
 
@@ -386,7 +387,7 @@ class BoardConfig:
 
     run: str
     """Run directory, or a folder of several."""
-    port: int = Field(6006, ge=1, le=65535)
+    port: Annotated[int, Field(ge=1, le=65535)] = 6006
     """Port of TensorBoard's page."""
     host: str = "localhost"
     """Address it listens on; 0.0.0.0 for any."""

@@ -1,0 +1,155 @@
+"""Rules across keys: what each key alone cannot show. Every message names the key and a value that would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from configs.schema import BatchConfig, ModelConfig, PretrainConfig, VisionConfig
+
+Precision = Literal["bf16", "fp16", "fp32"]
+MAX_DEFAULT_LANES = 768
+
+
+def check(config: PretrainConfig, world: int) -> None:
+    """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
+    rules = (_model, _vision, _teacher, _schedule, _optimizer, _deepspeed, _probe)
+    mistakes = [mistake for rule in rules for mistake in rule(config)]
+    mistakes += _batch(config, world)
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
+def resolve_precision(config: PretrainConfig, cuda: bool) -> Precision:
+    """The precision that `auto` stands for. Raises ValueError for fp16 without a GPU."""
+    if config.precision == "fp16" and not cuda:
+        raise ValueError("precision=fp16 needs a GPU, and there is none here: set precision=fp32 (or leave it out)")
+    if config.precision == "auto":
+        return "bf16" if cuda else "fp32"
+    return config.precision
+
+
+def resolve_lanes(config: PretrainConfig) -> int:
+    """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768."""
+    return config.data.lanes or max(n for n in divisors(config.batch.global_) if n <= MAX_DEFAULT_LANES)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def _batch(config: PretrainConfig, world: int) -> Iterator[str]:
+    """Batch, lanes and ranks: `lanes` divides `global`, ranks divide `lanes`, `micro` divides `global / ranks`."""
+    batch, lanes = config.batch, resolve_lanes(config)
+    if batch.global_ % lanes:
+        yield f"data.lanes={lanes} must divide batch.global={batch.global_}: one of {_some(divisors(batch.global_))}"
+    elif lanes % world:
+        yield f"{world} ranks must divide data.lanes={lanes}: {_lane_remedy(batch, world)}"
+    elif (batch.global_ // world) % batch.micro:
+        share = batch.global_ // world
+        yield (
+            f"batch.micro={batch.micro} must divide the {share} samples of a rank "
+            f"(batch.global={batch.global_} on {world} ranks): one of {_some(divisors(share))}"
+        )
+
+
+def _lane_remedy(batch: BatchConfig, world: int) -> str:
+    """Which lanes, or which batch, `world` ranks could have."""
+    if batch.global_ % world == 0:
+        legal = [n for n in divisors(batch.global_) if n % world == 0]
+        return f"data.lanes can be one of {_some(legal)}"
+    near = max(1, round(batch.global_ / world)) * world
+    return f"with launch.ranks one of {_some(divisors(batch.global_))}, or batch.global={near}"
+
+
+def _model(config: PretrainConfig) -> Iterator[str]:
+    model: ModelConfig = config.model
+    if model.width % model.heads:
+        legal = _some([n for n in divisors(model.width) if n <= 64])
+        yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
+
+
+def _vision(config: PretrainConfig) -> Iterator[str]:
+    vision: VisionConfig = config.vision
+    if vision.image_size % vision.patch_size:
+        legal = [n for n in divisors(vision.image_size) if n > 1]
+        yield f"vision.patch_size={vision.patch_size} must divide vision.image_size={vision.image_size}: {_some(legal)}"
+    else:
+        yield from _mask(vision)
+    for key in ("crop_scale", "crop_ratio"):
+        low, high = getattr(vision, key)
+        if not 0 < low <= high:
+            yield f"vision.{key}=[{low:g},{high:g}]: give a positive range, the smaller first"
+    if vision.crop_scale[1] > 1:
+        yield f"vision.crop_scale=[{vision.crop_scale[0]:g},{vision.crop_scale[1]:g}]: a crop has at most area 1"
+    if min(vision.std) <= 0:
+        yield f"vision.std={list(vision.std)}: standard deviations are positive"
+
+
+def _mask(vision: VisionConfig) -> Iterator[str]:
+    """The patch mask fits the grid, and leaves the student something to see."""
+    mask, tokens = vision.mask, vision.tokens
+    grid = f"the {vision.grid} x {vision.grid} patches"
+    if mask.patches >= tokens:
+        yield f"vision.mask.patches={mask.patches} must be below {grid}: e.g. {max(1, round(0.61 * tokens))}"
+    if mask.min_block > (vision.grid - 1) ** 2:
+        legal = max(1, (vision.grid - 1) ** 2 // 4)
+        yield f"vision.mask.min_block={mask.min_block} does not fit into {grid}: e.g. {legal}"
+    if mask.min_block > min(mask.max_block, mask.patches):
+        legal = min(mask.max_block, mask.patches)
+        yield (
+            f"vision.mask.min_block={mask.min_block} must be at most max_block={mask.max_block} and "
+            f"patches={mask.patches}: up to {legal}"
+        )
+
+
+def _teacher(config: PretrainConfig) -> Iterator[str]:
+    teacher, layers = config.teacher, config.model.layers
+    if teacher.layers > layers:
+        yield f"teacher.layers={teacher.layers} must be at most model.layers={layers}: set teacher.layers={layers}"
+    if teacher.decay_end is not None and teacher.decay_steps == 0:
+        yield f"teacher.decay_end={teacher.decay_end:g} needs teacher.decay_steps=STEPS, the length of the ramp"
+    if teacher.decay_end is None and teacher.decay_steps:
+        yield f"teacher.decay_steps={teacher.decay_steps} needs teacher.decay_end=DECAY, the end of the ramp"
+
+
+def _schedule(config: PretrainConfig) -> Iterator[str]:
+    schedule, steps = config.schedule, config.train.steps
+    length = schedule.steps or steps
+    if schedule.warmup and schedule.warmup >= length:
+        yield (
+            f"schedule.warmup={schedule.warmup} must be below the schedule's {length} steps: "
+            f"set schedule.warmup={length // 10}, or schedule.steps=STEPS"
+        )
+    if schedule.kind != "constant" and schedule.lr_end == 0 and steps > length:
+        yield (
+            f"train.steps={steps} is beyond schedule.steps={length}, where the learning rate is 0: "
+            f"set schedule.steps={steps}"
+        )
+
+
+def _optimizer(config: PretrainConfig) -> Iterator[str]:
+    lr, lr_end, betas = config.optimizer.lr, config.schedule.lr_end, config.optimizer.betas
+    if lr_end > lr:
+        yield f"schedule.lr_end={lr_end:g} must be at most optimizer.lr={lr:g}: set schedule.lr_end=0"
+    if not all(0 <= beta < 1 for beta in betas):
+        yield f"optimizer.betas=[{betas[0]:g},{betas[1]:g}]: each must be at least 0 and below 1"
+
+
+def _deepspeed(config: PretrainConfig) -> Iterator[str]:
+    if config.deepspeed.offload_optimizer and config.deepspeed.stage == 0:
+        yield "deepspeed.offload_optimizer=true needs ZeRO: add deepspeed=zero1, zero2 or zero3"
+
+
+def _probe(config: PretrainConfig) -> Iterator[str]:
+    if bool(config.probe.train_shards) != bool(config.probe.test_shards):
+        missing = "test_shards" if config.probe.train_shards else "train_shards"
+        yield f"probe.{missing} is empty: the probe needs probe.train_shards and probe.test_shards"
+
+
+def _some(numbers: list[int]) -> str:
+    """At most 16 numbers, as text."""
+    listed = ", ".join(str(number) for number in numbers[:16])
+    return listed + (", ..." if len(numbers) > 16 else "")

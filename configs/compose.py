@@ -1,0 +1,138 @@
+"""Command line and YAML files -> typed, checked config. Hydra composes; the schema decides which keys exist.
+
+Hydra is used as a library: no output folders, no change of directory, the same result in every process that is
+given the same overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter
+
+from configs.keys import build, help_text, leaf_keys, split_override, unknown_key
+from configs.schema import PretrainConfig
+
+T = TypeVar("T")
+FOLDER = Path(__file__).resolve().parent
+GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in FOLDER.iterdir()
+          if any(folder.glob("*.yaml"))}  # fmt: skip
+"""Group -> its choices, e.g. model -> base, huge, large, tiny."""
+
+
+def compose_pretrain(overrides: list[str]) -> PretrainConfig:
+    """`key=value` and `group=choice` of a command line -> the config, the last word being the command line's.
+
+    Raises ValueError that names the key (or the group) and the remedy. Cross-field rules: `configs.checks.check`.
+    """
+    pairs = [split_override(override) for override in overrides]
+    for key, value in pairs:
+        _check_key(key, value)
+    recipe = dict(pairs).get("recipe", PretrainConfig().recipe)
+    # Hydra's grammar gives braces, commas and spaces a meaning of its own: text never passes through it.
+    text = {key: value for key, value in pairs if _is_text(key) and value != "null"}
+    values = _hydra([f"{key}={value}" for key, value in pairs if key not in text])
+    for key, value in text.items():
+        _set(values, key, value)
+    values["recipe"] = recipe
+    _check_required(recipe, values)
+    return build(PretrainConfig, values)
+
+
+def parse(cls: type[T], arguments: list[str]) -> T:
+    """`key=value` arguments of a command with flat keys (BuildConfig, ExportConfig, ...) -> its config.
+
+    `--help` prints the keys and ends the process. Raises ValueError as `compose_pretrain` does.
+    """
+    print_help(cls, arguments)
+    known = leaf_keys(cls)
+    values: dict[str, Any] = {}
+    for key, value in map(split_override, arguments):
+        if key not in known:
+            raise unknown_key(key, list(known))
+        values[key] = None if value == "null" else value
+    return build(cls, values)
+
+
+def print_help(cls: type, arguments: list[str]) -> None:
+    """Print the keys of `cls` and end the process where the user asks for help."""
+    if {"-h", "--help"} & set(arguments):
+        groups = {group: "|".join(choices) for group, choices in GROUPS.items() if cls is PretrainConfig}
+        print("\n".join([*(f"  {f'{group}=':<12} {choices}" for group, choices in groups.items()), help_text(cls)]))
+        raise SystemExit(0)
+
+
+def to_yaml(config: PretrainConfig, notes: Mapping[str, str] | None = None) -> str:
+    """The whole config as YAML, by alias; `notes` (versions, revision) become comments at the top."""
+    comments = "".join(f"# {name}: {note}\n" for name, note in (notes or {}).items())
+    return comments + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(path: str | Path) -> PretrainConfig:
+    """What `to_yaml` wrote. Raises ValueError that names the file where it is missing, broken or has unknown keys."""
+    try:
+        return build(PretrainConfig, yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}: give the folder of a run") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _plain(config: Any) -> Any:
+    """Config -> nested dicts of plain values, keyed by alias."""
+    return TypeAdapter(type(config)).dump_python(config, by_alias=True, mode="json")
+
+
+def _hydra(overrides: list[str]) -> dict[str, Any]:
+    """Compose the YAML files and the overrides -> nested dict. Raises ValueError with hydra's reason."""
+    ConfigStore.instance().store(name="schema", node=_plain(PretrainConfig()))
+    try:
+        with initialize_config_dir(str(FOLDER), version_base="1.3"):
+            composed = OmegaConf.to_container(compose("pretrain", overrides=overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{reason}: write key=value, and a list as key=[1,2]") from None
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
+
+
+def _check_key(key: str, value: str) -> None:
+    """Raise ValueError for a key that does not exist, a group's unknown choice, and a section given a value."""
+    keys = leaf_keys(PretrainConfig)
+    if key in GROUPS:
+        if value not in GROUPS[key]:
+            raise ValueError(f"unknown {key} '{value}': one of {', '.join(GROUPS[key])}")
+    elif inside := [name for name in keys if name.startswith(key + ".")]:
+        raise ValueError(f"'{key}' is a section: set one of its keys, e.g. {inside[0]}=VALUE")
+    elif key not in keys:
+        raise unknown_key(key, [*keys, *GROUPS])
+
+
+def _is_text(key: str) -> bool:
+    """Is this the key of a string, not of a group?"""
+    return key not in GROUPS and leaf_keys(PretrainConfig)[key].kind is str
+
+
+def _set(values: dict[str, Any], key: str, value: str) -> None:
+    """Set a dotted key of nested dicts."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values[section]
+    values[leaf] = value
+
+
+def _check_required(recipe: str, values: dict[str, Any]) -> None:
+    """Raise ValueError where a key that the recipe's file marks as required (`???`) was not given, or is empty."""
+    file = OmegaConf.load(FOLDER / "recipe" / f"{recipe}.yaml")
+    for key in sorted(OmegaConf.missing_keys(file)):
+        if OmegaConf.select(OmegaConf.create(values), key) in (None, ""):
+            meaning = leaf_keys(PretrainConfig)[key].description.partition(";")[0]
+            raise ValueError(f"recipe={recipe} needs {key}=VALUE ({meaning})")

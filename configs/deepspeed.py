@@ -1,0 +1,74 @@
+"""The config -> DeepSpeed's dict. Generated, so that no number is written twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.checks import Precision, resolve_precision
+from configs.schema import PretrainConfig
+
+NEVER = 10**9
+"""A step count that no run reaches."""
+
+
+def deepspeed_config(config: PretrainConfig, world: int, cuda: bool) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given, for `world` ranks on GPUs (`cuda`) or CPUs; `config` has passed `check`.
+
+    Raises ValueError for fp16 on a CPU.
+    """
+    batch, precision = config.batch, resolve_precision(config, cuda)
+    return {
+        "train_batch_size": batch.global_,
+        "train_micro_batch_size_per_gpu": batch.micro,
+        "gradient_accumulation_steps": batch.global_ // (batch.micro * world),
+        "gradient_clipping": config.optimizer.clip,
+        "zero_optimization": _zero(config, cuda),
+        # Our optimizer is the base optimizer plus the teacher; with offload DeepSpeed would insist on its own CPUAdam.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        # Metrics and clocks are our own: one TensorBoard writer, no prints by DeepSpeed.
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+        **_precision(precision),
+        **_accumulation(config, precision),
+    }
+
+
+def _precision(precision: Precision) -> dict[str, Any]:
+    """The blocks of both low precisions; in fp32 neither is enabled."""
+    return {
+        # check_grad_overflow: its default has changed between releases; a non-finite step must be skipped, and seen.
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
+        # loss_scale 0 is the dynamic one.
+        "fp16": {"enabled": precision == "fp16", "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000},
+    }
+
+
+def _accumulation(config: PretrainConfig, precision: Precision) -> dict[str, Any]:
+    """Sum micro-batches in fp32 where DeepSpeed can: 16 bits lose what is small beside the sum.
+
+    It cannot in stage 0. In stages 1 and 2 with offload its fp32 sums are not cleared by a skipped step, so that one
+    non-finite gradient would make every later step a skipped one (seen in 0.19.8).
+    """
+    ours = config.deepspeed
+    if precision == "fp32" or ours.stage == 0 or (ours.offload_optimizer and ours.stage < 3):
+        return {}
+    return {"data_types": {"grad_accum_dtype": "fp32"}}
+
+
+def _zero(config: PretrainConfig, cuda: bool) -> dict[str, Any]:
+    """The block `zero_optimization`."""
+    ours = config.deepspeed
+    zero: dict[str, Any] = {
+        "stage": ours.stage,
+        "contiguous_gradients": True,
+        "overlap_comm": cuda,  # a CPU has no streams to overlap on
+        "reduce_bucket_size": ours.bucket_elements,
+        "allgather_bucket_size": ours.bucket_elements,
+    }
+    if ours.stage == 3:
+        zero["stage3_prefetch_bucket_size"] = ours.bucket_elements
+        zero["stage3_param_persistence_threshold"] = ours.persistence_threshold
+    if ours.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
+    return zero

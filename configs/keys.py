@@ -1,0 +1,119 @@
+"""The flat view of a config class: its dotted keys, the nearest match of a wrong one, and readable errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One leaf of a config class."""
+
+    name: str
+    """Dotted, by alias, as users write it: `batch.global`."""
+    kind: Any
+    """Its annotation."""
+    default: Any
+    """Its default; pydantic's undefined value where it must be given."""
+    description: str
+    """The field's docstring."""
+
+
+def leaf_keys(cls: type, prefix: str = "") -> dict[str, Key]:
+    """Every leaf of `cls`, by dotted name, in the order of the schema."""
+    found: dict[str, Key] = {}
+    for name, field in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        dotted = prefix + (field.alias or name)
+        if isinstance(field.annotation, type) and is_dataclass(field.annotation):
+            found |= leaf_keys(field.annotation, dotted + ".")
+        else:
+            found[dotted] = Key(dotted, field.annotation, field.default, field.description or "")
+    return found
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that was most likely meant: the same last part (`lr` for `optimizer.lr`), or near spelling."""
+    by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
+    if name in by_leaf:
+        return by_leaf[name]
+    if close := get_close_matches(name, known, n=1, cutoff=0.6):
+        return close[0]
+    close = get_close_matches(name.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.6)
+    return by_leaf[close[0]] if close else None
+
+
+def unknown_key(name: str, known: list[str]) -> ValueError:
+    """The error for a key that does not exist."""
+    match = nearest(name, known)
+    remedy = f"did you mean '{match}'?" if match else "--help lists the keys"
+    return ValueError(f"unknown key '{name}': {remedy}")
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """`key=value` -> (key, value).
+
+    Raises ValueError for anything else, among it hydra's `+key` and `~key`: the schema says which keys there are.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key or key[0] in "+~-":
+        raise ValueError(f"expected key=value, got '{override}'")
+    return key, unquote(value)
+
+
+def unquote(value: str) -> str:
+    """Drop a pair of quotes that the shell left around the value."""
+    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
+    """Typed config from nested plain values.
+
+    Raises ValueError, a line per mistake, for unknown and missing keys and wrong values.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        known = list(leaf_keys(cls))
+        raise ValueError("\n".join(_describe(mistake, known) for mistake in error.errors())) from None
+
+
+def _describe(mistake: Any, known: list[str]) -> str:
+    """One of pydantic's mistakes -> what the user gave, and what is expected."""
+    key = ".".join(str(part) for part in mistake["loc"])
+    match mistake["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return str(unknown_key(key, known))
+        case "missing":
+            return f"'{key}' is missing: give {key}=VALUE"
+        case _:
+            expected = mistake["msg"].removeprefix("Input should be ")
+            return f"{key}={mistake['input']}: expected {expected}"
+
+
+def help_text(cls: type) -> str:
+    """The keys of `cls` with their defaults and meanings, a line each."""
+    lines = []
+    for key in leaf_keys(cls).values():
+        default = "" if repr(key.default) == "PydanticUndefined" else _written(key.default)
+        lines.append(f"  {f'{key.name}={default}':<38} {' '.join(key.description.split())}")
+    return "\n".join(lines)
+
+
+def _written(value: Any) -> str:
+    """A default as the command line writes it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return "[" + ",".join(f"{item:g}" for item in value) + "]"
+        case _:
+            return str(value)

@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# The one door of the project. The first call of any command makes .venv beside this file and installs into it.
+set -euo pipefail
+
+HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+VENV=$HERE/.venv
+LOG=$HERE/.venv.log
+COMMANDS="setup shards pretrain export probe board test"
+
+usage() {
+  cat <<'USAGE'
+usage: ./run.sh COMMAND [key=value ...]
+
+  setup                                                   make or refresh .venv from pyproject.toml
+  shards build source=imagefolder input=DIR output=DIR    images -> tar shards and their index
+  shards validate shards=PATTERN                          check shards against their index
+  shards index shards=PATTERN                             index shards that others built
+  pretrain                                                demo: real images, tiny model, minutes on a CPU
+  pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
+  export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads
+  probe run=DIR                                           k-NN and linear probe of a run's features
+  board run=DIR                                           TensorBoard
+  test [pytest arguments]                                 the tests
+
+COMMAND --help lists a command's keys. PYTHON=/path/to/python3 chooses the interpreter of .venv.
+USAGE
+}
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "error: $*"; exit 1; }
+
+# Print the first interpreter that is new enough.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.10 python; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+      command -v -- "$candidate"
+      return
+    fi
+    [[ $candidate != "${PYTHON:-}" ]] || fail "PYTHON=$PYTHON is no Python 3.10 or newer"
+  done
+  fail "no Python 3.10 or newer found: install one, or set PYTHON=/path/to/python3"
+}
+
+# What an installed environment is made from. $1: its interpreter.
+fingerprint() { printf '%s %s' "$("$1" -V 2>&1)" "$(cksum <"$HERE/pyproject.toml")"; }
+
+# Is the environment complete and current? $1: core or test. A chosen PYTHON has to be the one it was made with.
+ready() {
+  [[ ! -e $VENV/installing && -x $VENV/bin/python && -f $VENV/stamp-$1 ]] &&
+    [[ $(<"$VENV/stamp-$1") == "$(fingerprint "$VENV/bin/python")" ]] &&
+    [[ -z ${PYTHON:-} || $("$PYTHON" -V 2>&1) == "$("$VENV/bin/python" -V 2>&1)" ]]
+}
+
+# Print the requirements of pyproject.toml, a line each. $1: core, or the extra to add. Runs in .venv.
+requirements() {
+  "$VENV/bin/python" - "$HERE/pyproject.toml" "$1" <<'PYTHON'
+import sys
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+extra = [] if sys.argv[2] == "core" else project["optional-dependencies"][sys.argv[2]]
+print("\n".join(project["dependencies"] + extra))
+PYTHON
+}
+
+# Run a command in the background, its output in the log, and show that it lives. Ends with its exit status.
+# Its own process group (-m) lets an interrupt end what pip has started, too.
+with_progress() {
+  local start=$SECONDS pid
+  trap 'for pid in $(jobs -p); do kill -- "-$pid" 2>/dev/null; done; wait; exit 130' INT TERM HUP
+  set -m
+  "$@" >>"$LOG" 2>&1 </dev/null &
+  set +m
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    if [[ -t 2 ]]; then
+      printf '\r\033[K  %3d s  %.60s' $((SECONDS - start)) "$(grep -aE '^ *(Collecting|Downloading|Installing)' "$LOG" | tail -n 1)" >&2
+    fi
+    sleep 0.5
+  done
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2
+  trap - INT TERM HUP
+  wait "$pid"
+}
+
+# Why pip failed, as far as its log tells.
+explain() {
+  say "the end of $LOG:"
+  tail -n 12 "$LOG" | sed 's/^/  | /' >&2
+  if grep -qaiE 'No space left' "$LOG"; then
+    fail "the disk is full: free some space and run the command again"
+  elif grep -qaiE 'name resolution|NewConnectionError|ConnectTimeout|ProxyError|unreachable|Max retries' "$LOG"; then
+    fail "the package index could not be reached: check the network, or name a mirror in PIP_INDEX_URL; then run the command again"
+  fi
+  fail "the installation failed: see $LOG; the next call repeats it"
+}
+
+# Make or refresh .venv. $1: core or test. What a killed call left (`installing` marks it), or another Python made, is
+# thrown away.
+install() {
+  local python requirement start=$SECONDS
+  local -a wanted=()
+  python=$(find_python)
+  say "setting up $VENV with $("$python" -V 2>&1) ($1): this happens once, and may download a few hundred MB or more"
+  : >"$LOG"
+  if [[ -e $VENV/installing || ! -f $VENV/stamp-core || $(<"$VENV/stamp-core") != "$("$python" -V 2>&1) "* ]]; then
+    mkdir -p "$VENV"
+    touch "$VENV/installing"
+    rm -rf "$VENV"/bin "$VENV"/lib "$VENV"/lib64 "$VENV"/include "$VENV"/share "$VENV"/pyvenv.cfg "$VENV"/stamp-*
+    "$python" -m venv "$VENV" >>"$LOG" 2>&1 ||
+      { tail -n 5 "$LOG" >&2; fail "'$python -m venv' failed: on Debian and Ubuntu, apt-get install python3-venv"; }
+  fi
+  touch "$VENV/installing"
+  while IFS= read -r requirement; do wanted+=("$requirement"); done < <(requirements "$1")
+  ((${#wanted[@]})) || fail "no requirements could be read from $HERE/pyproject.toml"
+  with_progress "$VENV/bin/python" -m pip install --progress-bar off --disable-pip-version-check "${wanted[@]}" || explain
+  fingerprint "$VENV/bin/python" >"$VENV/stamp-core"
+  [[ $1 == core ]] || cp "$VENV/stamp-core" "$VENV/stamp-$1"
+  rm "$VENV/installing"
+  say "ready after $((SECONDS - start)) s"
+}
+
+# Install where needed; one call at a time, the others wait for it. $1: core or test.
+ensure() {
+  ! ready "$1" || return 0
+  exec 9>"$HERE/.venv.lock"
+  local python
+  python=$(find_python)
+  if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+    say "another call is setting up $VENV: waiting for it"
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+  fi
+  ready "$1" || install "$1"
+  exec 9>&-
+}
+
+# Run a module of the project in the caller's folder, whose own packages must not shadow ours.
+module() {
+  export PATH="$VENV/bin:$PATH" PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+  exec "$VENV/bin/python" -m "$@"
+}
+
+unknown() {
+  local near=""
+  near=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5))' "$1" $COMMANDS 2>/dev/null) || true
+  say "error: unknown command '$1'${near:+: did you mean '$near'?}"
+  say
+  usage >&2
+  exit 2
+}
+
+command=${1:-}
+[[ $# -eq 0 ]] || shift
+case $command in
+  setup)
+    ensure core
+    say "$VENV is up to date"
+    ;;
+  shards)
+    ensure core
+    module data_shards "$@"
+    ;;
+  pretrain)
+    ensure core
+    module pretrain.launch "$@"
+    ;;
+  export | probe | board)
+    ensure core
+    module "pretrain.$command" "$@"
+    ;;
+  test)
+    ensure test
+    cd -- "$HERE"
+    module pytest "$@"
+    ;;
+  help | -h | --help) usage ;;
+  "")
+    usage >&2
+    exit 2
+    ;;
+  *) unknown "$command" ;;
+esac

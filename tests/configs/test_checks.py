@@ -1,0 +1,68 @@
+"""Rules across keys: each broken one is named, with a remedy that holds."""
+
+import pytest
+
+from configs.checks import check, divisors, resolve_lanes, resolve_precision
+from configs.compose import compose_pretrain
+
+ISSUE = "recipe=vision_large_imagenet_phase1 train.steps=3 batch.global=4 batch.micro=1"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world"),
+    [("", 2), ("recipe=vision_base_imagenet", 16), ("recipe=vision_large_imagenet_phase1", 64), (ISSUE, 2)],
+)
+def test_recipes_hold_on_their_published_ranks(overrides: str, world: int) -> None:
+    check(compose_pretrain(overrides.split()), world)
+
+
+BATCH = "batch.global=128 batch.micro=64"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world", "message", "remedy"),
+    [
+        (f"{BATCH} batch.micro=48", 2, "batch.micro=48 must divide the 64 samples of a rank", "batch.micro=32"),
+        (f"{BATCH} data.lanes=7", 2, "data.lanes=7 must divide batch.global=128", "data.lanes=64"),
+        (f"{BATCH} data.lanes=2", 4, "4 ranks must divide data.lanes=2", "data.lanes=64 batch.micro=32"),
+        (BATCH, 3, "3 ranks must divide data.lanes=128", "batch.global=129 batch.micro=43"),
+        ("model.heads=3", 2, "model.heads=3 must divide model.width=128", "model.heads=8"),
+        ("teacher.layers=9", 2, "teacher.layers=9 must be at most model.layers=4", "teacher.layers=4"),
+        ("vision.patch_size=5", 2, "vision.patch_size=5 must divide vision.image_size=28", "vision.patch_size=4"),
+        ("vision.mask.patches=49", 2, "vision.mask.patches=49 must be below the 7 x 7", "vision.mask.patches=30"),
+        ("vision.mask.min_block=31", 2, "min_block=31 must be at most", "vision.mask.min_block=30"),
+        ("vision.mask.min_block=40", 2, "min_block=40 does not fit into the 7 x 7", "vision.mask.min_block=9"),
+        ("vision.crop_scale=[1,0.5]", 2, "crop_scale=[1,0.5]: give a positive range", "vision.crop_scale=[0.5,1]"),
+        ("teacher.decay_steps=0 teacher.decay_end=0.9", 2, "needs teacher.decay_steps", "teacher.decay_steps=9"),
+        ("teacher.decay_steps=9 teacher.decay_end=null", 2, "needs teacher.decay_end", "teacher.decay_end=1"),
+        ("schedule.steps=50 schedule.warmup=60", 2, "schedule.warmup=60 must be below", "schedule.warmup=5"),
+        ("train.steps=99999 schedule.lr_end=0", 2, "learning rate is 0", "schedule.steps=99999"),
+        ("schedule.lr_end=2", 2, "schedule.lr_end=2 must be at most optimizer.lr", "schedule.lr_end=0"),
+        ("optimizer.betas=[0.9,1]", 2, "optimizer.betas=[0.9,1]: each must be", "optimizer.betas=[0.9,0.98]"),
+        ("deepspeed=zero0 deepspeed.offload_optimizer=true", 2, "offload_optimizer=true needs ZeRO", "deepspeed=zero1"),
+        ("probe.train_shards=x", 2, "probe.test_shards is empty", "probe.test_shards=x"),
+    ],
+)
+def test_a_broken_rule_is_named_and_its_remedy_holds(overrides: str, world: int, message: str, remedy: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check(compose_pretrain(overrides.split()), world)
+    assert message in str(error.value)
+    check(compose_pretrain([*overrides.split(), *remedy.split()]), world)
+
+
+def test_all_broken_rules_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="(?s)model.heads.*teacher.layers.*batch.micro"):
+        check(compose_pretrain(["model.heads=3", "teacher.layers=9", "batch.micro=127"]), 1)
+
+
+def test_fp16_is_refused_without_a_gpu() -> None:
+    with pytest.raises(ValueError, match="precision=fp16 needs a GPU.*precision=fp32"):
+        resolve_precision(compose_pretrain(["precision=fp16"]), cuda=False)
+    assert resolve_precision(compose_pretrain(["precision=fp16"]), cuda=True) == "fp16"
+    assert [resolve_precision(compose_pretrain([]), cuda) for cuda in (True, False)] == ["bf16", "fp32"]
+
+
+def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
+    lanes = {size: resolve_lanes(compose_pretrain([f"batch.global={size}"])) for size in (7, 64, 2048, 4608)}
+    assert lanes == {7: 7, 64: 64, 2048: 512, 4608: 768}
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]

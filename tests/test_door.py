@@ -1,0 +1,190 @@
+"""run.sh with a stand-in for Python that installs nothing; and the linters, so that one command checks everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+PYTHON = f"""#!/bin/bash
+# Makes a .venv of itself; `pip` and the project's modules only say that they were called.
+self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
+case "$1 $2" in
+  "-V "*) echo "Python ${{FAKE_VERSION:-3.11.1}}" ;;
+  "-m venv") mkdir -p "$3/bin" "$3/lib" && cp "$self" "$3/bin/python" ;;
+  "-m pip") echo "$@" >>"$CALLS"; eval "${{FAKE_PIP:-true}}" ;;
+  "-m "*) echo "ran $2 $3 in $PWD with $PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
+  *) exec "{sys.executable}" "$@" ;;
+esac
+"""
+
+
+class Door:
+    """A copy of run.sh and pyproject.toml in a folder whose name has a blank."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a tree"
+        self.root.mkdir()
+        for name in ("run.sh", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        self.python = folder / "python"
+        self.python.write_text(PYTHON)
+        self.python.chmod(0o755)
+        self.calls = folder / "calls"
+        self.calls.touch()
+        kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        self.environment = {**kept, "PYTHON": str(self.python), "CALLS": str(self.calls)}
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.root / "run.sh"), *arguments],
+            cwd=self.root.parent,
+            env={**self.environment, **environment},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def installs(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(tmp_path)
+
+
+def test_the_first_call_installs_and_the_next_does_not(door: Door) -> None:
+    code, out, err = door.run("pretrain", "a=b c")
+    assert (code, out) == (0, f"ran pretrain.launch a=b c in {door.root.parent} with {door.root}\n")
+    assert "Python 3.11.1" in err and "ready after" in err
+    assert door.run("probe", "run=x") == (0, f"ran pretrain.probe run=x in {door.root.parent} with {door.root}\n", "")
+    (install,) = door.installs()
+    assert " torch>=2.11,<2.14 " in install and "pytest" not in install
+
+
+def test_test_adds_its_requirements_and_runs_in_the_tree(door: Door) -> None:
+    door.run("setup")
+    assert door.run("test", "-q")[1] == f"ran pytest -q in {door.root} with {door.root}\n"
+    assert " pytest>=" in door.installs()[1]
+    door.run("test")
+    door.run("setup")
+    assert len(door.installs()) == 2
+
+
+def test_a_changed_pyproject_or_python_installs_again(door: Door) -> None:
+    door.run("setup")
+    file = door.root / "pyproject.toml"
+    file.write_text(file.read_text().replace('"tqdm>=4.66,<5"', '"tqdm>=4.67,<5"'))
+    door.run("setup")
+    assert "tqdm>=4.67,<5" in door.installs()[1]
+    kept = door.root / ".venv" / "lib" / "kept"
+    kept.touch()
+    door.run("setup", FAKE_VERSION="3.12.0")
+    assert len(door.installs()) == 3 and not kept.exists()
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def test_a_killed_installation_is_thrown_away_and_repeated(door: Door) -> None:
+    process = door.start("setup", FAKE_PIP="sleep 3")
+    wait_for(door.installs)
+    half = door.root / ".venv" / "lib" / "half"
+    half.touch()
+    process.kill()
+    assert door.run("setup")[0] == 0, "after pip, which goes on alone, has ended"
+    assert len(door.installs()) == 2 and not half.exists()
+
+
+def test_an_interrupted_installation_takes_pip_with_it(door: Door) -> None:
+    process = door.start("setup", FAKE_PIP="sleep 60; echo late >>$CALLS")
+    wait_for(door.installs)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert door.run("setup")[0] == 0
+
+
+def test_two_first_calls_install_once(door: Door) -> None:
+    first = door.start("pretrain", FAKE_PIP="sleep 2")
+    wait_for(door.installs)
+    code, out, err = door.run("pretrain")
+    assert code == 0 and "ran pretrain.launch" in out
+    assert "another call is setting up" in err
+    assert "ran pretrain.launch" in first.communicate()[0]
+    assert len(door.installs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
+        ("NewConnectionError: Temporary failure in name resolution", "the package index could not be reached"),
+        ("ERROR: no matching wheel", "the installation failed: see"),
+    ],
+)
+def test_a_failed_installation_says_why_and_is_repeated(door: Door, trouble: str, told: str) -> None:
+    code, out, err = door.run("pretrain", FAKE_PIP=f"echo '{trouble}'; exit 1")
+    assert (code, out) == (1, "")
+    assert told in err and trouble in err
+    assert door.run("pretrain")[0] == 0
+
+
+def test_no_python_that_is_new_enough(door: Door) -> None:
+    code, _, err = door.run("setup", PYTHON="/nowhere/python")
+    assert (code, err) == (1, "error: PYTHON=/nowhere/python is no Python 3.10 or newer\n")
+
+
+def test_exit_codes_pass_through(door: Door) -> None:
+    assert door.run("pretrain", FAKE_EXIT="3")[0] == 3
+
+
+def test_an_unknown_command_names_the_nearest(door: Door) -> None:
+    code, out, err = door.run("pretain")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: unknown command 'pretain': did you mean 'pretrain'?\n") and "usage:" in err
+    assert door.run()[0] == 2
+    code, out, _ = door.run("--help")
+    assert code == 0 and out.startswith("usage:")
+    assert not door.installs(), "none of these needs an environment"
+
+
+def test_ci_and_the_readme_run_the_same_command() -> None:
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("./run.sh test")
+    assert re.search(r"^\./run\.sh test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_every_requirement_is_bounded_and_none_is_apex() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"^(?:dependencies|export|test) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    requirements = re.findall(r'"(.+?)"', "".join(lists))
+    assert len(lists) == 3 and len(requirements) > 15
+    for requirement in requirements:
+        assert "<" in requirement and not requirement.startswith("apex"), requirement
+
+
+@pytest.mark.parametrize("tool", [["ruff", "check"], ["mypy"]])
+def test_linters(tool: list[str]) -> None:
+    finished = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
