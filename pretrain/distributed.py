@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+# ruff: noqa: E402
 import os
 from datetime import timedelta
 
-import deepspeed
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns, at import, that it has to guess
+
+import deepspeed
 from torch import Tensor
 from torch import distributed as dist
 

@@ -25,6 +25,7 @@ from configs.compose import compose_pretrain, print_help
 from configs.schema import PretrainConfig
 from data_shards.demo import cache_folder
 from data_shards.index import read_folder_index, resolve
+from pretrain.metrics import read_rows
 
 DEMO_RANKS = 2
 MULTI_NODE_PORT = 29500
@@ -240,6 +241,16 @@ def finished_steps(config: PretrainConfig) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
+def is_complete(config: PretrainConfig) -> bool:
+    """Whether the run has taken its steps, and its closing probe, if it has one."""
+    steps = finished_steps(config)
+    if steps < max(config.train.steps, 1):
+        return False
+    rows = Path(config.run.dir) / "metrics.jsonl"
+    probed = rows.is_file() and any("knn_top1" in row and row["step"] == steps for row in read_rows(rows))
+    return probed or not config.probe.train_shards
+
+
 def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:
     """This process's environment plus what the ranks need."""
     threads = config.launch.threads or max(1, machine.cores // launch.local_ranks)
@@ -261,7 +272,7 @@ def main(overrides: list[str]) -> None:
         overrides = [*overrides, *demo_overrides(config)]
         config = compose_pretrain(overrides)
     check_files(config)
-    if config.train.steps and finished_steps(config) >= config.train.steps:
+    if is_complete(config):
         print(f"{config.run.dir} is complete at step {finished_steps(config)}: nothing to do.")
         print(f"For more steps, raise train.steps; for a new run, give run.dir=DIR or remove {config.run.dir}.")
         return

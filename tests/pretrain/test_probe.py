@@ -51,6 +51,13 @@ def test_knn_is_the_plain_loop(k, monkeypatch):
     assert knn_top1(*train, *test, k) == expected
 
 
+@pytest.mark.parametrize(("cosine", "right"), [(0.90, 1.0), (0.97, 0.0)])
+def test_a_near_neighbour_outvotes_two_far_ones(cosine, right):
+    """exp(1 / 0.07) against 2 exp(cosine / 0.07): they balance at a cosine of 0.951."""
+    train = torch.tensor([[1.0, 0.0], [cosine, (1 - cosine**2) ** 0.5], [cosine, -((1 - cosine**2) ** 0.5)]])
+    assert knn_top1(train, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), k=3) == right
+
+
 def test_knn_does_not_see_lengths():
     (train, train_labels), (test, test_labels) = clusters(120, 1.0, seed=0), clusters(50, 1.0, seed=1)
     scales = torch.linspace(0.01, 100, len(train))[:, None]
