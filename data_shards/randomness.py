@@ -1,0 +1,37 @@
+"""Uniform numbers as a pure function of (seed, epoch, sample, stream): no generator, no state.
+
+SplitMix64's finaliser (Steele, Lea, Flood 2014) is applied to each part of the key in turn and then to a counter. The
+parts are mixed, not summed, so that neighbouring seeds, epochs and samples share nothing.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_TO_UNIT = 2.0**-53
+
+
+class Stream(IntEnum):
+    """What the numbers are for; the values are part of the order of a run and never change."""
+
+    CROP = 0
+    JITTER = 1
+    MASK = 2
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def uniforms(seed: int, epoch: int, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
+    """Numbers `first .. first + count` of each sample's stream: float64 in [0, 1), [len(samples), count]."""
+    key = np.zeros(len(samples), np.uint64)
+    for part in (np.uint64(seed), np.uint64(epoch), np.asarray(samples).astype(np.uint64), np.uint64(stream)):
+        key = _mix((key ^ part) + _GOLDEN)
+    counter = np.arange(first + 1, first + count + 1, dtype=np.uint64) * _GOLDEN
+    return (_mix(key[:, None] + counter) >> np.uint64(11)) * _TO_UNIT

@@ -1,0 +1,188 @@
+"""Plain tar as WebDataset uses it: members KEY.ext, those of one KEY side by side.
+
+`sample_blocks` writes a sample, `parse_sample` reads one back from its bytes, and `scan` walks a whole archive that
+others may have written and refuses everything that readers would lose, merge or misread in silence.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""What closes an archive: two zero blocks."""
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a sample lies in its archive: `size` bytes from its first header to the end of its last padding."""
+
+    key: str
+    offset: int
+    size: int
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % BLOCK)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o444, 0
+    return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+
+
+_EMPTY = _header("", 0)
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The 512-byte ustar header of a member; no time, owner or other trace of the machine.
+
+    Raises ValueError where `name` does not fit a ustar header (about 100 characters, or 255 with folders).
+    """
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) > 100 or size >= 8**11:
+        return _header(name, size)
+    # The common case, without tarfile's 25 us: name, size and checksum put into an empty header.
+    start = encoded.ljust(100, b"\0") + _EMPTY[100:124] + b"%011o\0" % size + _EMPTY[136:148]
+    header = start + b" " * 8 + _EMPTY[156:]
+    return start + b"%06o\0 " % sum(header) + _EMPTY[156:]
+
+
+def sample_blocks(key: str, members: dict[str, bytes]) -> bytes:
+    """The sample as tar members KEY.extension, in the order of their extensions."""
+    blocks = []
+    for extension, data in sorted(members.items()):
+        blocks += [member_header(f"{key}.{extension}", len(data)), data, _padding(len(data))]
+    return b"".join(blocks)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`folder/KEY.ext` -> (`folder/KEY`, `ext`); ValueError where another reader would see another key."""
+    folder, slash, base = name.rpartition("/")
+    key, dot, extension = base.partition(".")
+    if not (key and dot and extension):
+        raise ValueError(f"member {name!r} is not named KEY.ext")
+    if "." in extension:
+        raise ValueError(f"member {name!r} has more than one dot: readers take {key!r} for its key")
+    return folder + slash + key, extension
+
+
+def _plain_members(blocks: bytes) -> Iterator[tuple[str, bytes]]:
+    """Members of plain ustar; KeyError at anything else, as a pax or GNU header."""
+    offset = 0
+    while offset < len(blocks):
+        header = blocks[offset : offset + BLOCK]
+        if header[156:157] not in (b"0", b"\0") or header[257:262] != b"ustar":
+            raise KeyError(header[156:157])
+        name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
+        if header[263:265] != b"00":  # GNU's variant keeps times where ustar has the prefix
+            prefix = b""
+        size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
+        offset += BLOCK
+        if offset + size > len(blocks):
+            raise ValueError("member longer than its sample")
+        path = prefix + b"/" + name if prefix else name
+        yield path.decode("utf-8", "surrogateescape"), blocks[offset : offset + size]
+        offset += size + -size % BLOCK
+
+
+def _any_members(blocks: bytes) -> Iterator[tuple[str, bytes]]:
+    """Members by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
+    with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
+        for member in archive:
+            if file := archive.extractfile(member):
+                yield member.name, file.read()
+
+
+def parse_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+    """Key and members (by extension, lower case) of a sample; ValueError or tarfile.TarError where it is no tar."""
+    try:
+        members = list(_plain_members(blocks))
+    except (KeyError, ValueError):
+        members = list(_any_members(blocks))
+    if not members:
+        raise ValueError("no members")
+    named = [(split_name(name), data) for name, data in members]
+    return named[0][0][0], {extension.lower(): data for (_, extension), data in named}
+
+
+def damaged_name(blocks: bytes, row: int) -> str:
+    """What to call a sample whose bytes may be damaged: its key as far as they tell, and its row."""
+    name = blocks[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    return f"key {name.partition('.')[0]!r} (row {row})" if name.isprintable() and "." in name else f"row {row}"
+
+
+def _check_plain(path: Path) -> int:
+    """Size of the archive; ValueError where it is compressed or no tar."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, kind in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise ValueError(f"{path}: compressed ({kind}), which cannot be indexed; unpack it to a plain .tar")
+    if size == 0 or size % BLOCK:
+        raise ValueError(f"{path}: truncated or no tar: {size} bytes is not a positive multiple of {BLOCK}")
+    return size
+
+
+def _check_end(path: Path, end: int, size: int) -> None:
+    """ValueError unless the archive is zeros from `end` on: tarfile takes any bad header for the end."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if end >= size:
+            raise ValueError(f"{path}: truncated: no end-of-archive block after byte {end}")
+        while chunk := file.read(1 << 20):
+            if chunk.count(0) != len(chunk):
+                raise ValueError(f"{path}: damaged header at byte {end}; {size - end} bytes behind it are lost")
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Every member's header, checked to be the whole of the archive."""
+    size = _check_plain(path)
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield from archive
+            end = archive.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path}: truncated or damaged tar: {error}") from error
+    _check_end(path, end, size)
+
+
+def scan(path: Path) -> list[Span]:
+    """Samples of an archive in their order.
+
+    Raises ValueError, with file and member, on compressed, truncated or damaged archives, links and devices, names that
+    are not KEY.ext, repeated members, and members of one key that are apart.
+    """
+    spans: list[Span] = []
+    keys: set[str] = set()
+    extensions: set[str] = set()
+    for member in _members(path):
+        if member.isdir():
+            continue
+        if not member.isfile() or member.issparse():
+            raise ValueError(f"{path}: member {member.name!r} is not a plain file (a link, a device, sparse)")
+        try:
+            key, extension = split_name(member.name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; rename it") from None
+        end = member.offset_data + member.size + -member.size % BLOCK
+        if spans and key == spans[-1].key:
+            if extension.lower() in extensions:
+                raise ValueError(f"{path}: key {key!r} has two members .{extension.lower()}")
+            spans[-1] = Span(key, spans[-1].offset, end - spans[-1].offset)
+        elif key in keys:
+            raise ValueError(f"{path}: key {key!r} comes twice, its members are not side by side or it is a duplicate")
+        else:
+            spans.append(Span(key, member.offset, end - member.offset))
+            extensions.clear()
+        keys.add(key)
+        extensions.add(extension.lower())
+    return spans

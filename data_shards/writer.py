@@ -1,0 +1,117 @@
+"""One shard on disk: tar and sidecar, the same bytes for the same samples, under their names only when complete."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
+from data_shards.tar import END, sample_blocks
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
+"""Members that are read as images."""
+
+
+def length_of(members: dict[str, bytes]) -> int:
+    """What a sample is bucketed by: an image's pixels / 1000, rounded up, from its header; 0 where unreadable."""
+    data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+    if data is None:
+        return 0
+    try:
+        if data.startswith(b"\xff\xd8"):
+            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+        elif data.startswith(b"\x89PNG"):
+            width, height = struct.unpack(">II", data[16:24])
+        else:
+            width, height = Image.open(io.BytesIO(data)).size
+    except Exception:  # codecs raise anything on damaged bytes; the reader deals with the sample when it comes
+        return 0
+    return min(-(-width * height // 1000), 2**32 - 1)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` once it is complete and on disk; nothing is left after an error."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put renames in the folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_sidecar(shard: Path, rows: np.ndarray) -> str:
+    """Write the shard's sidecar and return its sha256."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    with replacing(sidecar(shard)) as file:
+        file.write(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: a second writer of the same folder waits for the first, and then sees its work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".index.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def save_folder_index(folder: Path, index: FolderIndex) -> None:
+    """Write index.json, or remove it where no shard is left."""
+    if not index.shards:
+        (folder / INDEX_NAME).unlink(missing_ok=True)
+        return
+    with replacing(folder / INDEX_NAME) as file:
+        file.write(index_json(index).encode())
+
+
+def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
+    """The shard's entry in index.json."""
+    lengths = rows["length"]
+    longest = int(lengths.max()) if len(rows) else 0
+    return ShardEntry(shard.name, len(rows), filesize, sha256, idx_sha256, int(lengths.sum(dtype=np.int64)), longest)
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> ShardEntry:
+    """Write samples (key, members by extension) as a tar and its sidecar; the tar takes its name last."""
+    rows, offset, digest = [], 0, hashlib.sha256()
+    with replacing(path) as file:
+        for key, members in samples:
+            blocks = sample_blocks(key, members)
+            rows.append((offset, len(blocks), zlib.crc32(blocks), length_of(members)))
+            file.write(blocks)
+            digest.update(blocks)
+            offset += len(blocks)
+        file.write(END)
+        digest.update(END)
+        table = np.array(rows, ROW)
+        idx_sha256 = save_sidecar(path, table)
+    return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)

@@ -1,0 +1,221 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import webdataset
+from shard_tools import build_folder, command, encoded, make_images, tree
+
+from data_shards.index import load_index
+
+
+def keys_of(output):
+    dataset = webdataset.WebDataset(sorted(map(str, output.glob("*.tar"))), shardshuffle=False)
+    return {sample["__key__"]: sample for sample in dataset}
+
+
+def test_class_folders_become_labels(tmp_path):
+    images = make_images(tmp_path / "images", classes=("dog", "cat", "ant"))
+    (images / "cat" / "deep" / "er").mkdir(parents=True)
+    (images / "cat" / "deep" / "er" / "B.PNG").write_bytes(encoded(1, "PNG"))
+    build_folder(images, tmp_path / "out")
+    samples = keys_of(tmp_path / "out")
+    assert len(samples) == 25
+    assert samples["cat/deep/er/B"]["cls"] == b"1"
+    assert samples["cat/deep/er/B"]["png"] == encoded(1, "PNG")  # bytes as they are
+    assert samples["dog/image_0"]["cls"] == b"2"
+    assert load_index(str(tmp_path / "out")).classes == ("ant", "cat", "dog")
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.webp").write_bytes(encoded(i, "WEBP"))
+    lines = build_folder(tmp_path, tmp_path / "out")
+    assert "no labels" in lines[-1]
+    assert [set(s) & {"cls", "webp"} for s in keys_of(tmp_path / "out").values()] == [{"webp"}] * 3
+
+
+def test_keys_are_unique_and_without_dots(tmp_path):
+    for name in ("a.b.jpg", "a_b.jpg", "a.jpg", "a.png", "a.JPG", "a_2.jpg"):
+        (tmp_path / name).write_bytes(encoded(0))
+    build_folder(tmp_path, tmp_path / "out")
+    keys = sorted(keys_of(tmp_path / "out"))
+    assert len(keys) == 6 and not any("." in key for key in keys)
+
+
+def test_oddities_are_counted_by_name(tmp_path):
+    images = make_images(tmp_path / "images")
+    (images / "cat" / "empty.jpg").touch()
+    (images / "cat" / "notes.txt").write_text("x")
+    (images / "cat" / ".hidden.jpg").write_bytes(b"x")
+    (images / "cat" / "gone.jpg").symlink_to("nowhere")
+    (images / "cat" / "loop").symlink_to(images)
+    (images / "bird").mkdir()
+    lines = "\n".join(build_folder(images, tmp_path / "out"))
+    for name in ("0 bytes): cat/empty.jpg", "cat/notes.txt", "cat/.hidden.jpg", "cat/gone.jpg", "cat/loop", "bird"):
+        assert name in lines
+    assert "16 samples" in lines and "3 classes" in lines
+
+
+def test_linked_folders_are_followed(tmp_path):
+    make_images(tmp_path / "real")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "kitten").symlink_to(tmp_path / "real" / "cat")
+    build_folder(tmp_path / "images", tmp_path / "out")
+    assert len(keys_of(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize("case", ["mixed", "nothing", "missing", "long name"])
+def test_what_cannot_be_built_is_refused_by_name(tmp_path, case):
+    images = make_images(tmp_path / "images")
+    match case:
+        case "mixed":
+            (images / "stray.jpg").write_bytes(encoded(0))
+            words = "stray.jpg"
+        case "nothing":
+            images = tmp_path / "empty"
+            images.mkdir()
+            words = "holds no image"
+        case "missing":
+            images, words = tmp_path / "nowhere", "is not a folder"
+        case "long name":
+            (images / "cat" / ("x" * 200 + ".jpg")).write_bytes(encoded(0))
+            words = "x" * 200
+    with pytest.raises(ValueError, match=words):
+        build_folder(images, tmp_path / "out")
+
+
+def test_same_input_same_bytes_for_any_number_of_processes(tmp_path):
+    images = make_images(tmp_path / "images", per_class=700)
+    for name, workers in (("one", 1), ("again", 1), ("three", 3)):
+        build_folder(images, tmp_path / name, shard_mb=1, workers=workers)
+    assert tree(tmp_path / "one") == tree(tmp_path / "again") == tree(tmp_path / "three")
+    assert len(list((tmp_path / "one").glob("*.tar"))) > 2
+
+
+def start_build(images, output):
+    arguments = ["build", "source=imagefolder", f"input={images}", f"output={output}", "shard_mb=1", "workers=2"]
+    return subprocess.Popen([sys.executable, "-m", "data_shards", *arguments], start_new_session=True)
+
+
+def test_a_killed_build_continues_and_gives_the_same_bytes(tmp_path):
+    images = make_images(tmp_path / "images", per_class=1500)
+    build_folder(images, tmp_path / "straight", shard_mb=1)
+    output = tmp_path / "killed"
+    killed = start_build(images, output)
+    while killed.poll() is None and not list(output.glob(".build/train/*.json")):
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)  # the workers have to notice for themselves
+    assert killed.wait() == -signal.SIGKILL
+    time.sleep(0.5)
+    assert not (output / "index.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("*.tar") if record_of(path).exists()}
+    assert kept
+    assert start_build(images, output).wait() == 0
+    assert tree(output) == tree(tmp_path / "straight")
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def record_of(shard):
+    return shard.parent / ".build" / "train" / f"{shard.stem}.json"
+
+
+def test_workers_end_with_a_killed_build(tmp_path):
+    images = make_images(tmp_path / "images", per_class=1500)
+    output = tmp_path / "out"
+    build = start_build(images, output)
+    while build.poll() is None and not list(output.glob("*.tar")):
+        time.sleep(0.002)
+    build.kill()
+    build.wait()
+    time.sleep(1)
+    before = tree(output)
+    time.sleep(1)
+    assert tree(output) == before
+    with pytest.raises(ProcessLookupError):
+        os.killpg(build.pid, 0)
+
+
+def test_a_changed_file_changes_its_shard_alone(tmp_path):
+    images = make_images(tmp_path / "images", per_class=700)
+    build_folder(images, tmp_path / "out", shard_mb=1)
+    before = tree(tmp_path / "out")
+    changed = images / "cat" / "image_3.jpg"
+    data = bytearray(changed.read_bytes())
+    data[-3] ^= 1  # the size stays
+    changed.write_bytes(data)
+    build_folder(images, tmp_path / "out", shard_mb=1)
+    after = tree(tmp_path / "out")
+    assert [name for name in after if name.endswith(".tar") and after[name] != before[name]] == [
+        name for name in before if name.endswith(".tar") and b"cat/image_3.jpg" in before[name]
+    ]
+    fresh = tmp_path / "fresh"
+    build_folder(images, fresh, shard_mb=1)
+    assert tree(fresh) == after
+
+
+def test_fewer_images_leave_no_shard_behind(tmp_path):
+    images = make_images(tmp_path / "images", per_class=700)
+    build_folder(images, tmp_path / "out", shard_mb=1)
+    for path in (images / "dog").iterdir():
+        path.unlink()
+    build_folder(images, tmp_path / "out", shard_mb=1)
+    assert load_index(str(tmp_path / "out")).samples == 700
+    assert len(list((tmp_path / "out").glob("*.tar"))) == len(list((tmp_path / "out").glob("*.npy")))
+
+
+def test_shards_of_others_are_not_overwritten(tmp_path):
+    images = make_images(tmp_path / "images")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train-000000.tar").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"train-000000\.tar was not made by this command"):
+        build_folder(images, tmp_path / "out")
+    assert (tmp_path / "out" / "train-000000.tar").read_bytes() == b"precious"
+
+
+def test_two_splits_share_a_folder_and_its_classes(tmp_path):
+    images = make_images(tmp_path / "images")
+    build_folder(images, tmp_path / "out")
+    build_folder(images, tmp_path / "out", name="val")
+    content = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert [entry["url"] for entry in content["shardlist"]] == ["train-000000.tar", "val-000000.tar"]
+    assert content["__kind__"] == "wids-shard-index-v1"
+    assert content["totals"]["nsamples"] == 32
+    other = make_images(tmp_path / "other", classes=("fish",))
+    with pytest.raises(ValueError, match="other classes"):
+        build_folder(other, tmp_path / "out", name="test")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    """A limit on file sizes stands in for the disk: the second write fails as ENOSPC would."""
+    images = make_images(tmp_path / "images", per_class=700)
+    arguments = ["build", "source=imagefolder", f"input={images}", f"output={tmp_path / 'out'}", "workers=1"]
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "data_shards", *arguments], capture_output=True, text=True, preexec_fn=limit
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert tree(tmp_path / "out") == {}
+
+
+def test_the_command_line(tmp_path):
+    images = make_images(tmp_path / "images")
+    done = command("build", "source=imagefolder", f"input={images}", f"output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "16 samples in 1 shards, 2 classes" in done.stdout
+    assert command("build", "source=imagefolder", "output=x", "inputt=y").stderr.startswith("error: ")
+    wrong = command("buld")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("usage: ")
+    missing = command("build", "source=imagefolder", "input=/nowhere", f"output={tmp_path / 'b'}")
+    assert missing.returncode == 1 and missing.stderr == (
+        "error: input=/nowhere is not a folder; give the folder that holds the images or the class folders\n"
+    )

@@ -1,0 +1,62 @@
+import pytest
+from shard_tools import make_shards, small_config
+
+from data_shards.cursor import make_cursor, split_step
+from data_shards.index import load_index
+
+
+def test_a_split_partitions_the_lanes():
+    splits = [split_step(24, 2, 12, rank, 3) for rank in range(3)]
+    assert [lane for split in splits for lane in split.rank_lanes] == list(range(12))
+    assert {(split.per_lane, split.micro_batches) for split in splits} == {(2, 4)}
+
+
+def test_lanes_are_chosen_from_the_batch():
+    assert split_step(64, 8, None, 0, 1).lanes == 64
+    assert split_step(2048, 8, None, 0, 1).lanes == 512
+    assert split_step(1536, 8, None, 0, 2).lanes == 768
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "lanes", "world", "words"),
+    [
+        (24, 5, None, 2, ["batch.micro=5", "legal batch.micro: 1, 2, 3, 4, 6, 12"]),
+        (24, 4, 5, 1, ["data.lanes=5", "batch.global=24", "legal: 1, 2, 3, 4, 6, 8, 12, 24"]),
+        (24, 4, 2, 4, ["data.lanes=2", "4 ranks", "legal data.lanes for batch.global=24: 4, 8, 12, 24", "ranks for"]),
+        (24, 4, None, 5, ["batch.global=24", "5 ranks", "1, 2, 3, 4, 6, 8, 12, 24"]),
+    ],
+)
+def test_impossible_splits_list_what_is_legal(batch, micro, lanes, world, words):
+    with pytest.raises(ValueError) as error:
+        split_step(batch, micro, lanes, 0, world)
+    assert all(word in str(error.value) for word in words)
+
+
+def cursor_of(tmp_path, **keys):
+    config = small_config(make_shards(tmp_path / "shards", (30, 11)), **keys)
+    split = split_step(config.batch.global_, config.batch.micro, config.data.lanes, 0, 1)
+    return make_cursor(config, load_index(config.data.shards), split)
+
+
+def test_positions(tmp_path):
+    cursor = cursor_of(tmp_path, batch=8, lanes=4)
+    assert cursor.steps_per_epoch == 5  # 41 // 4 = 10 positions, 2 a step
+    assert cursor.locate(0) == (0, 0)
+    assert cursor.locate(4) == (0, 8)
+    assert cursor.locate(11) == (2, 2)
+
+
+def test_state_resumes_and_names_what_differs(tmp_path):
+    cursor = cursor_of(tmp_path, batch=8, lanes=4)
+    state = cursor.state_dict(11)
+    assert (state["epoch"], state["lane_pos"]) == (2, 2)
+    assert cursor.load_state_dict(state) == 11
+    for key, word in (("lanes", "data.lanes"), ("seed", "train.seed"), ("index", "data.shards"),
+                      ("window", "data.window"), ("batch", "batch.global"), ("recipe", "recipe")):  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            cursor.load_state_dict({**state, key: "another"})
+
+
+def test_fewer_samples_than_a_batch(tmp_path):
+    with pytest.raises(ValueError, match=r"41 samples, fewer than batch\.global=64"):
+        cursor_of(tmp_path, batch=64)

@@ -1,0 +1,223 @@
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+import torch
+from shard_tools import flip_byte, make_shards, small_config
+
+from data_shards.index import read_rows
+from data_shards.loader import MaskedBatchLoader
+from data_shards.order import EpochOrder
+
+
+def contents(config, world=1, first=0, steps=4):
+    """Per step: sample -> its tensors, in the order of the ranks."""
+    loaders = [MaskedBatchLoader(config, rank, world) for rank in range(world)]
+    runs = [loader.steps(first) for loader in loaders]
+    found = []
+    for ranks in zip(*(islice(run, steps) for run in runs), strict=True):
+        batches = [batch for micro_batches in ranks for batch in micro_batches]
+        assert {len(batch) for batch in batches} == {config.batch.micro}
+        samples = [int(i) for batch in batches for i in batch.sample_ids]
+        tensors = [t for b in batches for t in zip(b.inputs, b.color, b.mask, strict=True)]
+        found.append(list(zip(samples, tensors, strict=True)))
+    for loader in loaders:
+        loader.close()
+    return found
+
+
+def same(a, b):
+    return len(a) == len(b) and all(
+        i == j and all(map(torch.equal, x, y))
+        for left, right in zip(a, b, strict=True)
+        for (i, x), (j, y) in zip(left, right, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("shards"), (30, 0, 17, 23))
+
+
+@pytest.fixture(scope="module")
+def reference(shards):
+    return contents(small_config(shards, batch=8, micro=4), steps=12)
+
+
+def test_shapes_and_types(shards):
+    (batch, _), *_ = islice(MaskedBatchLoader(small_config(shards), 0, 1).steps(0), 1)
+    assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
+    assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
+    assert batch.mask.shape == (4, 49) and batch.mask.dtype == torch.bool and batch.mask.any(1).all()
+    assert batch.sample_ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("world", "micro", "workers"), [(1, 8, 0), (2, 2, 0), (4, 1, 0), (8, 1, 0), (1, 2, 1), (1, 4, 2), (2, 2, 2)]
+)
+def test_a_step_does_not_depend_on_ranks_micro_batches_and_workers(shards, reference, world, micro, workers):
+    config = small_config(shards, batch=8, micro=micro, workers=workers)
+    assert same(contents(config, world, steps=12), reference)
+
+
+@pytest.mark.parametrize("first", [1, 7, 8, 10])
+def test_resuming_anywhere_gives_the_same_steps(shards, reference, first):
+    assert same(contents(small_config(shards), first=first, steps=12 - first), reference[first:])
+
+
+def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order(shards, reference):
+    loader = MaskedBatchLoader(small_config(shards), 0, 1)
+    assert loader.samples == 70 and loader.steps_per_epoch == 8
+    assert [loader.epoch_of(step) for step in (0, 7, 8, 16)] == [0, 0, 1, 2]
+    epoch = [sample for step in reference[:8] for sample, _ in step]
+    assert len(set(epoch)) == 64
+    assert epoch[:32] != [sample for step in reference[8:12] for sample, _ in step]
+
+
+def test_the_same_sample_is_masked_and_cropped_anew_in_another_epoch(reference):
+    first = dict(pair for step in reference[:8] for pair in step)
+    second = dict(pair for step in reference[8:] for pair in step)
+    common = first.keys() & second.keys()
+    assert common
+    assert not any(torch.equal(a, b) for i in common for a, b in zip(first[i], second[i], strict=True))
+
+
+def test_state_is_json_and_resumes(shards):
+    loader = MaskedBatchLoader(small_config(shards, lanes=4), 0, 1)
+    state = json.loads(json.dumps(loader.state_dict(9)))
+    assert (state["consumed_steps"], state["epoch"], state["lane_pos"]) == (9, 1, 2)
+    assert MaskedBatchLoader(small_config(shards, micro=2, lanes=4), 1, 2).load_state_dict(state) == 9
+    with pytest.raises(ValueError, match=r"data\.lanes: set it to 4"):
+        MaskedBatchLoader(small_config(shards, lanes=8), 0, 1).load_state_dict(state)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Shards of which sample 5 has a flipped byte; in epoch 0, its step is `step`."""
+    pattern = make_shards(tmp_path, (30, 17, 23))
+    flip_byte(tmp_path / "train-000000.tar", int(read_rows(tmp_path / "train-000000.tar")["offset"][5]) + 1600)
+    return pattern
+
+
+@pytest.mark.parametrize(("world", "micro", "workers"), [(1, 8, 0), (2, 2, 0), (1, 4, 2)])
+def test_a_bad_image_is_replaced_by_the_next_of_its_lane(damaged, caplog, world, micro, workers):
+    config = small_config(damaged, micro=micro, workers=workers)
+    loader = MaskedBatchLoader(config, 0, 1)
+    order = EpochOrder(loader._index.counts, loader._cursor.order, 0)
+    lanes = order.ids(torch.arange(8).numpy(), 0, order.lane_length).tolist()
+    [(lane, position)] = [(i, samples.index(5)) for i, samples in enumerate(lanes) if 5 in samples]
+    found = contents(config, world, steps=8)
+    expected = [[lane[step] for lane in lanes] for step in range(8)]
+    expected[position][lane] = lanes[lane][(position + 1) % len(lanes[lane])]
+    assert [[sample for sample, _ in step] for step in found] == expected
+    assert caplog.text.count("bad sample") == 1
+    assert "train-000000.tar, key '000005' (row 5): checksum" in caplog.text
+
+
+def test_only_replacements_of_consumed_steps_count(damaged):
+    loader = MaskedBatchLoader(small_config(damaged, workers=1, prefetch=8), 0, 1)
+    counts = []
+    for step in islice(loader.steps(0), 8):
+        assert sum(map(len, step)) == 8
+        counts.append(loader.bad_samples)
+    assert counts[-1] == 1 and sorted(counts) == counts
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
+    config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
+    with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
+        for _ in islice(MaskedBatchLoader(config, 0, 1).steps(0), 8):
+            pass
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_without_any_usable_image_end_with_their_name(tmp_path, workers):
+    pattern = make_shards(tmp_path, (16,))
+    shard = tmp_path / "train-000000.tar"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    loader = MaskedBatchLoader(small_config(pattern, workers=workers), 0, 1)
+    with pytest.raises(ValueError, match=r"no usable sample among .*train-000000\.tar"):
+        next(loader.steps(0))
+
+
+def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
+    pattern = make_shards(tmp_path, (30, 0, 17))
+    for rank in (1, 0):
+        assert not caplog.text
+        with caplog.at_level(logging.WARNING):
+            MaskedBatchLoader(small_config(pattern), rank, 2)
+    assert "train-000001.tar is empty" in caplog.text
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(shards):
+    others = set(multiprocessing.active_children())
+    steps = MaskedBatchLoader(small_config(shards, workers=1), 0, 1).steps(0)
+    next(steps)
+    [worker] = set(multiprocessing.active_children()) - others
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="a loader process failed"):
+        for _ in range(100):
+            next(steps)
+
+
+PROGRAM = """
+import os, signal, sys, time, multiprocessing
+sys.path.insert(0, {folder!r})
+from shard_tools import small_config
+from data_shards.loader import MaskedBatchLoader
+steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
+next(steps)
+signal.signal(signal.SIGTERM, lambda *_: None)
+signal.signal(signal.SIGINT, lambda *_: None)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    next(steps)
+print("50 more", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def program(shards):
+    """A program without a main guard, as `python -c`, that loads with two workers; its workers' pids."""
+    code = PROGRAM.format(folder=os.path.dirname(__file__), shards=shards)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, start_new_session=True
+    ) as process:
+        yield process, [int(pid) for pid in process.stdout.readline().split()]
+        process.stdin = None
+        process.kill()
+
+
+def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
+    process, workers = program
+    assert len(workers) == 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.killpg(process.pid, number)
+    time.sleep(0.5)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "50 more\n"
+
+
+def test_no_process_outlives_a_killed_program(program):
+    process, workers = program
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there after 10 s: {workers}")

@@ -1,0 +1,67 @@
+import pickle
+
+import pytest
+from shard_tools import flip_byte, make_shards
+
+from data_shards import reader as reader_module
+from data_shards.index import load_index, read_rows
+from data_shards.reader import BadSample, Reader
+
+
+def test_samples_are_those_that_were_written(tmp_path):
+    index = load_index(make_shards(tmp_path, (3, 0, 4)))
+    reader = Reader(index)
+    assert [reader.read(i).key for i in range(7)] == [f"{i:06d}" for i in range(7)]
+    assert set(reader.read(6).members) == {"jpg", "cls"}
+    copy = pickle.loads(pickle.dumps(reader))  # as a worker gets it
+    assert copy.read(5) == reader.read(5)
+
+
+@pytest.mark.parametrize("where", [10, 600, 1100, 1700])
+def test_a_flipped_byte_anywhere_is_a_bad_sample(tmp_path, where):
+    index = load_index(make_shards(tmp_path, (4,)))
+    rows = read_rows(tmp_path / "train-000000.tar")
+    flip_byte(tmp_path / "train-000000.tar", int(rows["offset"][2]) + where)
+    reader = Reader(index)
+    with pytest.raises(BadSample, match="checksum"):
+        reader.read(2)
+    shard, name, _ = reader.report(2, "checksum")
+    assert shard.endswith("train-000000.tar") and "row 2" in name
+    assert reader.read(1) and reader.read(3)
+
+
+def test_a_truncated_or_vanished_shard_is_bad_samples(tmp_path):
+    index = load_index(make_shards(tmp_path, (4, 2)))
+    shard = tmp_path / "train-000000.tar"
+    with shard.open("r+b") as file:
+        file.truncate(int(read_rows(shard)["offset"][2]) + 512)
+    (tmp_path / "train-000001.tar").unlink()
+    reader = Reader(index)
+    assert reader.read(1)
+    for sample in (2, 3, 4):
+        with pytest.raises(BadSample):
+            reader.read(sample)
+        assert reader.report(sample, "x").sample
+
+
+def test_only_so_many_shards_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "_OPEN_SHARDS", 2)
+    index = load_index(make_shards(tmp_path, (1,) * 5))
+    reader = Reader(index)
+    for sample in (0, 1, 2, 3, 4, 0, 4):
+        assert reader.read(sample).key == f"{sample:06d}"
+    assert len(reader._open) == 2
+    reader.close()
+
+
+def test_members_are_never_unpickled(tmp_path):
+    from data_shards.index import FolderIndex
+    from data_shards.writer import save_folder_index, write_shard
+
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("unpickled",))
+
+    entry = write_shard(tmp_path / "a-000000.tar", [("a", {"pyd": pickle.dumps(Trap()), "jpg": b"x"})])
+    save_folder_index(tmp_path, FolderIndex((entry,)))
+    assert Reader(load_index(str(tmp_path))).read(0).members["pyd"] == pickle.dumps(Trap())
