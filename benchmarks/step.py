@@ -1,160 +1,157 @@
-"""Seconds of one training step of vision Base on a CPU, by phase, beside the matrix-product speed of the same minutes.
+"""Seconds of one training step of vision Base on a CPU through the real loader and engine, split into phases.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.step [--batch 8] [--steps 10] [--profile]
+    OMP_NUM_THREADS=2 python -m benchmarks.step [--steps 10] [--shards PATTERN] [--profile] [key=value ...]
 
-Other work on the machine slows step and calibration alike, so the two are measured in turn and compared by their
-product: seconds x sgemm rate = the work of the step in units of this machine's matrix products.
+One process, recipe vision_base_imagenet at batch 8 in fp32; `key=value` overrides the recipe. Without shards, images of
+1/f noise stand in for photographs. Other work on the machine slows step and matrix products alike, so an sgemm is
+measured before and after each step, and their product is reported: seconds x sgemm rate = the step's work in units of
+this machine's matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import deepspeed
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import ModelConfig, PretrainConfig
-from data_shards.batch import MaskedBatch
-from models import kernels
-from models.data2vec import Data2Vec, masked_rows, parameter_groups, regression_loss
+import pretrain.teacher
+from benchmarks.data import noise_photo
+from configs.compose import compose_pretrain
+from configs.schema import PretrainConfig
+from data_shards.index import FolderIndex
+from data_shards.loader import MaskedBatchLoader
+from data_shards.writer import save_folder_index, write_shard
+from models.data2vec import Data2Vec
 from models.flops import flops_per_sample
+from pretrain import distributed
+from pretrain.engine import Engine
 
 SGEMM = 2048  # rows of the square calibration product
+IMAGES = 64
+RECIPE = [
+    "recipe=vision_base_imagenet", "precision=fp32", "batch.global=8", "batch.micro=8", "data.workers=0",
+]  # fmt: skip
+PHASES = ("data", "teacher", "student", "backward", "optimizer", "teacher update", "refresh", "rest")
 
 
-class Step:
-    """A training step in phases, each a method; `phases` names them in order."""
+class Clock:
+    """Adds up seconds by phase. A phase inside another is taken off the outer one."""
 
-    def __init__(self, config: PretrainConfig, size: int) -> None:
-        self.config, self.model = config, Data2Vec(config).train()
-        adam = kernels.adam(torch.device("cpu"))
-        self.optimizer = adam.cls(parameter_groups(self.model, config.optimizer), lr=1e-4, **adam.arguments)
-        self.batch = natural_batch(config, size)
-        self.loss = torch.tensor(0.0)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
 
-    def phases(self) -> dict[str, Callable[[], None]]:
-        """Name -> phase, in the order they run."""
-        return {
-            "teacher": self.teacher,
-            "student": self.student,
-            "backward": self.backward,
-            "optimizer": self.optimize,
-        }
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what runs within as `name`."""
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - start
+        self.seconds[name] += elapsed - self._inner.pop()
+        self._inner[-1] += elapsed
 
-    def teacher(self) -> None:
-        """Normalise the images, and the targets."""
-        self.patches = self.model.patches(self.batch)
-        self.rows, self.weight = masked_rows(self.batch.mask, self.config.vision.mask.patches)
-        self.targets = self.model.targets(self.patches, self.rows)
+    def time(self, owner: Any, function: str, name: str) -> None:
+        """Count every call of `owner.function` as `name`."""
+        original: Callable = getattr(owner, function)
 
-    def student(self) -> None:
-        """Predictions and loss."""
-        predictions = self.model.predictions(self.patches, self.batch.mask, self.rows)
-        total = regression_loss(predictions, self.targets, self.weight, self.config.loss.beta)
-        self.loss = total / self.batch.mask.sum()
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            with self.phase(name):
+                return original(*arguments, **keywords)
 
-    def backward(self) -> None:
-        """Gradients."""
-        self.loss.backward()
-
-    def optimize(self) -> None:
-        """AdamW, with the gradients clipped as the recipe does."""
-        torch.nn.utils.clip_grad_norm_(self.model.student.parameters(), self.config.optimizer.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        setattr(owner, function, timed)
 
 
-def natural_batch(config: PretrainConfig, size: int) -> MaskedBatch:
-    """Images whose power falls with frequency as in photographs, and the most masked patches the recipe allows."""
-    vision, images = config.vision, torch.zeros(size, 3, config.vision.image_size, config.vision.image_size)
-    for side in (4, 16, 64):
-        noise = torch.randn(size, 3, side, side) / side**0.5
-        images += F.interpolate(noise, images.shape[-2:], mode="bicubic")
-    mask = torch.rand(size, vision.tokens).argsort(1) < vision.mask.patches
-    inputs = (images * 60 + 128).clamp(0, 255).byte()
-    return MaskedBatch("vision", inputs, torch.eye(3, 4).repeat(size, 1, 1), mask, torch.arange(size))
+def time_phases(clock: Clock, engine: Engine) -> None:
+    """Time the engine's own calls, in place."""
+    clock.time(engine.model, "patches", "student")
+    clock.time(engine.model, "targets", "teacher")
+    clock.time(engine.model, "predictions", "student")
+    clock.time(engine.deepspeed, "backward", "backward")
+    clock.time(engine.deepspeed, "step", "optimizer")
+    clock.time(pretrain.teacher, "update", "teacher update")
+    clock.time(engine.partitions, "refresh", "refresh")
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def sgemm_rate(a: Tensor, b: Tensor) -> float:
-    """GFLOP/s of a large float32 product, now."""
-    return 2 * SGEMM**3 / timed(lambda: a @ b) / 1e9
-
-
-def base_config(drop_path: float, attention_dropout: float) -> PretrainConfig:
-    """data2vec vision Base at 224; stochastic depth and attention dropout as published (data2vec.md 2.1)."""
-    size = ModelConfig(size="base", layers=12, width=768, heads=12, ffn=3072)
-    size.drop_path, size.attention_dropout = drop_path, attention_dropout
-    return PretrainConfig(model=size)
-
-
-@dataclass
-class Measurement:
-    """One phase of one step: its seconds, and the sgemm rate just before and after it, in GFLOP/s."""
-
-    phase: str
-    seconds: float
-    rate: float
-
-
-def measure(step: Step, steps: int) -> list[list[Measurement]]:
-    """For each step, its phases; the first step warms up and is left out."""
+def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:
+    """For each step after the first, which warms up: seconds by phase, and the `sgemm` rate in GFLOP/s."""
+    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    batches = MaskedBatchLoader(config, 0, 1).steps(0)
+    clock, results = Clock(), []
+    time_phases(clock, engine)
     a, b = torch.randn(SGEMM, SGEMM), torch.randn(SGEMM, SGEMM)
-    results = []
     for _ in range(steps + 1):
-        row, before = [], sgemm_rate(a, b)
-        for name, phase in step.phases().items():
-            seconds, after = timed(phase), sgemm_rate(a, b)
-            row.append(Measurement(name, seconds, (before + after) / 2))
-            before = after
-        results.append(row)
+        clock.seconds.clear()
+        before = sgemm_rate(a, b)
+        with clock.phase("rest"):
+            with clock.phase("data"):
+                micro_batches = next(batches)
+            engine.step(micro_batches)
+        results.append({**clock.seconds, "sgemm": (before + sgemm_rate(a, b)) / 2})
     return results[1:]
 
 
-def report(results: list[list[Measurement]], flops: float) -> None:
+def sgemm_rate(a: Tensor, b: Tensor, repeats: int = 8) -> float:
+    """GFLOP/s of large float32 products, now."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    return repeats * 2 * SGEMM**3 / (time.perf_counter() - start) / 1e9
+
+
+def report(results: list[dict[str, float]], flops: float) -> None:
     """A row per phase, and the paired comparison: medians over the steps."""
     middle = statistics.median
-    totals = [sum(phase.seconds for phase in step) for step in results]
-    work = [sum(phase.seconds * phase.rate for phase in step) for step in results]
-    rates = [phase.rate for step in results for phase in step]
-    for phases in zip(*results, strict=True):
-        share = middle(phase.seconds / total for phase, total in zip(phases, totals, strict=True))
-        print(f"{phases[0].phase:12} {middle(phase.seconds for phase in phases):7.3f} s {100 * share:5.1f} %")
-    print(f"{'step':12} {middle(totals):7.3f} s  from {min(totals):.3f} to {max(totals):.3f}")
-    print(f"{'sgemm':12} {middle(rates):7.1f} GFLOP/s  from {min(rates):.1f} to {max(rates):.1f}")
-    print(f"{'s x rate':12} {middle(work):7.0f} GFLOP  from {min(work):.0f} to {max(work):.0f}")
-    print(f"{'products':12} {flops / 1e9:7.0f} GFLOP, {flops / 1e7 / middle(work):.0f} % of s x rate")
+    totals = [sum(result[phase] for phase in PHASES) for result in results]
+    work = [total * result["sgemm"] for total, result in zip(totals, results, strict=True)]
+    for phase in PHASES:
+        share = middle(result[phase] / total for result, total in zip(results, totals, strict=True))
+        print(f"{phase:15} {middle(result[phase] for result in results):7.3f} s {100 * share:5.1f} %")
+    rates = [result["sgemm"] for result in results]
+    print(f"{'step':15} {middle(totals):7.3f} s  from {min(totals):.3f} to {max(totals):.3f}")
+    print(f"{'sgemm':15} {middle(rates):7.1f} GFLOP/s  from {min(rates):.1f} to {max(rates):.1f}")
+    print(f"{'s x rate':15} {middle(work):7.0f} GFLOP  from {min(work):.0f} to {max(work):.0f}")
+    print(f"{'products':15} {flops / 1e9:7.0f} GFLOP, {flops / 1e7 / middle(work):.0f} % of s x rate")
+
+
+def noise_shards(folder: Path) -> str:
+    """A shard of stand-in photographs; returns its pattern."""
+    samples = [(f"{i:06d}", {"jpg": noise_photo(i)}) for i in range(IMAGES)]
+    entry = write_shard(folder / "noise-000000.tar", samples)
+    save_folder_index(folder, FolderIndex((entry,), ()))
+    return str(folder / "noise-*.tar")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--drop-path", type=float, default=0.25)
-    parser.add_argument("--attention-dropout", type=float, default=0.05)
+    parser.add_argument("--shards", default="")
     parser.add_argument("--profile", action="store_true", help="then print the operators of two steps")
+    parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    config = base_config(arguments.drop_path, arguments.attention_dropout)
-    step = Step(config, arguments.batch)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {arguments.batch}")
-    report(measure(step, arguments.steps), flops_per_sample(config) * arguments.batch)
-    if arguments.profile:
-        with torch.profiler.profile() as profile:
-            measure(step, 1)
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=60))
+    distributed.start()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = arguments.shards or noise_shards(Path(folder))
+        config = compose_pretrain([*RECIPE, f"data.shards={shards}", *arguments.overrides])
+        versions = f"torch {torch.__version__}, deepspeed {deepspeed.__version__}, Python {platform.python_version()}"
+        print(f"{versions}, {torch.get_num_threads()} threads; {' '.join([*RECIPE, *arguments.overrides])}")
+        report(measure(config, arguments.steps), flops_per_sample(config) * config.batch.global_)
+        if arguments.profile:
+            with torch.profiler.profile() as profile:
+                measure(config, 1)
+            print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=40))
 
 
 if __name__ == "__main__":

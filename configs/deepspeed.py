@@ -68,6 +68,9 @@ def _zero(config: PretrainConfig, cuda: bool) -> dict[str, Any]:
     }
     if ours.stage == 3:
         zero["stage3_prefetch_bucket_size"] = ours.bucket_elements
+        # DeepSpeed's default, 1e9 elements, would keep a Large student and its teacher whole once they were gathered.
+        zero["stage3_max_live_parameters"] = 2 * ours.bucket_elements
+        zero["stage3_max_reuse_distance"] = 2 * ours.bucket_elements
         zero["stage3_param_persistence_threshold"] = ours.persistence_threshold
     if ours.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}

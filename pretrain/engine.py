@@ -61,10 +61,12 @@ class Engine:
         self.optimizer = self._optimizer(settings)
         names = {parameter: name for name, parameter in model.student.named_parameters()}
         tracked = [Tracked(*entry) for entry in model.tracked()]
-        full_precision = {name: p.detach().float().cpu().clone() for p, name in names.items()}
+        low_precision = settings["bf16"]["enabled"] or settings["fp16"]["enabled"]
+        exact = {name: p.detach().cpu().clone() for p, name in names.items()} if low_precision else None
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
         self.partitions = partitions(self.deepspeed, names, tracked)
-        self.partitions.load_masters(full_precision)
+        if exact is not None:  # DeepSpeed makes the masters from weights that it has already rounded
+            self.partitions.load_masters(exact)
         self.partitions.refresh()
         self.optimizer.armed = True
 
