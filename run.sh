@@ -99,6 +99,15 @@ explain() {
   fail "the installation failed: see $LOG; the next call repeats it"
 }
 
+# Make every Python of .venv import our packages when it starts: `python -m` looks for `configs` or `models` in the
+# caller's folder first. PYTHONSAFEPATH prevents that for all names, but Python 3.10 does not know it.
+claim_names() {
+  local folder
+  for folder in "$VENV"/lib/python3*/site-packages; do
+    printf '%s\nimport configs, data_shards, models, pretrain\n' "$HERE" >"$folder/data2vec.pth"
+  done
+}
+
 # Make or refresh .venv. $1: core or test. What a killed call left (`installing` marks it), or another Python made, is
 # thrown away.
 install() {
@@ -118,6 +127,7 @@ install() {
   while IFS= read -r requirement; do wanted+=("$requirement"); done < <(requirements "$1")
   ((${#wanted[@]})) || fail "no requirements could be read from $HERE/pyproject.toml"
   with_progress "$VENV/bin/python" -m pip install --progress-bar off --disable-pip-version-check "${wanted[@]}" || explain
+  claim_names
   fingerprint "$VENV/bin/python" >"$VENV/stamp-core"
   [[ $1 == core ]] || cp "$VENV/stamp-core" "$VENV/stamp-$1"
   rm "$VENV/installing"
@@ -138,7 +148,7 @@ ensure() {
   exec 9>&-
 }
 
-# Run a module of the project in the caller's folder, whose own packages must not shadow ours.
+# Run a module of the project in the caller's folder, whose own packages must not shadow ours (see claim_names).
 module() {
   export PATH="$VENV/bin:$PATH" PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
   exec "$VENV/bin/python" -m "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from configs.schema import BatchConfig, ModelConfig, PretrainConfig, VisionConfig
+from configs.schema import PretrainConfig, VisionConfig
 
 Precision = Literal["bf16", "fp16", "fp32"]
 MAX_DEFAULT_LANES = 768
@@ -13,9 +13,25 @@ MAX_DEFAULT_LANES = 768
 
 def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
-    rules = (_model, _vision, _teacher, _schedule, _optimizer, _deepspeed, _probe)
+    rules = (_sizes, _vision, _teacher, _schedule, _optimizer, _deepspeed, _probe)
     mistakes = [mistake for rule in rules for mistake in rule(config)]
-    mistakes += _batch(config, world)
+    batch = config.batch
+    if mistake := batch_mistake(batch.global_, batch.micro, config.data.lanes, world):
+        mistakes.append(mistake)
+    _raise(mistakes)
+
+
+def check_sizes(config: PretrainConfig) -> None:
+    """Raise ValueError, a line per mistake, where no networks can be made: the part of `check` that `models` need."""
+    _raise([*_sizes(config)])
+
+
+def check_vision(vision: VisionConfig) -> None:
+    """Raise ValueError, a line per mistake, where images or masks cannot be made: the part for `data_shards`."""
+    _raise([*_grid(vision), *_images(vision)])
+
+
+def _raise(mistakes: list[str]) -> None:
     if mistakes:
         raise ValueError("\n".join(mistakes))
 
@@ -29,9 +45,9 @@ def resolve_precision(config: PretrainConfig, cuda: bool) -> Precision:
     return config.precision
 
 
-def resolve_lanes(config: PretrainConfig) -> int:
+def resolve_lanes(batch: int, lanes: int | None) -> int:
     """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768."""
-    return config.data.lanes or max(n for n in divisors(config.batch.global_) if n <= MAX_DEFAULT_LANES)
+    return lanes or max(n for n in divisors(batch) if n <= MAX_DEFAULT_LANES)
 
 
 def divisors(number: int) -> list[int]:
@@ -40,43 +56,57 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def _batch(config: PretrainConfig, world: int) -> Iterator[str]:
-    """Batch, lanes and ranks: `lanes` divides `global`, ranks divide `lanes`, `micro` divides `global / ranks`."""
-    batch, lanes = config.batch, resolve_lanes(config)
-    if batch.global_ % lanes:
-        yield f"data.lanes={lanes} must divide batch.global={batch.global_}: one of {_some(divisors(batch.global_))}"
-    elif lanes % world:
-        yield f"{world} ranks must divide data.lanes={lanes}: {_lane_remedy(batch, world)}"
-    elif (batch.global_ // world) % batch.micro:
-        share = batch.global_ // world
-        yield (
-            f"batch.micro={batch.micro} must divide the {share} samples of a rank "
-            f"(batch.global={batch.global_} on {world} ranks): one of {_some(divisors(share))}"
+def batch_mistake(batch: int, micro: int, lanes: int | None, world: int) -> str | None:
+    """Why steps of `batch` samples cannot be split, and what could be: None where they can.
+
+    `lanes` (see `resolve_lanes`) divides the batch, `world` divides the lanes, `micro` divides the samples of a rank.
+    """
+    lanes, share = resolve_lanes(batch, lanes), batch // world
+    if batch % lanes:
+        return f"data.lanes={lanes} must divide batch.global={batch}: one of {_some(divisors(batch))}"
+    if lanes % world:
+        return f"{world} ranks must divide data.lanes={lanes}: {_lane_remedy(batch, lanes, world)}"
+    if share % micro:
+        return (
+            f"batch.micro={micro} must divide the {share} samples of a rank "
+            f"(batch.global={batch} on {world} ranks): one of {_some(divisors(share))}"
         )
+    return None
 
 
-def _lane_remedy(batch: BatchConfig, world: int) -> str:
-    """Which lanes, or which batch, `world` ranks could have."""
-    if batch.global_ % world == 0:
-        legal = [n for n in divisors(batch.global_) if n % world == 0]
-        return f"data.lanes can be one of {_some(legal)}"
-    near = max(1, round(batch.global_ / world)) * world
-    return f"with launch.ranks one of {_some(divisors(batch.global_))}, or batch.global={near}"
+def _lane_remedy(batch: int, lanes: int, world: int) -> str:
+    """Which lanes, or which batch, `world` ranks could have, and how many ranks could have these."""
+    if batch % world == 0:
+        legal = _some([n for n in divisors(batch) if n % world == 0])
+        return f"data.lanes can be one of {legal}; or the ranks one of {_some(divisors(lanes))}"
+    near = max(1, round(batch / world)) * world
+    return f"with launch.ranks one of {_some(divisors(batch))}, or batch.global={near}"
 
 
-def _model(config: PretrainConfig) -> Iterator[str]:
-    model: ModelConfig = config.model
+def _sizes(config: PretrainConfig) -> Iterator[str]:
+    """Heads, patches and target blocks fit the model."""
+    model, layers = config.model, config.teacher.layers
     if model.width % model.heads:
         legal = _some([n for n in divisors(model.width) if n <= 64])
         yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
+    if layers > model.layers:
+        yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
+    yield from _grid(config.vision)
 
 
-def _vision(config: PretrainConfig) -> Iterator[str]:
-    vision: VisionConfig = config.vision
+def _grid(vision: VisionConfig) -> Iterator[str]:
     if vision.image_size % vision.patch_size:
         legal = [n for n in divisors(vision.image_size) if n > 1]
         yield f"vision.patch_size={vision.patch_size} must divide vision.image_size={vision.image_size}: {_some(legal)}"
-    else:
+
+
+def _vision(config: PretrainConfig) -> Iterator[str]:
+    return _images(config.vision)
+
+
+def _images(vision: VisionConfig) -> Iterator[str]:
+    """Crops and colours have a meaning, and the mask fits the grid if there is one."""
+    if vision.image_size % vision.patch_size == 0:
         yield from _mask(vision)
     for key in ("crop_scale", "crop_ratio"):
         low, high = getattr(vision, key)
@@ -106,9 +136,7 @@ def _mask(vision: VisionConfig) -> Iterator[str]:
 
 
 def _teacher(config: PretrainConfig) -> Iterator[str]:
-    teacher, layers = config.teacher, config.model.layers
-    if teacher.layers > layers:
-        yield f"teacher.layers={teacher.layers} must be at most model.layers={layers}: set teacher.layers={layers}"
+    teacher = config.teacher
     if teacher.decay_end is not None and teacher.decay_steps == 0:
         yield f"teacher.decay_end={teacher.decay_end:g} needs teacher.decay_steps=STEPS, the length of the ramp"
     if teacher.decay_end is None and teacher.decay_steps:
@@ -150,6 +178,6 @@ def _probe(config: PretrainConfig) -> Iterator[str]:
 
 
 def _some(numbers: list[int]) -> str:
-    """At most 16 numbers, as text."""
-    listed = ", ".join(str(number) for number in numbers[:16])
-    return listed + (", ..." if len(numbers) > 16 else "")
+    """At most 40 numbers, as text."""
+    listed = ", ".join(str(number) for number in numbers[:40])
+    return listed + (", ..." if len(numbers) > 40 else "")

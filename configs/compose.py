@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
-from configs.keys import build, help_text, leaf_keys, split_override, unknown_key
+from configs.keys import build, help_text, leaf_keys, no_value, split_override, unknown_key
 from configs.schema import PretrainConfig
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
         _check_key(key, value)
     recipe = dict(pairs).get("recipe", PretrainConfig().recipe)
     # Hydra's grammar gives braces, commas and spaces a meaning of its own: text never passes through it.
-    text = {key: value for key, value in pairs if _is_text(key) and value != "null"}
+    text = {key: "" if value == "null" else value for key, value in pairs if _is_text(key)}
     values = _hydra([f"{key}={value}" for key, value in pairs if key not in text])
     for key, value in text.items():
         _set(values, key, value)
@@ -58,7 +58,7 @@ def parse(cls: type[T], arguments: list[str]) -> T:
     for key, value in map(split_override, arguments):
         if key not in known:
             raise unknown_key(key, list(known))
-        values[key] = None if value == "null" else value
+        values[key] = no_value(known[key]) if value == "null" else value
     return build(cls, values)
 
 

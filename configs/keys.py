@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,16 @@ class Key:
     """Its default; pydantic's undefined value where it must be given."""
     description: str
     """The field's docstring."""
+
+    @property
+    def required(self) -> bool:
+        """Is there no default?"""
+        return repr(self.default) == "PydanticUndefined"
+
+    @property
+    def values(self) -> int | None:
+        """How many values a list key wants; None for other keys."""
+        return len(get_args(self.kind)) if get_origin(self.kind) is tuple else None
 
 
 def leaf_keys(cls: type, prefix: str = "") -> dict[str, Key]:
@@ -80,40 +90,49 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        known = list(leaf_keys(cls))
-        raise ValueError("\n".join(_describe(mistake, known) for mistake in error.errors())) from None
+        keys = leaf_keys(cls)
+        raise ValueError("\n".join(dict.fromkeys(_describe(mistake, keys) for mistake in error.errors()))) from None
 
 
-def _describe(mistake: Any, known: list[str]) -> str:
+def _describe(mistake: Any, keys: dict[str, Key]) -> str:
     """One of pydantic's mistakes -> what the user gave, and what is expected."""
     key = ".".join(str(part) for part in mistake["loc"])
+    owner = keys.get(".".join(part for part in mistake["loc"] if isinstance(part, str)))
     match mistake["type"]:
+        case "missing" | "too_long" | "tuple_type" if owner and owner.values:
+            example = f"{owner.name}={_written(owner.default)}"
+            return f"{owner.name}={_written(mistake['input'])}: expected {owner.values} values, e.g. {example}"
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return str(unknown_key(key, known))
+            return str(unknown_key(key, list(keys)))
         case "missing":
             return f"'{key}' is missing: give {key}=VALUE"
         case _:
             expected = mistake["msg"].removeprefix("Input should be ")
-            return f"{key}={mistake['input']}: expected {expected}"
+            return f"{key}={_written(mistake['input'])}: expected {expected}"
+
+
+def no_value(key: Key) -> str | None:
+    """What `null` means for the key: for text with a default, "" (as in `init=null`)."""
+    return "" if key.kind is str and not key.required else None
 
 
 def help_text(cls: type) -> str:
     """The keys of `cls` with their defaults and meanings, a line each."""
     lines = []
     for key in leaf_keys(cls).values():
-        default = "" if repr(key.default) == "PydanticUndefined" else _written(key.default)
+        default = "" if key.required else _written(key.default)
         lines.append(f"  {f'{key.name}={default}':<38} {' '.join(key.description.split())}")
     return "\n".join(lines)
 
 
 def _written(value: Any) -> str:
-    """A default as the command line writes it."""
+    """A value as the command line writes it."""
     match value:
         case None:
             return "null"
         case bool():
             return str(value).lower()
-        case tuple():
-            return "[" + ",".join(f"{item:g}" for item in value) + "]"
+        case tuple() | list():
+            return "[" + ",".join(f"{item:g}" if isinstance(item, float) else _written(item) for item in value) + "]"
         case _:
             return str(value)

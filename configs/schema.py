@@ -271,9 +271,9 @@ class LaunchConfig:
     """Processes and the rendezvous."""
 
     ranks: Annotated[int | None, Field(ge=1)] = None
-    """Processes on each node; null is the number of GPUs, or 1 on a CPU."""
+    """Processes on each node; null is the number of GPUs (with a hostfile: its slots), or 1 on a CPU."""
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
-    """Port of the rendezvous; null takes a free one."""
+    """Port of the rendezvous; null is a free one (`local`), one made from the job's number (`slurm`), else 29500."""
     threads: Annotated[int | None, Field(ge=1)] = None
     """Torch threads per process; null is cores / ranks."""
 
@@ -287,7 +287,7 @@ class ClusterConfig:
     hostfile: str = ""
     """DeepSpeed hostfile, for `hostfile`."""
     nodes: Annotated[int, Field(ge=1)] = 1
-    """Number of nodes, for `slurm` and `manual`."""
+    """Number of nodes, for `manual`."""
     node_rank: Annotated[int, Field(ge=0)] = 0
     """This node, for `manual`."""
     master: str = "localhost"

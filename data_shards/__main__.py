@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-from configs.compose import parse
+from configs.command import fail, run
+from configs.keys import nearest
 from configs.schema import BuildConfig, ShardsConfig
 from data_shards.build import build
 from data_shards.indexer import index_shards
@@ -13,43 +15,51 @@ from data_shards.validate import validate_shards
 USAGE = """usage: ./run.sh shards build source=imagefolder input=DIR output=DIR [name=train] [shard_mb=256] [workers=N]
        ./run.sh shards build source=demo output=DIR [input=DIR]
        ./run.sh shards validate shards=PATTERN
-       ./run.sh shards index shards=PATTERN"""
+       ./run.sh shards index shards=PATTERN
+COMMAND --help lists its keys."""
 
 
-def _run(command: str, arguments: list[str]) -> int:
-    """Run one command and return its exit status."""
+def _build(config: BuildConfig) -> None:
+    print("\n".join(build(config)))
+
+
+def _index(config: ShardsConfig) -> None:
+    print("\n".join(index_shards(config.shards)))
+
+
+def _validate(config: ShardsConfig) -> None:
+    differences, shards = validate_shards(config.shards)
+    if not differences:
+        print(f"{shards} shards are as their index says")
+        return
+    print("\n".join(differences))
+    fail(f"{len(differences)} differences in {shards} shards", 1)
+
+
+def _wrong(command: str) -> NoReturn:
+    """Name the nearest command, if one was given at all, and show all of them."""
+    if command:
+        near = nearest(command, ["build", "index", "validate"])
+        print(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""), file=sys.stderr)
+    print(USAGE, file=sys.stderr)
+    sys.exit(2)
+
+
+def main(arguments: list[str]) -> None:
+    """Exit status: 0, 1 for an error or a difference, 2 for wrong usage, 130 after Ctrl-C."""
+    command, *arguments = arguments or [""]
     match command:
         case "build":
-            lines = build(parse(BuildConfig, arguments))
+            run(BuildConfig, _build, arguments)
         case "index":
-            lines = index_shards(parse(ShardsConfig, arguments).shards)
+            run(ShardsConfig, _index, arguments)
         case "validate":
-            lines, shards = validate_shards(parse(ShardsConfig, arguments).shards)
-            if not lines:
-                print(f"{shards} shards are as their index says")
-                return 0
-            print("\n".join(lines))
-            print(f"{len(lines)} differences in {shards} shards", file=sys.stderr)
-            return 1
+            run(ShardsConfig, _validate, arguments)
+        case "-h" | "--help":
+            print(USAGE)
         case _:
-            print(USAGE, file=sys.stderr)
-            return 2
-    print("\n".join(lines))
-    return 0
-
-
-def main() -> int:
-    """Exit status: 0, 1 for an error or a difference, 2 for wrong usage, 130 after Ctrl-C."""
-    command, *arguments = sys.argv[1:] or [""]
-    try:
-        return _run(command, arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command continues", file=sys.stderr)
-        return 130
+            _wrong(command)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])

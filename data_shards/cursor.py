@@ -6,30 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from configs.checks import batch_mistake, resolve_lanes
 from configs.schema import PretrainConfig
 from data_shards.index import Index
 from data_shards.order import RECIPE, OrderConfig
-
-_MOST_LANES = 768  # of data.lanes=null: highly composite, and more ranks than most runs will see
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, in order."""
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return sorted({*small, *(number // d for d in small)})
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def choose_lanes(batch: int, lanes: int | None) -> int:
-    """`data.lanes`, or the largest divisor of `batch.global` up to 768. ValueError where it is no divisor."""
-    if lanes is None:
-        return max(d for d in divisors(batch) if d <= _MOST_LANES)
-    if batch % lanes:
-        raise ValueError(f"data.lanes={lanes} does not divide batch.global={batch}; legal: {_listed(divisors(batch))}")
-    return lanes
 
 
 @dataclass(frozen=True)
@@ -52,24 +32,9 @@ class StepSplit:
 
 def split_step(batch: int, micro: int, lanes: int | None, rank: int, world: int) -> StepSplit:
     """The split for one rank. ValueError names the keys that do not fit and lists what would."""
-    if batch % world:
-        raise ValueError(
-            f"batch.global={batch} cannot be split over {world} ranks; legal numbers of ranks: "
-            f"{_listed(divisors(batch))}; or batch.global a multiple of {world}"
-        )
-    chosen = choose_lanes(batch, lanes)
-    if chosen % world:
-        legal = [d for d in divisors(batch) if d % world == 0]
-        raise ValueError(
-            f"data.lanes={chosen} cannot be split over {world} ranks; legal data.lanes for batch.global={batch}: "
-            f"{_listed(legal)}; legal numbers of ranks for these lanes: {_listed(divisors(chosen))}"
-        )
-    share = batch // world
-    if share % micro:
-        raise ValueError(
-            f"batch.micro={micro} does not divide batch.global / ranks = {batch} / {world} = {share}; "
-            f"legal batch.micro: {_listed(divisors(share))}"
-        )
+    if mistake := batch_mistake(batch, micro, lanes, world):
+        raise ValueError(mistake)
+    chosen = resolve_lanes(batch, lanes)
     mine = range(rank * chosen // world, (rank + 1) * chosen // world)
     return StepSplit(chosen, batch // chosen, mine, micro)
 

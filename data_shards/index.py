@@ -128,12 +128,12 @@ def resolve(shards: str, promised: bool = True) -> list[Path]:
 
 
 def read_rows(shard: Path, mmap: bool = True) -> np.ndarray:
-    """The shard's rows, structured [nsamples] of dtype ROW."""
+    """The shard's rows, structured [nsamples] of dtype ROW. ValueError where there is no sound sidecar."""
     try:
         rows = np.load(sidecar(shard), mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {sidecar(shard).name}; make it: {REMEDY}{shard}") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{sidecar(shard)} is damaged ({error}); make it anew: {REMEDY}{shard}") from error
     if rows.dtype != ROW or rows.ndim != 1:
         raise ValueError(f"{sidecar(shard)} is not a sidecar ({rows.dtype}); make it anew: {REMEDY}{shard}")

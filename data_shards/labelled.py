@@ -25,7 +25,8 @@ def _label(members: dict[str, bytes]) -> int:
 def labelled_images(shards: str, vision: VisionConfig, limit: int) -> tuple[Tensor, Tensor]:
     """At most `limit` images and labels, evenly spread over the shards: uint8 [N, 3, S, S], int64 [N].
 
-    Unreadable images are left out with a warning. Raises ValueError where a sample has no label, or none is readable.
+    Every process that calls this decodes all of them: in a run, each rank. Unreadable images are left out with a
+    warning. Raises ValueError where a sample has no label, or none is readable.
     """
     index = load_index(shards)
     reader = Reader(index)

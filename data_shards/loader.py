@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from configs.checks import check_vision
 from configs.schema import DataConfig, PretrainConfig
 from data_shards.batch import MaskedBatch
 from data_shards.cursor import Cursor, StepSplit, make_cursor, split_step
 from data_shards.index import load_index
-from data_shards.masking import check_mask
 from data_shards.microbatch import Loaded, MicroBatches, Request
 from data_shards.order import EpochOrder
 from data_shards.processes import end_with_parent, start_worker_server, without_main
@@ -101,9 +101,9 @@ class MaskedBatchLoader:
     """The data of one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
     def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
-        """Raises ValueError where shards or index are missing, or where the batch cannot be split."""
+        """Raises ValueError where shards or index are missing, or where masks or batches are impossible."""
         self._config = config
-        check_mask(config.vision)
+        check_vision(config.vision)
         self._split = split_step(config.batch.global_, config.batch.micro, config.data.lanes, rank, world)
         self._index = load_index(config.data.shards)
         self._cursor = make_cursor(config, self._index, self._split)
@@ -127,8 +127,17 @@ class MaskedBatchLoader:
 
     @property
     def bad_samples(self) -> int:
-        """Samples of the consumed steps of this process that had to be replaced."""
+        """Samples of the consumed steps that had to be replaced: this process's, and those restored."""
         return self._bad.replaced
+
+    @property
+    def bad_counts(self) -> tuple[int, int]:
+        """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
+        return self._bad.replaced, self._bad.read
+
+    def restore_bad_counts(self, replaced: int, read: int) -> None:
+        """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
+        self._bad.replaced, self._bad.read = replaced, read
 
     def epoch_of(self, step: int) -> int:
         """The epoch that a step belongs to."""
@@ -137,7 +146,8 @@ class MaskedBatchLoader:
     def steps(self, first_step: int) -> Iterator[list[MaskedBatch]]:
         """This rank's micro-batches of step `first_step` and of each step after it, without end.
 
-        Workers start at once. Raises ValueError past `data.max_bad_*`, RuntimeError where a worker died.
+        Workers start at once. Raises ValueError past `data.max_bad_*`, RuntimeError where a worker died, and without
+        workers whatever loading raises.
         """
         self.close()
         steps = self._steps(self._start(first_step))
@@ -166,6 +176,8 @@ class MaskedBatchLoader:
             try:
                 step = [_checked(next(batches)) for _ in range(self._split.micro_batches)]
             except (RuntimeError, EOFError, OSError) as error:
+                if not self._config.data.workers:
+                    raise
                 raise RuntimeError(
                     f"a loader process failed: {error}; where it was killed, memory or /dev/shm may have run out: "
                     f"lower data.workers, data.prefetch or batch.micro"

@@ -70,23 +70,11 @@ def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> in
     return mask
 
 
-def check_mask(vision: VisionConfig) -> None:
-    """Raise ValueError where no block, or fewer than `patches` cells, would fit on the grid."""
-    mask, grid = vision.mask, vision.grid
-    if mask.patches > vision.tokens:
-        raise ValueError(
-            f"vision.mask.patches={mask.patches} is more than the {vision.tokens} patches of a "
-            f"{grid} x {grid} grid; set it to {vision.tokens} or less"
-        )
-    if min(mask.min_block, mask.max_block, mask.patches) > (grid - 1) ** 2:
-        raise ValueError(
-            f"vision.mask.min_block={mask.min_block}: no such block fits on a {grid} x {grid} grid without spanning "
-            f"it; set it to {(grid - 1) ** 2} or less"
-        )
-
-
 def block_masks(seed: int, epoch: int, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
-    """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens."""
+    """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
+
+    `vision` has passed `configs.checks.check_vision`.
+    """
     config, grid = vision.mask, vision.grid
     drawn = _draw_tries(seed, epoch, samples, config.min_aspect)
     masks = (

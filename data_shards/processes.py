@@ -80,7 +80,7 @@ class _WorkerProcess(context.ForkServerProcess):
 
 
 class WorkerContext(context.ForkServerContext):
-    """Processes forked from a server, deaf to SIGINT and SIGTERM."""
+    """Processes forked from a server, deaf to SIGINT, SIGTERM and SIGUSR1."""
 
     Process = _WorkerProcess
 
@@ -89,14 +89,15 @@ def start_worker_server(module: str) -> WorkerContext:
     """Start a server that imports `module` once, here torch and what it brings, and forks the workers of a loader.
 
     Unlike forks of a training process its forks are safe beside the threads of CUDA, NCCL and gloo, and they take
-    milliseconds. Neither server nor workers see SIGINT and SIGTERM, which launchers send to the whole tree: the
-    training process still needs data to finish its step and save. They end with it, however it ends.
+    milliseconds. Neither server nor workers see SIGINT, SIGTERM and SIGUSR1, which launchers and clusters send to the
+    whole tree: the training process still needs data to finish its step and save. They end with it, however it ends.
     """
     worker_context = WorkerContext()
     worker_context.set_forkserver_preload([module])
-    resource_tracker.ensure_running()  # it unblocks the signals, so it has to be there before
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
+        resource_tracker.ensure_running()  # it unblocks SIGINT and SIGTERM, here too, so it has to be there before
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -47,7 +47,7 @@ def _shard_differences(path: Path, entry: ShardEntry | None) -> list[str]:
         if hashlib.sha256(sidecar(path).read_bytes()).hexdigest() != entry.idx_sha256:
             found.append(f"{sidecar(path)}: sha256 differs from index.json")
         samples = _sample_differences(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return [*found, str(error)]
     if len(samples) > _SHOWN:
         samples[_SHOWN:] = [f"{path}: ... and {len(samples) - _SHOWN} samples more"]

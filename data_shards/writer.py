@@ -57,6 +57,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file that is the old or the new one whenever the process is killed."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def _sync_folder(folder: Path) -> None:
     """Put renames in the folder on disk."""
     descriptor = os.open(folder, os.O_RDONLY)

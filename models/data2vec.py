@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.checks import check_sizes
 from configs.schema import Normalisation, OptimizerConfig, PretrainConfig
 from data_shards.batch import MaskedBatch
 from models.statistics import moments
 from models.transformer import select_tokens
 from models.vision import VisionTransformer, normalise, patchify
+
+Weights = Literal["teacher", "student"]
 
 FEATURE_BATCH = 256  # images per forward pass of `features`
 
@@ -42,8 +45,7 @@ class Data2Vec(nn.Module):
         ValueError where the configuration's sizes contradict each other.
         """
         super().__init__()
-        if config.teacher.layers > config.model.layers:
-            raise ValueError(f"teacher.layers={config.teacher.layers} exceeds model.layers={config.model.layers}")
+        check_sizes(config)
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.train.seed)
@@ -96,7 +98,7 @@ class Data2Vec(nn.Module):
         return [(name, parameter, teacher[name]) for name, parameter in self.student.named_parameters()]
 
     @torch.no_grad()
-    def features(self, images: Tensor, weights: Literal["teacher", "student"] = "teacher") -> Tensor:
+    def features(self, images: Tensor, weights: Weights = "teacher") -> Tensor:
         """uint8 [N, 3, S, S] -> float32 [N, H]: the target representation (all K blocks) averaged over the patches."""
         network = self.teacher if weights == "teacher" else self.student
         was_training = network.training

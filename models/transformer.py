@@ -130,10 +130,7 @@ class Encoder(nn.Module):
     """A stack of blocks that share one relative-position bias."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """ValueError where the heads do not divide the width."""
         super().__init__()
-        if config.width % config.heads:
-            raise ValueError(f"model.heads={config.heads} must divide model.width={config.width}")
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.rates = [config.drop_path * i / max(config.layers - 1, 1) for i in range(config.layers)]
         self.checkpointing = config.activation_checkpointing

@@ -102,13 +102,9 @@ class VisionTransformer(nn.Module):
     """Patches to block outputs, and the regression head; positions come from the relative bias alone."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        """ValueError where the patch size does not divide the image size."""
+        """`config` has passed `configs.checks.check_sizes`."""
         super().__init__()
         width, vision = config.model.width, config.vision
-        if vision.image_size % vision.patch_size:
-            raise ValueError(
-                f"vision.image_size={vision.image_size} must be a multiple of vision.patch_size={vision.patch_size}"
-            )
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
         self.tokens = Tokens(width)
         self.positions = RelativePositions(vision.grid, config.model.heads)

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torch.utils.tensorboard import SummaryWriter
 
+from configs.command import run
 from configs.schema import BoardConfig
 from data_shards.batch import MaskedBatch
 from models.vision import normalise
-from pretrain.command import run
 from pretrain.metrics import MetricsRow, ProbeResult
 
 _TAGS = {

@@ -12,7 +12,6 @@ a file system that all ranks share.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,9 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_shards.validate import file_sha256
+from data_shards.writer import replace_text
+from models.data2vec import Weights
 from pretrain import distributed
 from pretrain.engine import Engine
-from pretrain.zero_partitions import Fragment, Weights, assemble, saved_partitions
+from pretrain.zero_partitions import Fragment, assemble, saved_partitions
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class RunState:
     skipped: int
     data: dict[str, Any]
     """The data cursor (`MaskedBatchLoader.state_dict`)."""
+    bad_samples: tuple[int, int] = (0, 0)
+    """Samples replaced and samples read so far, over all ranks."""
     agreement: dict[str, Any] = field(default_factory=dict)
     """Keys of the config that must be the same when the run goes on, with their values."""
 
@@ -56,13 +60,13 @@ class Checkpoints:
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # what a killed save left
         distributed.barrier()
 
-    def save(self, engine: Engine, data: dict[str, Any]) -> Path:
+    def save(self, engine: Engine, data: dict[str, Any], bad_samples: tuple[int, int]) -> Path:
         """Write a checkpoint of the present step and return its folder.
 
         Raises OSError, on all ranks, where the file system has not enough room; the old checkpoints stay.
         """
         final = self.folder / f"{PREFIX}{engine.steps:08d}"
-        if distributed.broadcast(not damage(final)):
+        if distributed.broadcast(distributed.rank() == 0 and not damage(final)):
             return final
         self._check_room(engine)
         staging = self.folder / STAGING
@@ -71,27 +75,36 @@ class Checkpoints:
         )
         _write_layout(staging, engine)
         if distributed.rank() == 0:
-            state = RunState(engine.steps, engine.skipped, data, agreement(engine))
-            write_json(staging / STATE, asdict(state))
+            state = RunState(engine.steps, engine.skipped, data, bad_samples, agreement(engine))
+            _write_json(staging / STATE, asdict(state))
         distributed.barrier()
         digests = _digests(staging, sorted(p.name for p in staging.iterdir()))
         if distributed.rank() == 0:
-            write_json(staging / MANIFEST, digests)
+            _write_json(staging / MANIFEST, digests)
             shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
             staging.rename(final)
-            write_text(self.folder / "latest", final.name)
-            self._prune()
+            replace_text(self.folder / "latest", final.name)
+            self._prune(final)
         distributed.barrier()
         return final
 
     def newest_good(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says; damaged ones are named in the log."""
-        for folder in reversed(distributed.broadcast(_folders(self.folder))):  # type: ignore[call-overload]
+        """The newest checkpoint whose files are what its manifest says; None in a new run.
+
+        Damaged ones are named in the log. Raises ValueError where all are damaged: to begin anew is the user's choice.
+        """
+        folders: list[Path] = distributed.broadcast(_folders(self.folder))
+        for folder in reversed(folders):
             faults = [fault for part in distributed.gather(_verify(folder)) for fault in part]
             if not faults:
                 return folder
             if distributed.rank() == 0:
-                log.warning("checkpoint %s is damaged (%s); taking the one before", folder, "; ".join(faults))
+                log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
+        if folders:
+            raise ValueError(
+                f"every checkpoint in {self.folder} is damaged ({', '.join(f.name for f in folders)}): "
+                "move them away to begin anew in this run.dir, or choose another run.dir"
+            )
         return None
 
     def load(self, engine: Engine, folder: Path) -> RunState:
@@ -101,23 +114,25 @@ class Checkpoints:
         engine.deepspeed.load_checkpoint(
             str(self.folder), tag=folder.name, load_module_strict=False, load_lr_scheduler_states=False
         )
-        engine.partitions.refresh()
-        engine.steps, engine.skipped = state.steps, state.skipped
+        engine.resume(state.steps, state.skipped)
         return state
 
     def _check_room(self, engine: Engine) -> None:
         """Masters, two moments and the teacher in fp32, and the weights, with a tenth to spare."""
         elements = sum(shape.numel() for shape in engine.partitions.shapes.values())
         needed = int(elements * 20 * 1.1)
-        free = distributed.broadcast(shutil.disk_usage(self.folder).free)
-        if free < needed:  # type: ignore[operator]
+        free: int = distributed.broadcast(shutil.disk_usage(self.folder).free)
+        if free < needed:
             raise OSError(
-                f"no room for a checkpoint in {self.folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free. "  # type: ignore[operator]
+                f"no room for a checkpoint in {self.folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free. "
                 "Make room or lower checkpoint.keep, then start again: the run resumes from its last checkpoint."
             )
 
-    def _prune(self) -> None:
-        for folder in _folders(self.folder)[: -self.keep]:
+    def _prune(self, newest: Path) -> None:
+        """Keep the last N up to `newest`; later ones are damaged, or this run would have gone on from them."""
+        folders = _folders(self.folder)
+        upto = [folder for folder in folders if folder.name <= newest.name]
+        for folder in set(folders) - set(upto[-self.keep :]):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -130,7 +145,7 @@ def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], in
         faults = damage(folder)
         if not faults:
             return _read_weights(folder, weights)
-        log.warning("checkpoint %s is damaged (%s); taking the one before", folder, "; ".join(faults))
+        log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
     raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
 
 
@@ -151,25 +166,15 @@ def agreement(engine: Engine) -> dict[str, Any]:
         "model.width": config.model.width,
         "model.heads": config.model.heads,
         "model.ffn": config.model.ffn,
+        "model.layer_scale > 0": config.model.layer_scale > 0,
+        "optimizer.decay_rule": config.optimizer.decay_rule,
         "vision.image_size": config.vision.image_size,
         "vision.patch_size": config.vision.patch_size,
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one whenever the process is killed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_text` of JSON."""
-    write_text(path, json.dumps(value, indent=1))
+def _write_json(path: Path, value: Any) -> None:
+    replace_text(path, json.dumps(value, indent=1))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -178,10 +183,10 @@ def _folders(folder: Path) -> list[Path]:
 
 def _check_agreement(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     for key, value in saved.items():
-        if now[key] != value:
+        if now.get(key) != value:
             remedy = f"launch.ranks={value} (per node)" if key == "ranks" else f"{key}={value}"
             raise ValueError(
-                f"{folder} was saved with {key} = {value}, this run has {now[key]}: "
+                f"{folder} was saved with {key} = {value}, this run has {now.get(key)}: "
                 f"go on with {remedy}, or choose another run.dir"
             )
 
@@ -192,7 +197,7 @@ def _write_layout(folder: Path, engine: Engine) -> None:
         fragments = [[f.name, f.partition, f.offset, f.start, f.numel] for f in partitions.fragments]
         shapes = {name: list(shape) for name, shape in partitions.shapes.items()}
         layout = {"stage": engine.config.deepspeed.stage, "shapes": shapes, "fragments": fragments}
-        write_json(folder / f"layout_{distributed.rank():05d}.json", layout)
+        _write_json(folder / f"layout_{distributed.rank():05d}.json", layout)
 
 
 def _read_weights(folder: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:
@@ -213,7 +218,7 @@ def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
         path = folder / name
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        mine[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        mine[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     return {name: value for part in distributed.gather(mine) for name, value in sorted(part.items())}
 
 
@@ -223,31 +228,16 @@ def _verify(folder: Path, rank: int | None = None, world: int | None = None) -> 
     world = distributed.world() if world is None else world
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        expected = sorted((name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST} is missing or unreadable"]
     faults = []
-    for name, expected in sorted(manifest.items())[rank::world]:
+    for name, size, digest in expected[rank::world]:
         path = folder / name
         if not path.is_file():
             faults.append(f"{name} is missing")
-        elif path.stat().st_size != expected["bytes"]:
-            faults.append(f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}")
-        elif _sha256(path) != expected["sha256"]:
+        elif path.stat().st_size != size:
+            faults.append(f"{name} has {path.stat().st_size} bytes, not {size}")
+        elif file_sha256(path) != digest:
             faults.append(f"{name} has another checksum")
     return faults
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 # ruff: noqa: E402
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def broadcast(value: object) -> object:
+def broadcast(value: Any) -> Any:
     """Rank 0's picklable `value`, on every rank."""
     box = [value]
     if world() > 1:

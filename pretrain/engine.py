@@ -69,6 +69,7 @@ class Engine:
             self.partitions.load_masters(exact)
         self.partitions.refresh()
         self.optimizer.armed = True
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
 
     def _optimizer(self, settings: dict):
         adam = kernels.adam(torch.device("cpu") if self.config.deepspeed.offload_optimizer else self.device)
@@ -83,6 +84,13 @@ class Engine:
             optimizer.clip = options.clip
             settings["gradient_clipping"] = 0.0
         return optimizer
+
+    def resume(self, steps: int, skipped: int) -> None:
+        """Go on after DeepSpeed has loaded a checkpoint of `steps` steps, `skipped` of them not applied."""
+        self.steps, self.skipped = steps, skipped
+        for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
+            group.update(options)  # the configuration's, not the checkpoint's
+        self.partitions.refresh()
 
     @property
     def applied(self) -> int:

@@ -12,11 +12,11 @@ from tempfile import mkdtemp
 
 from torch import Tensor
 
+from configs.command import run
 from configs.compose import from_yaml
 from configs.schema import ExportConfig, PretrainConfig
 from models.huggingface import save_pretrained
 from pretrain.checkpoint import load_weights
-from pretrain.command import run
 
 
 def export(command: ExportConfig) -> int:

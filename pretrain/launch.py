@@ -11,17 +11,22 @@ import base64
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from configs.checks import check, resolve_precision
+from configs.command import fail
 from configs.compose import compose_pretrain, print_help
+from configs.keys import split_override
 from configs.schema import PretrainConfig
 from data_shards.demo import cache_folder
 from data_shards.index import read_folder_index, resolve
@@ -56,6 +61,8 @@ class Launch:
     """Port of the rendezvous."""
     hostfile: str = ""
     """Started through ssh on the hosts of this file."""
+    ranks: int | None = None
+    """How many slots of each of those hosts are used; None: all."""
 
     @property
     def world(self) -> int:
@@ -141,7 +148,7 @@ def _first_slurm_host(environment: Mapping[str, str]) -> str:
 
 
 def _hostfile(config: PretrainConfig) -> Launch:
-    """`HOST slots=N` lines; `launch.ranks` takes fewer than the slots."""
+    """`HOST slots=N` lines; `launch.ranks` takes so many slots of each host."""
     path = config.cluster.hostfile
     if not path or not Path(path).is_file():
         raise ValueError(f"cluster.hostfile={path}: no such file; give a file of lines 'HOST slots=GPUS'")
@@ -150,15 +157,20 @@ def _hostfile(config: PretrainConfig) -> Launch:
         match line.split("#")[0].split():
             case []:
                 continue
-            case [host, slots] if slots.startswith("slots=") and slots[6:].isdecimal() and host not in hosts:
-                hosts[host] = config.launch.ranks or int(slots[6:])
+            case [host, slots] if re.fullmatch("slots=0*[1-9][0-9]*", slots) and host not in hosts:
+                hosts[host] = int(slots[6:])
             case _:
                 raise ValueError(f"cluster.hostfile={path}: bad line '{line}'; name each host once, 'HOST slots=GPUS'")
     if not hosts:
         raise ValueError(f"cluster.hostfile={path} names no host; write lines 'HOST slots=GPUS'")
     if len(hosts) > 1 and not shutil.which("pdsh"):
         raise ValueError("cluster=hostfile needs pdsh on this node: install it, or start each node with cluster=manual")
-    return Launch(hosts, port=config.launch.port or MULTI_NODE_PORT, hostfile=path)
+    if ranks := config.launch.ranks:
+        host = min(hosts, key=lambda name: hosts[name])
+        if ranks > hosts[host]:
+            raise ValueError(f"launch.ranks={ranks}, but {host} has {hosts[host]} slots: give at most as many")
+        hosts = dict.fromkeys(hosts, ranks)
+    return Launch(hosts, port=config.launch.port or MULTI_NODE_PORT, hostfile=path, ranks=ranks)
 
 
 def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list[str]:
@@ -171,7 +183,8 @@ def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list
         node = [f"--node_rank={launch.node}", f"--master_addr={launch.master}", f"--master_port={launch.port}"]
         world = f"--world_info={_world_info(launch, machine)}"
         return [*python, "deepspeed.launcher.launch", world, *node, *MODULE, *overrides]
-    hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}", f"--num_gpus={launch.local_ranks}"]
+    hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}"]
+    hosts += [f"--num_gpus={launch.ranks}"] if launch.ranks else []
     if len(launch.hosts) > 1:
         overrides = [_through_ssh(override) for override in overrides]
     return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
@@ -199,19 +212,27 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def demo_overrides(config: PretrainConfig) -> list[str]:
-    """Where the demo's shards are and where its run goes, as far as the user did not say; builds the shards."""
+def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
+    """Where the demo's shards are and where its run goes, as far as the user did not say in `overrides`."""
     found = [] if config.run.dir else ["run.dir=runs/demo"]
     if config.data.shards:
         return found
-    folder = cache_folder() / "shards"
-    _build_demo_shards(folder)
     shards = {"data.shards": "train", "probe.train_shards": "train", "probe.test_shards": "test"}
-    return found + [f"{key}={folder}/{split}-*.tar" for key, split in shards.items()]
+    given = {key for key, _ in map(split_override, overrides)} - {"data.shards"}
+    if "probe.train_shards" in given and not config.probe.train_shards:  # the probe is off
+        given.add("probe.test_shards")
+    folder = demo_folder()
+    return found + [f"{key}={folder}/{split}-*.tar" for key, split in shards.items() if key not in given]
 
 
-def _build_demo_shards(folder: Path) -> None:
+def demo_folder() -> Path:
+    """Where the demo's shards are."""
+    return cache_folder() / "shards"
+
+
+def build_demo_shards() -> None:
     """Build once; a second run that starts meanwhile waits."""
+    folder = demo_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / "shards.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -223,14 +244,15 @@ def _build_demo_shards(folder: Path) -> None:
 
 
 def check_files(config: PretrainConfig) -> None:
-    """Raise ValueError where a key names nothing, or is empty and must not be."""
+    """Raise ValueError where a key names nothing, or is empty and must not be. A run that resumes needs no `init`."""
     if not config.data.shards:
         raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
     for shards in filter(None, (config.data.shards, config.probe.train_shards, config.probe.test_shards)):
         resolve(shards)
     if not config.run.dir:
         raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
-    if config.init and not Path(config.init).expanduser().is_dir():
+    resumes = any((Path(config.run.dir) / "checkpoints").glob("step_*"))
+    if config.init and not resumes and not Path(config.init).is_dir():
         raise ValueError(f"init={config.init}: no such folder; give a run directory or a Hugging Face folder")
 
 
@@ -260,17 +282,39 @@ def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -
     return {**os.environ, **ours}
 
 
+def precision_text(config: PretrainConfig, launch: Launch, machine: Machine) -> str:
+    """The precision, for the log. Raises ValueError for fp16 on CPUs.
+
+    With a hostfile the ranks may be on other machines than this one, and resolve it there.
+    """
+    return f"precision={config.precision}" if launch.hostfile else resolve_precision(config, bool(machine.gpus))
+
+
+def become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Replace this process by the launcher.
+
+    It ignores SIGUSR1, which would end it: sent to the whole tree, the signal is the ranks' notice to save and stop,
+    and they install a handler of their own.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)
+
+
 def main(overrides: list[str]) -> None:
     """Check, prepare, and become DeepSpeed's launcher. Raises ValueError for the user's mistakes."""
     print_help(PretrainConfig, overrides)
     config = compose_pretrain(overrides)
+    wants_demo_shards = config.demo and not config.data.shards
+    if config.demo:
+        overrides = [*overrides, *demo_overrides(config, overrides)]
+        config = compose_pretrain(overrides)
     machine = this_machine()
     launch = plan(config, machine, os.environ)
     check(config, launch.world)
-    precision = resolve_precision(config, bool(machine.gpus))
-    if config.demo:
-        overrides = [*overrides, *demo_overrides(config)]
-        config = compose_pretrain(overrides)
+    precision = precision_text(config, launch, machine)
+    if wants_demo_shards:
+        build_demo_shards()
     check_files(config)
     if is_complete(config):
         print(f"{config.run.dir} is complete at step {finished_steps(config)}: nothing to do.")
@@ -282,13 +326,11 @@ def main(overrides: list[str]) -> None:
     devices = f"{len(machine.gpus)} GPUs" if machine.gpus else f"{machine.cores} CPU cores"
     threads = f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']}"
     print(f"{launch.world} ranks, {launch.local_ranks} of them here ({devices}, {threads}); run.dir={config.run.dir}")
-    sys.stdout.flush()
-    os.execve(command[0], command, environment)
+    become(command, environment)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except ValueError as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        sys.exit(2)
+        fail(error, 2)

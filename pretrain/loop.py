@@ -23,11 +23,11 @@ from pretrain.run_directory import write_config
 from pretrain.start_weights import load_student
 
 
-def pretrain(config: PretrainConfig, device: torch.device) -> None:
-    """Run until `config.train.steps`, or until a notice to stop; every rank calls it.
+def pretrain(config: PretrainConfig, device: torch.device) -> bool:
+    """Run until `config.train.steps`, or until a notice to stop, which gives False; every rank calls it.
 
     Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError where the configuration and the
-    data or the checkpoint do not fit, RuntimeError where the run had to stop by itself.
+    data or the checkpoint do not fit, RunStopped where the run had to stop by itself.
     """
     folder = Path(config.run.dir)
     preemption = Preemption()
@@ -40,8 +40,12 @@ def pretrain(config: PretrainConfig, device: torch.device) -> None:
     if resume:
         state = checkpoints.load(engine, resume)
         loader.load_state_dict(state.data)
+        if distributed.rank() == 0:  # the counts are of all ranks
+            loader.restore_bad_counts(*state.bad_samples)
         start = f"resuming from {resume} (step {state.steps})"
-    text = write_config(folder, config, distributed.world()) if distributed.rank() == 0 else ""
+    changes, text = write_config(folder, config, distributed.world()) if distributed.rank() == 0 else ("", "")
+    if changes and resume:
+        start += f"; changed since the last start: {changes}"
     report = Report(folder, config, engine, text)
     try:
         report.say(f"{engine.description}; {loader.samples} samples, {loader.steps_per_epoch} steps per epoch\n{start}")
@@ -51,7 +55,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> None:
         if not stopped:
             result = _probe(model, config, report)
             if result and distributed.rank() == 0:
-                report.say(_summary(folder, engine.steps, result))
+                report.say(_summary(config, engine.steps, result))
+        return not stopped
     finally:
         loader.close()
         report.close()
@@ -72,15 +77,17 @@ def _train(
     while engine.steps < config.train.steps:
         begin = time.perf_counter()
         micro_batches = next(steps)
-        report.picture(micro_batches[0])
         result = engine.step(micro_batches)
+        stop = preemption.agreed(engine.device)  # which waits for the device, so that the clock is right
         seconds = time.perf_counter() - begin
+        report.picture(micro_batches[0])
         report.step(result, seconds, loader.data_wait, loader.epoch_of(engine.steps - 1), loader.bad_samples)
         guard.check(engine.steps, result.applied)
-        stop = preemption.agreed(engine.device)
         due = config.checkpoint.every and engine.steps % config.checkpoint.every == 0
         if due or stop or engine.steps >= config.train.steps:
-            place = checkpoints.save(engine, loader.state_dict(engine.steps))
+            bad = torch.tensor(loader.bad_counts, device=engine.device)
+            replaced, read = distributed.all_sum(bad).tolist()
+            place = checkpoints.save(engine, loader.state_dict(engine.steps), (replaced, read))
             saved = engine.steps
         if stop:
             report.say(f"notice to stop: saved {place}; the same command goes on from there")
@@ -98,11 +105,12 @@ def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> ProbeResu
     return result
 
 
-def _summary(folder: Path, steps: int, trained: ProbeResult) -> str:
-    """The probe's table, with the untrained network's row from the start of this run beside it."""
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 0 and "knn_top1" in row]
+def _summary(config: PretrainConfig, steps: int, trained: ProbeResult) -> str:
+    """The probe's table, with the row of the network that this run started from beside it."""
+    metrics = read_rows(Path(config.run.dir) / "metrics.jsonl")
+    rows = [row for row in metrics if row["step"] == 0 and "knn_top1" in row]
     results = {f"teacher at step {steps}": trained}
     if rows:
         first = replace(trained, **{key: rows[-1][key] for key in ("knn_top1", "linear_top1")})
-        results = {"untrained network": first, **results}
+        results = {"network of init" if config.init else "untrained network": first, **results}
     return table(results)

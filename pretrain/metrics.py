@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from data_shards.writer import replace_text
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             kept = [row for row in read_rows(path) if resume_step > 0 and row["step"] <= resume_step]
-            _replace(path, "".join(map(_line, kept)))
+            replace_text(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: MetricsRow) -> None:
@@ -120,13 +121,3 @@ def _line(row: dict[str, Any]) -> str:
     """Strict JSON: a float that is not finite becomes null, which every reader accepts."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: at any moment the file is the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -15,13 +15,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Preemption:
     """Installs the handlers; `agreed()` is True on every rank once any rank has been notified.
 
-    DeepSpeed's launcher kills a process 30 s after SIGTERM; a cluster that needs longer to save sends SIGUSR1 to the
-    training processes in time. A second SIGINT ends the process at once.
+    DeepSpeed's launcher kills its processes 30 s after SIGTERM and ignores SIGUSR1: where saving takes longer, have
+    the cluster send SIGUSR1 in time. A second SIGINT ends the process at once.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
@@ -32,8 +33,3 @@ class Preemption:
         """Whether any rank was notified. Collective."""
         flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
         return bool(distributed.all_sum(flag).item())
-
-    def restore(self) -> None:
-        """Put the previous handlers back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

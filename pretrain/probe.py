@@ -15,16 +15,14 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, normalize
 
+from configs.command import run
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig, ProbeCommandConfig
 from data_shards.labelled import labelled_images
-from models.data2vec import Data2Vec
+from models.data2vec import Data2Vec, Weights
 from pretrain import distributed
 from pretrain.checkpoint import load_weights
-from pretrain.command import run
 from pretrain.metrics import ProbeResult
-
-Weights = Literal["teacher", "student"]
 
 _TEMPERATURE = 0.07  # of the neighbours' votes: DINO (arXiv 2104.14294) and Wu et al. (arXiv 1805.01978)
 _PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # tried for the linear probe

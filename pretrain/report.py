@@ -48,10 +48,10 @@ class Report:
             self._progress.update(step, row.loss, row.samples_per_s)
 
     def picture(self, batch: MaskedBatch) -> None:
-        """Picture of a micro-batch of the step that comes next, at the first step and every `log.pictures_every`."""
+        """Picture of a micro-batch of the step just taken, at the first step and every `log.pictures_every`."""
         every, step = self._config.log.pictures_every, self._engine.steps
-        if self._writes and every and step % every == 0:
-            self._board.write_picture(step + 1, batch)
+        if self._writes and every and (step == 1 or step % every == 0):
+            self._board.write_picture(step, batch)
 
     def probe(self, result: ProbeResult) -> None:
         """Write a probe's row."""

@@ -8,11 +8,13 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from configs.compose import to_yaml
 from configs.schema import PretrainConfig
-from pretrain.checkpoint import write_text
+from data_shards.writer import replace_text
 
 _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 
@@ -38,13 +40,31 @@ def lock(folder: Path) -> IO[str]:
     return file
 
 
-def write_config(folder: Path, config: PretrainConfig, world: int) -> str:
-    """Write RUN/config.yaml, with versions and revision as comments; returns its text."""
+def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str, str]:
+    """Write RUN/config.yaml, with versions and revision as comments.
+
+    Returns what differs from the file that was there, as "key: old -> new, ...", and the new text.
+    """
     notes = {package: version(package) for package in _PACKAGES}
     notes |= {"python": platform.python_version(), "ranks": str(world), "revision": _revision()}
     text = to_yaml(config, notes)
-    write_text(folder / "config.yaml", text)
-    return text
+    path = folder / "config.yaml"
+    changes = _changes(path.read_text(), text) if path.is_file() else ""
+    replace_text(path, text)
+    return changes, text
+
+
+def _changes(old: str, new: str) -> str:
+    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return ", ".join(f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {name: value for key, inner in values.items() for name, value in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _revision() -> str:

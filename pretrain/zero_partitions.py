@@ -13,18 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from models.data2vec import Weights
 from pretrain.teacher import STATE
 
 TESTED_VERSIONS = ("0.19.8",)
-
-Weights = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)

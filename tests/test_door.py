@@ -20,7 +20,7 @@ PYTHON = f"""#!/bin/bash
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 case "$1 $2" in
   "-V "*) echo "Python ${{FAKE_VERSION:-3.11.1}}" ;;
-  "-m venv") mkdir -p "$3/bin" "$3/lib" && cp "$self" "$3/bin/python" ;;
+  "-m venv") mkdir -p "$3/bin" "$3/lib/python3.10/site-packages" && cp "$self" "$3/bin/python" ;;
   "-m pip") echo "$@" >>"$CALLS"; eval "${{FAKE_PIP:-true}}" ;;
   "-m "*) echo "ran $2 $3 in $PWD with $PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
   *) exec "{sys.executable}" "$@" ;;
@@ -154,6 +154,28 @@ def test_a_failed_installation_says_why_and_is_repeated(door: Door, trouble: str
 def test_no_python_that_is_new_enough(door: Door) -> None:
     code, _, err = door.run("setup", PYTHON="/nowhere/python")
     assert (code, err) == (1, "error: PYTHON=/nowhere/python is no Python 3.10 or newer\n")
+
+
+def test_the_callers_folder_does_not_shadow_our_packages(door: Door, tmp_path: Path) -> None:
+    """Without PYTHONSAFEPATH, which Python 3.10 does not know."""
+    door.run("setup")
+    pth = door.root / ".venv" / "lib" / "python3.10" / "site-packages" / "data2vec.pth"
+    for folder in (door.root, tmp_path / "caller"):
+        for package in ("configs", "data_shards", "models", "pretrain"):
+            (folder / package).mkdir(parents=True)
+            (folder / package / "__init__.py").touch()
+        (folder / "pretrain" / "launch.py").write_text("import models; print(__file__, models.__file__)")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "real")], check=True)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(door.root)}
+
+    def launched() -> str:
+        command = [str(tmp_path / "real" / "bin" / "python"), "-m", "pretrain.launch"]
+        return subprocess.run(command, cwd=tmp_path / "caller", env=environment, capture_output=True, text=True).stdout
+
+    assert str(door.root) not in launched()
+    (site,) = (tmp_path / "real" / "lib").glob("python3*/site-packages")
+    shutil.copy(pth, site)
+    assert launched() == f"{door.root}/pretrain/launch.py {door.root}/models/__init__.py\n"
 
 
 def test_exit_codes_pass_through(door: Door) -> None:

@@ -73,6 +73,10 @@ def test_paths_are_not_hydras_grammar() -> None:
         ("model.layers=2.5", "model.layers=2.5: expected a valid integer"),
         ("batch.global=0", "batch.global=0: expected greater than or equal to 1"),
         ("precision=fp8", "precision=fp8: expected 'auto', 'bf16', 'fp16' or 'fp32'"),
+        ("vision.mean=[1,2]", "vision.mean=[1,2]: expected 3 values, e.g. vision.mean=[0.485,0.456,0.406]"),
+        ("vision.mean=[1,2,3,4]", "vision.mean=[1,2,3,4]: expected 3 values, e.g. vision.mean=["),
+        ("vision.crop_scale=0.5", "vision.crop_scale=0.5: expected 2 values, e.g. vision.crop_scale=[0.08,1]"),
+        ("model.layers=null", "model.layers=null: expected a valid integer"),
         ("optimizer.lr=1,2", "optimizer.lr=1,2': write key=value"),
         ("optimizer.betas=[0.9,x]", "optimizer.betas.1=x: expected a valid number"),
         ("+optimizer.lr=1", "expected key=value, got '+optimizer.lr=1'"),
@@ -86,9 +90,23 @@ def test_mistakes_name_the_key_and_the_remedy(override: str, message: str) -> No
     assert message in str(error.value)
 
 
-def test_phase_two_does_not_take_an_empty_init() -> None:
+@pytest.mark.parametrize("nothing", ["init=", "init=null"])
+def test_phase_two_does_not_take_an_empty_init(nothing: str) -> None:
     with pytest.raises(ValueError, match="needs init=VALUE"):
-        compose_pretrain(["recipe=vision_large_imagenet_phase2", "init="])
+        compose_pretrain(["recipe=vision_large_imagenet_phase2", nothing])
+
+
+def test_null_is_no_text() -> None:
+    assert compose_pretrain(["init=null", "probe.train_shards=null"]) == compose_pretrain([])
+    assert parse(BuildConfig, ["source=demo", "output=x", "input=null"]).input == ""
+    with pytest.raises(ValueError, match="output=null: expected a valid string"):
+        parse(BuildConfig, ["source=demo", "output=null"])
+
+
+def test_a_missing_value_of_a_list_is_told_once() -> None:
+    with pytest.raises(ValueError) as error:
+        compose_pretrain(["vision.mean=[1]"])
+    assert str(error.value).count("\n") == 0
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -20,10 +20,10 @@ def test_lanes_are_chosen_from_the_batch():
 @pytest.mark.parametrize(
     ("batch", "micro", "lanes", "world", "words"),
     [
-        (24, 5, None, 2, ["batch.micro=5", "legal batch.micro: 1, 2, 3, 4, 6, 12"]),
-        (24, 4, 5, 1, ["data.lanes=5", "batch.global=24", "legal: 1, 2, 3, 4, 6, 8, 12, 24"]),
-        (24, 4, 2, 4, ["data.lanes=2", "4 ranks", "legal data.lanes for batch.global=24: 4, 8, 12, 24", "ranks for"]),
-        (24, 4, None, 5, ["batch.global=24", "5 ranks", "1, 2, 3, 4, 6, 8, 12, 24"]),
+        (24, 5, None, 2, ["batch.micro=5", "the 12 samples of a rank", "one of 1, 2, 3, 4, 6, 12"]),
+        (24, 4, 5, 1, ["data.lanes=5", "batch.global=24", "one of 1, 2, 3, 4, 6, 8, 12, 24"]),
+        (24, 4, 2, 4, ["4 ranks", "data.lanes=2", "data.lanes can be one of 4, 8, 12, 24", "the ranks one of 1, 2"]),
+        (24, 4, None, 5, ["5 ranks", "launch.ranks one of 1, 2, 3, 4, 6, 8, 12, 24", "batch.global=25"]),
     ],
 )
 def test_impossible_splits_list_what_is_legal(batch, micro, lanes, world, words):

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from shard_tools import flip_byte, make_shards, small_config
 
 from data_shards.index import read_rows
 from data_shards.loader import MaskedBatchLoader
+from data_shards.microbatch import MicroBatches
 from data_shards.order import EpochOrder
 
 
@@ -130,6 +134,20 @@ def test_only_replacements_of_consumed_steps_count(damaged):
     assert counts[-1] == 1 and sorted(counts) == counts
 
 
+def test_counts_of_an_earlier_process_are_carried_on(damaged):
+    config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
+    first, second = (MaskedBatchLoader(config, 0, 1) for _ in range(2))
+    for _ in islice(first.steps(0), 8):
+        pass
+    assert first.bad_counts == (1, 64)
+    second.restore_bad_counts(*first.bad_counts)
+    assert second.bad_samples == 1 and second.state_dict(8) == first.state_dict(8)
+    with pytest.raises(ValueError, match=r"^2 of \d+ samples could not be used"):
+        for _ in islice(second.steps(0), 8):
+            pass
+    assert second.bad_counts[0] == 2 and second.bad_counts[1] > 64
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
     config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
@@ -157,6 +175,23 @@ def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
     assert "train-000001.tar is empty" in caplog.text
 
 
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_without_workers_an_error_is_no_failed_process(shards, monkeypatch, error):
+    def fail(self, request):
+        raise error("out of order")
+
+    monkeypatch.setattr(MicroBatches, "__getitem__", fail)
+    with pytest.raises(error, match="^out of order$"):
+        next(MaskedBatchLoader(small_config(shards), 0, 1).steps(0))
+
+
+def test_impossible_masks_are_refused(shards):
+    config = small_config(shards)
+    vision = replace(config.vision, mask=replace(config.vision.mask, patches=49))
+    with pytest.raises(ValueError, match=r"vision\.mask\.patches=49 must be below"):
+        MaskedBatchLoader(replace(config, vision=vision), 0, 1)
+
+
 def test_a_killed_worker_is_an_error_and_no_hang(shards):
     others = set(multiprocessing.active_children())
     steps = MaskedBatchLoader(small_config(shards, workers=1), 0, 1).steps(0)
@@ -177,6 +212,7 @@ steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGINT, lambda *_: None)
+signal.signal(signal.SIGUSR1, lambda *_: None)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 sys.stdin.readline()
 for _ in range(50):
@@ -198,12 +234,24 @@ def program(shards):
         process.kill()
 
 
+def group(leader):
+    """Processes of a process group."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getpgid(int(entry.name)) == leader:
+                found.add(int(entry.name))
+    return found
+
+
 def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
     process, workers = program
-    assert len(workers) == 2
-    for number in (signal.SIGTERM, signal.SIGINT):
+    everyone = group(process.pid)
+    assert len(workers) == 2 and {process.pid, *workers} < everyone
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         os.killpg(process.pid, number)
     time.sleep(0.5)
+    assert group(process.pid) == everyone
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "50 more\n"

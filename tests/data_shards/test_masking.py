@@ -1,9 +1,8 @@
 import numpy as np
-import pytest
 from shard_tools import SMALL
 
 from configs.schema import VisionConfig, VisionMaskConfig
-from data_shards.masking import _rectangles, block_masks, check_mask
+from data_shards.masking import _rectangles, block_masks
 
 
 def test_published_statistics():
@@ -18,11 +17,11 @@ def test_published_statistics():
 def test_no_block_spans_the_grid_and_blocks_are_rectangles():
     one_block = VisionConfig(mask=VisionMaskConfig(patches=60, min_block=60, max_block=60))
     masks = block_masks(0, 0, np.arange(500), one_block).reshape(-1, 14, 14)
-    for mask in masks:
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if np.array_equal(mask, np.outer(mask.any(1), mask.any(0))):  # one block
-            assert len(rows) < 14 and len(columns) < 14
     assert masks.any((1, 2)).all()
+    sides = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks]
+    blocks = [(h, w) for mask, (h, w) in zip(masks, sides, strict=True) if mask.sum() == h * w]
+    assert len(blocks) > 300, "most masks are one block"
+    assert max(max(block) for block in blocks) == 13
 
 
 def test_positions_are_covered_evenly_from_side_to_side():
@@ -56,9 +55,3 @@ def test_more_tries_than_are_drawn_at_once():
 def test_rectangles():
     assert _rectangles(3)[2][2] == 0b000_011_011
     assert _rectangles(3)[1][3] == 0b111
-
-
-@pytest.mark.parametrize("mask", [{"patches": 197}, {"min_block": 170, "patches": 180}])
-def test_impossible_masks_are_refused_by_name(mask):
-    with pytest.raises(ValueError, match=r"vision\.mask\..*set it to"):
-        check_mask(VisionConfig(mask=VisionMaskConfig(**mask)))

@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 
 import pytest
@@ -42,6 +44,58 @@ def test_a_truncated_or_vanished_shard_is_bad_samples(tmp_path):
         with pytest.raises(BadSample):
             reader.read(sample)
         assert reader.report(sample, "x").sample
+
+
+class FailingReads:
+    """os.pread that raises `error` so many times."""
+
+    def __init__(self, error, times):
+        self.error, self.left, self.calls, self.pread = error, times, 0, os.pread
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        self.left -= 1
+        if self.left >= 0:
+            raise OSError(self.error, os.strerror(self.error))
+        return self.pread(*arguments)
+
+
+@pytest.fixture
+def no_waits(monkeypatch):
+    waits = []
+    monkeypatch.setattr(reader_module.time, "sleep", waits.append)
+    return waits
+
+
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO])
+def test_a_passing_fault_of_the_file_system_is_no_bad_sample(tmp_path, monkeypatch, no_waits, error):
+    reader = Reader(load_index(make_shards(tmp_path, (4,))))
+    reader.read(0)
+    opened = []
+    monkeypatch.setattr(os, "pread", FailingReads(error, 3))
+    monkeypatch.setattr(os, "open", lambda *a, really=os.open: opened.append(a) or really(*a))
+    assert reader.read(2).key == "000002"
+    assert len(opened) == len(no_waits) == 3, "each time it is opened anew"
+
+
+def test_a_lasting_fault_is_a_bad_sample_and_its_report_does_not_wait(tmp_path, monkeypatch, no_waits):
+    reader = Reader(load_index(make_shards(tmp_path, (4,))))
+    monkeypatch.setattr(os, "pread", failing := FailingReads(errno.EIO, 100))
+    with pytest.raises(BadSample, match=os.strerror(errno.EIO)):
+        reader.read(2)
+    assert reader.report(2, "x").sample == "row 2"
+    assert (failing.calls, len(no_waits)) == (5, 3)
+
+
+def test_damage_and_missing_files_are_not_read_again(tmp_path, monkeypatch, no_waits):
+    index = load_index(make_shards(tmp_path, (4, 2)))
+    flip_byte(tmp_path / "train-000000.tar", int(read_rows(tmp_path / "train-000000.tar")["offset"][2]) + 600)
+    (tmp_path / "train-000001.tar").unlink()
+    monkeypatch.setattr(os, "pread", failing := FailingReads(errno.EIO, 0))
+    for sample in (2, 4):
+        with pytest.raises(BadSample):
+            Reader(index).read(sample)
+    assert (failing.calls, no_waits) == (1, [])
 
 
 def test_only_so_many_shards_are_open(tmp_path, monkeypatch):

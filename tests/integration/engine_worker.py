@@ -1,6 +1,7 @@
 """Run by the launcher on every rank: trains real engines on made-up batches and prints what happened as JSON.
 
-    engine_worker.py JOB.json     a list of {"overrides": [...], "steps": n, "poison": step or null}
+    engine_worker.py JOB.json     a list of {"overrides": [...], "steps": n} with "poison": step (`run`), or with
+                                  "resume_at": step and "folder": path (`resume`)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
 from pretrain import distributed
+from pretrain.checkpoint import Checkpoints, load_weights
 from pretrain.engine import Engine
 from pretrain.teacher import update
 
@@ -91,10 +93,46 @@ def run(job: dict) -> dict:
     }
 
 
+def resume(job: dict) -> dict:
+    """Train straight, and again with a checkpoint and a fresh engine in the middle; compare all that is kept."""
+    config = compose_pretrain(job["overrides"])
+    folder = Path(job["folder"])
+    straight = Engine(Data2Vec(config), config, torch.device("cpu"))
+    losses = [train(straight, config, step) for step in range(job["steps"])]
+    first = Engine(Data2Vec(config), config, torch.device("cpu"))
+    for step in range(job["resume_at"]):
+        train(first, config, step)
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(first, {}, (0, 0))
+    saved = {weights: first.partitions.gather(weights) for weights in ("teacher", "student")}
+    second = Engine(Data2Vec(config), config, torch.device("cpu"))
+    checkpoints.load(second, checkpoints.newest_good())
+    tail = [train(second, config, step) for step in range(job["resume_at"], job["steps"])]
+    offline = {weights: load_weights(folder, weights)[0] for weights in ("teacher", "student")}
+    kept = {"offline": (saved, offline), "gathered": tuple(
+        {weights: engine.partitions.gather(weights) for weights in saved} for engine in (straight, second)
+    )}  # fmt: skip
+    return {
+        "same_losses": tail == losses[job["resume_at"] :],
+        "differ": [
+            f"{place}.{weights}.{name}"
+            for place, (ours, theirs) in kept.items()
+            for weights in ours
+            for name in ours[weights]
+            if not torch.equal(ours[weights][name], theirs[weights][name])
+        ],
+    }
+
+
+def train(engine: Engine, config: PretrainConfig, step: int) -> float:
+    """One step; its loss."""
+    return float(distributed.all_sum(engine.step(micro_batches(config, step)).loss.clone()))
+
+
 if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     distributed.start()
-    results = [run(job) for job in json.loads(Path(sys.argv[1]).read_text())]
+    results = [(resume if "resume_at" in job else run)(job) for job in json.loads(Path(sys.argv[1]).read_text())]
     if distributed.rank() == 0:
         Path(sys.argv[1]).with_suffix(".result.json").write_text(json.dumps(results))
     distributed.barrier()

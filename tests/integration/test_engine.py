@@ -22,22 +22,14 @@ def layouts() -> list[tuple[str, str, bool]]:
     return plain + [("zero1", "fp32", True), ("zero2", "bf16", True), ("zero3", "bf16", True)]
 
 
+def overrides(stage: str, precision: str, offload: bool) -> list[str]:
+    return [*TINY, f"deepspeed={stage}", f"precision={precision}", f"deepspeed.offload_optimizer={offload}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path, ranks):
-    jobs = [
-        {
-            "overrides": [
-                *TINY,
-                f"deepspeed={stage}",
-                f"precision={precision}",
-                f"deepspeed.offload_optimizer={offload}",
-            ],
-            "steps": 10,
-            "poison": POISONED,
-        }
-        for stage, precision, offload in layouts()
-    ]
+    jobs = [{"overrides": overrides(*layout), "steps": 10, "poison": POISONED} for layout in layouts()]
     for (stage, precision, offload), result in zip(layouts(), train_engines(tmp_path, ranks, jobs), strict=True):
         where = f"{stage} {precision} offload={offload} ranks={ranks}"
         assert result["starts_as_copy"], where
@@ -53,6 +45,22 @@ def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path
         assert (result["applied"], result["skipped"], result["adam_steps"]) == (9, 1, [9]), where
         assert result["moved_in_poisoned_step"] == [], where
         assert not math.isfinite(result["norms"][POISONED]) and math.isfinite(result["norms"][POISONED + 1]), where
+
+
+@pytest.mark.slow
+def test_a_fresh_engine_goes_on_from_a_checkpoint_in_every_layout(tmp_path):
+    jobs = [
+        {
+            "overrides": [*overrides(*layout), "model.drop_path=0.2", "model.attention_dropout=0.1"],
+            "steps": 4,
+            "resume_at": 2,
+            "folder": str(tmp_path / f"run_{number}"),
+        }
+        for number, layout in enumerate(layouts())
+    ]
+    for layout, result in zip(layouts(), train_engines(tmp_path, 2, jobs), strict=True):
+        assert result["same_losses"], layout
+        assert result["differ"] == [], layout
 
 
 @pytest.mark.slow

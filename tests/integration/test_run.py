@@ -19,7 +19,7 @@ from PIL import Image
 from configs.schema import BuildConfig
 from data_shards.build import build
 from pretrain.checkpoint import load_weights
-from tests.integration.processes import ENVIRONMENT, ROOT, launch, launcher
+from tests.integration.processes import ENVIRONMENT, ROOT, launch
 from tests.integration.test_engine import TINY
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def train(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 def start(ranks: int, arguments: list[str]) -> subprocess.Popen[bytes]:
     """A run of its own session, so that the whole process tree can be signalled."""
-    command = launcher(ranks, "--module", "pretrain.train", *arguments)
+    command = [sys.executable, "-m", "pretrain.launch", f"launch.ranks={ranks}", *arguments]
     return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
 
 
@@ -138,17 +138,20 @@ def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_
     assert rows(tmp_path) == before
 
 
-def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path):
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path, notice):
     arguments = overrides(shards, tmp_path, "deepspeed=zero2", "checkpoint.every=0")
     process = start(2, arguments)
     wait_for(tmp_path / "metrics.jsonl")
     while len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.02)
-    signal_all(process, signal.SIGTERM)
+    signal_all(process, notice)
     _, errors = process.communicate(timeout=120)
     saved = sorted((tmp_path / "checkpoints").glob("step_*/manifest.json"))
     assert len(saved) == 1, errors.decode()[-3000:]
     assert "notice to stop: saved" in errors.decode()
+    if notice == signal.SIGUSR1:  # on SIGTERM the launcher, signalled as well, answers with its own code
+        assert process.returncode == 75
     train(2, arguments)
     assert rows(tmp_path) == rows(straight)
 
@@ -176,6 +179,18 @@ def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):
     assert rows(run)[-1]["step"] == 4, done.stderr[-3000:]
     assert rows(run)[-1]["bad_samples"] == 2  # once in each of the two epochs that four steps are
     assert "13" in done.stderr and "train-000000.tar" in done.stderr
+
+
+def test_what_is_wrong_on_one_rank_alone_is_said_by_that_rank(tmp_path):
+    """Of two lanes, the second holds nothing but broken images; rank 1 stops the run, and rank 0 waits for it."""
+    folder = tmp_path / "input"
+    folder.mkdir()
+    for number in range(64):
+        (folder / f"{number:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
+    build(BuildConfig(source="imagefolder", input=str(folder), output=str(tmp_path / "shards"), workers=1))
+    done = train(2, overrides(tmp_path / "shards", tmp_path / "run", "data.max_bad_samples=1", "deepspeed=zero1"))
+    assert done.returncode != 0
+    assert "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr[-3000:]
 
 
 def test_a_run_resumes_under_no_other_rank_count_or_seed(shards, straight):

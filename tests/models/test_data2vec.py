@@ -141,6 +141,11 @@ def test_parameter_groups_of_the_vision_recipe():
     assert len(everything["params"]) == len(names)
 
 
-def test_more_target_blocks_than_blocks():
-    with pytest.raises(ValueError, match="teacher.layers=2 exceeds model.layers=1"):
-        Data2Vec(tiny_config(layers=1))
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("model", "heads", 3), ("vision", "patch_size", 5), ("teacher", "layers", 9)]
+)
+def test_sizes_that_contradict_each_other_are_refused(section: str, key: str, value: int):
+    config = tiny_config()
+    setattr(getattr(config, section), key, value)
+    with pytest.raises(ValueError, match=f"{section}.{key}={value} must"):
+        Data2Vec(config)

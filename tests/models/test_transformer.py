@@ -103,8 +103,3 @@ def test_bfloat16_parameters_keep_a_float32_residual_stream():
     output = encoder(x, bias.bfloat16())[-1]
     assert output.dtype == torch.float32
     assert 0 < float((output - x).detach().abs().max()) < 1e-4
-
-
-def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="model.heads=3 must divide model.width=32"):
-        Encoder(ModelConfig(layers=1, width=32, heads=3, ffn=64))

@@ -1,12 +1,11 @@
 import math
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 from models.data2vec import Data2Vec
 from models.vision import normalise, patchify, relative_position_index
-from tests.models.common import base_config, tiny_config
+from tests.models.common import tiny_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -61,10 +60,3 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator():
     assert torch.equal(Data2Vec(config).student.head.weight, first)
     config.train.seed = 1
     assert not torch.equal(Data2Vec(config).student.head.weight, first)
-
-
-def test_image_size_must_be_a_multiple_of_the_patch_size():
-    config = base_config()
-    config.vision.patch_size = 15
-    with pytest.raises(ValueError, match="vision.image_size=224 must be a multiple of vision.patch_size=15"):
-        Data2Vec(config)

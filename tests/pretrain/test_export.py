@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import Data2VecVisionModel
 
+from configs.command import run as run_command
 from configs.compose import to_yaml
 from configs.schema import ExportConfig, ModelConfig, PretrainConfig, TeacherConfig, VisionConfig
 from models.data2vec import Data2Vec
 from pretrain import export as export_module
-from pretrain.command import run as run_command
 from pretrain.export import export, main
 
 CONFIG = PretrainConfig(

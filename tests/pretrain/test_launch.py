@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from deepspeed.launcher import runner
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
@@ -16,6 +17,7 @@ from data_shards.index import FolderIndex, ShardEntry, index_json
 from pretrain import launch
 from pretrain.launch import Launch, Machine, check_files, command_line, demo_overrides, finished_steps, plan
 
+ROOT = Path(__file__).parents[2]
 CPU = Machine(gpus=[], cores=8)
 GPUS = Machine(gpus=["3", "5", "6", "7"], cores=8)
 REAL = "recipe=vision_base_imagenet"
@@ -89,6 +91,14 @@ def pdsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
+def started(command: list[str]) -> dict[str, int]:
+    """Ranks on each host by DeepSpeed's own reading of the command."""
+    arguments = runner.parse_args(command[4:])
+    pool = runner.parse_inclusion_exclusion(runner.fetch_hostfile(arguments.hostfile), "", "")
+    slots = runner.apply_num_nodes_and_gpus(pool, arguments.num_nodes, arguments.num_gpus)
+    return {host: len(ranks) for host, ranks in slots.items()}
+
+
 def test_a_hostfile(tmp_path: Path, pdsh: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("# the cluster\nfirst slots=8\n\nsecond slots=8  # rack 2\n")
@@ -97,11 +107,36 @@ def test_a_hostfile(tmp_path: Path, pdsh: Path) -> None:
     command = command_line(start, CPU, ["data.shards=/d/train-{0..3}.tar"])
     assert command[3] == "deepspeed.launcher.runner" and f"--hostfile={file}" in command
     assert shlex.split(command[-1]) == ["data.shards=/d/train-{0..3}.tar"] and command[-1].startswith("'")
+    assert started(command) == start.hosts
     with pytest.raises(ValueError, match="'run.dir=a b': blanks cannot be passed"):
         command_line(start, CPU, ["run.dir=a b"])
 
 
-@pytest.mark.parametrize("content", ["first\n", "first slots=x\n", "first slots=1\nfirst slots=1\n", "# nobody\n"])
+@pytest.mark.parametrize(
+    ("keys", "hosts"),
+    [([], {"first": 8, "second": 4}), (["launch.ranks=4"], {"first": 4, "second": 4})],
+)
+def test_the_ranks_that_are_checked_are_those_that_are_started(
+    tmp_path: Path, pdsh: Path, keys: list[str], hosts: dict[str, int]
+) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("first slots=8\nsecond slots=4\n")
+    start = plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}", *keys), CPU, {})
+    assert start.hosts == started(command_line(start, CPU, [])) == hosts
+    with pytest.raises(ValueError, match="launch.ranks=5, but second has 4 slots"):
+        plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}", "launch.ranks=5"), CPU, {})
+
+
+def test_the_ranks_behind_a_hostfile_resolve_the_precision_themselves() -> None:
+    fp16 = config(REAL, "precision=fp16")
+    assert launch.precision_text(fp16, Launch({"first": 8}, hostfile="hosts"), CPU) == "precision=fp16"
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        launch.precision_text(fp16, Launch({"localhost": 2}), CPU)
+
+
+@pytest.mark.parametrize(
+    "content", ["first\n", "first slots=x\n", "first slots=0\n", "first slots=1\nfirst slots=1\n", "# nobody\n"]
+)
 def test_a_bad_hostfile_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "hosts"
     file.write_text(content)
@@ -109,18 +144,32 @@ def test_a_bad_hostfile_is_named(tmp_path: Path, content: str) -> None:
         plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}"), CPU, {})
 
 
-def test_the_demo_gets_its_shards_and_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_gets_what_the_user_did_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
+    run, data = "run.dir=runs/demo", "data.shards=/cache/shards/train-*.tar"
+    train, test = "probe.train_shards=/cache/shards/train-*.tar", "probe.test_shards=/cache/shards/test-*.tar"
+
+    def added(*overrides: str) -> list[str]:
+        return demo_overrides(config(*overrides), list(overrides))
+
+    assert added() == [run, data, train, test]
+    assert added("run.dir=there", "probe.test_shards=mine") == [data, train]
+    assert added("probe.train_shards=mine", "probe.test_shards=mine") == [run, data]
+    assert added("probe.train_shards=") == [run, data], "the probe is off"
+    assert added("data.shards=mine", "run.dir=there") == []
+
+
+def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
-    (tmp_path / "shards").mkdir()
+    commands: list[list[str]] = []
+    failed = subprocess.CompletedProcess("", 1)
+    monkeypatch.setattr(launch.subprocess, "run", lambda command: commands.append(command) or failed)
+    with pytest.raises(ValueError, match="the demo's shards could not be made"):
+        launch.build_demo_shards()
     entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "", "", 1, 1) for split in ("train", "test"))
     (tmp_path / "shards" / "index.json").write_text(index_json(FolderIndex(entries)))
-    assert demo_overrides(config()) == [
-        "run.dir=runs/demo",
-        f"data.shards={tmp_path}/shards/train-*.tar",
-        f"probe.train_shards={tmp_path}/shards/train-*.tar",
-        f"probe.test_shards={tmp_path}/shards/test-*.tar",
-    ]
-    assert demo_overrides(config("data.shards=mine", "run.dir=there")) == []
+    launch.build_demo_shards()
+    assert [command[3:] for command in commands] == [["build", "source=demo", f"output={tmp_path}/shards"]]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +189,9 @@ def test_a_missing_start_and_a_missing_folder_are_named(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match="run.dir is empty"):
         check_files(config(REAL, "data.shards=x"))
     with pytest.raises(ValueError, match="init=/nowhere: no such folder"):
-        check_files(config(REAL, "data.shards=x", "run.dir=y", "init=/nowhere"))
+        check_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"))
+    (tmp_path / "checkpoints" / "step_00000005").mkdir(parents=True)
+    check_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"))
 
 
 def test_a_finished_run_is_recognised(tmp_path: Path) -> None:
@@ -149,6 +200,15 @@ def test_a_finished_run_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest").write_text("step_00000600\n")
     assert finished_steps(done) == 600
+
+
+def test_the_launcher_ignores_sigusr1() -> None:
+    alive = "import os, signal; os.kill(os.getpid(), signal.SIGUSR1); print('alive')"
+    program = (
+        f"import os, sys; from pretrain.launch import become; become([sys.executable, '-c', {alive!r}], os.environ)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout) == (0, "alive\n"), finished.stderr
 
 
 def test_threads_are_cores_by_ranks() -> None:
@@ -205,7 +265,7 @@ def test_braces_survive_pdsh(tmp_path: Path, pdsh: Path) -> None:
 def test_a_mistake_is_one_line_and_code_2() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "pretrain.launch", "optimizer.lrr=1"],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

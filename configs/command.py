@@ -1,4 +1,4 @@
-"""What the commands beside `pretrain` share: `key=value` arguments, one line per mistake, exit codes."""
+"""What commands share: `key=value` arguments, one line per mistake, exit codes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> No
     """Call `function` with the config that the arguments describe.
 
     Ends the process with `error: ...` on standard error and code 2 for a wrong command line, 1 for what fails later,
-    files that cannot be read or written included.
+    files that cannot be read or written included, and 130 after Ctrl-C.
     """
     try:
         config = parse(cls, arguments)
     except ValueError as error:
-        _fail(error, 2)
+        fail(error, 2)
     try:
         function(config)
     except (ValueError, OSError) as error:
-        _fail(error, 1)
+        fail(error, 1)
+    except KeyboardInterrupt:
+        fail("interrupted: give the same command again", 130)
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+def fail(error: Exception | str, code: int) -> NoReturn:
+    """End the process with `code`, after a line `error: ...` for each line of the error."""
     print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
     sys.exit(code)
