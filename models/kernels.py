@@ -56,14 +56,19 @@ def layer_norm(device: torch.device) -> Kernel:
 
 @cache
 def adam(device: torch.device) -> Kernel:
-    """apex's FusedAdam where it runs on `device`, else torch's AdamW: fused where that runs, else for each tensor."""
+    """apex's FusedAdam where it runs on `device`, else torch's AdamW."""
     try:
         cls = _apex("optimizers", device).FusedAdam
         arguments: dict[str, Any] = {"adam_w_mode": True}
         _step(cls, arguments, device)
         return Kernel(cls, "apex FusedAdam", f"ran on {device.type}", arguments)
     except Exception as error:
-        reason = _because(error)
+        return torch_adam(device, _because(error))
+
+
+@cache
+def torch_adam(device: torch.device, reason: str) -> Kernel:
+    """torch's AdamW, fused where that runs on `device`, else for each tensor; `reason`: why not apex's."""
     try:
         _step(torch.optim.AdamW, {"fused": True}, device)
         return Kernel(torch.optim.AdamW, "torch fused AdamW", f"ran on {device.type}; {reason}", {"fused": True})

@@ -72,7 +72,11 @@ class Engine:
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
 
     def _optimizer(self, settings: dict):
-        adam = kernels.adam(torch.device("cpu") if self.config.deepspeed.offload_optimizer else self.device)
+        device = torch.device("cpu") if self.config.deepspeed.offload_optimizer else self.device
+        if self.config.deepspeed.stage == 0:
+            adam = kernels.torch_adam(device, "in ZeRO 0 DeepSpeed would flatten the parameters of apex's")
+        else:
+            adam = kernels.adam(device)
         self.adam = adam
         options = self.config.optimizer
         groups = [{**group, "teacher_decay": 1.0} for group in parameter_groups(self.model, options)]

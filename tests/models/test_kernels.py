@@ -11,8 +11,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _forget_choices():
-    kernels.adam.cache_clear()
-    kernels.layer_norm.cache_clear()
+    for choice in (kernels.adam, kernels.torch_adam, kernels.layer_norm):
+        choice.cache_clear()
 
 
 def test_torch_runs_on_the_cpu_and_says_why():
