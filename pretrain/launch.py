@@ -186,6 +186,7 @@ def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list
     hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}"]
     hosts += [f"--num_gpus={launch.ranks}"] if launch.ranks else []
     if len(launch.hosts) > 1:
+        _through_ssh(sys.executable)  # DeepSpeed passes it on as it is
         overrides = [_through_ssh(override) for override in overrides]
     return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
 

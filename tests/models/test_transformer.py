@@ -82,6 +82,7 @@ def test_checkpointing_changes_no_gradient():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(" " in torch.__file__, reason="torch.compile does not quote its own path, which has a blank")
 def test_compiled_blocks_agree():
     (x, bias), rows = make_inputs(), torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
     results = []

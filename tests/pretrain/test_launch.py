@@ -248,6 +248,7 @@ def test_a_rank_that_fails_ends_the_run_with_its_code(tmp_path: Path, death: str
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(" " in sys.executable, reason="a path with a blank is refused: the test below")
 def test_braces_survive_pdsh(tmp_path: Path, pdsh: Path) -> None:
     environment = ranks_module(tmp_path, "open('rank', 'w').write('|'.join(sys.argv[1:]))")
     file = tmp_path / "hosts"
@@ -260,6 +261,15 @@ def test_braces_survive_pdsh(tmp_path: Path, pdsh: Path) -> None:
     pdsh.write_text(shell)
     finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (tmp_path / "rank").read_text() == "data.shards=/d/{0..3}.tar", finished.stdout + finished.stderr
+
+
+def test_an_interpreter_that_pdsh_cannot_carry_is_refused(tmp_path: Path, pdsh: Path, monkeypatch) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("a slots=1\nb slots=1\n")
+    start = plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}"), CPU, {})
+    monkeypatch.setattr(sys, "executable", "/my tree/.venv/bin/python")
+    with pytest.raises(ValueError, match="/my tree/.venv/bin/python.*blanks cannot be passed"):
+        command_line(start, CPU, [])
 
 
 def test_a_mistake_is_one_line_and_code_2() -> None:
