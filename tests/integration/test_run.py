@@ -200,6 +200,19 @@ def test_a_run_resumes_under_no_other_rank_count_or_seed(shards, straight):
     assert "was saved with train.seed = 0, this run has 1: go on with train.seed=0" in done.stderr
 
 
+def test_the_probe_of_sharded_weights_is_that_of_whole_ones(shards, tmp_path):
+    probes = []
+    for stage in ("zero1", "zero3"):
+        labelled = [f"probe.{split}_shards={shards}/train-*.tar" for split in ("train", "test")]
+        run = tmp_path / stage
+        done = train(2, overrides(shards, run, f"deepspeed={stage}", "train.steps=3", "probe.k=5", *labelled))
+        found = [row for row in rows(run) if "knn_top1" in row]
+        assert [row["step"] for row in found] == [0, 3], done.stderr[-3000:]
+        assert "untrained network" in done.stderr and "teacher at step 3" in done.stderr
+        probes.append(found)
+    assert probes[0] == probes[1]
+
+
 def test_events_of_the_run_are_read_back(straight):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
