@@ -210,7 +210,8 @@ def test_the_probe_of_sharded_weights_is_that_of_whole_ones(shards, tmp_path):
         assert [row["step"] for row in found] == [0, 3], done.stderr[-3000:]
         assert "untrained network" in done.stderr and "teacher at step 3" in done.stderr
         probes.append(found)
-    assert probes[0] == probes[1]
+    for whole, sharded in zip(*probes, strict=True):
+        assert whole == pytest.approx(sharded, abs=2.5 / 96)  # two images' votes may turn on rounding
 
 
 def test_events_of_the_run_are_read_back(straight):
