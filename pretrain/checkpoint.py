@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_shards.validate import file_sha256
+from data_shards.indexer import file_sha256
 from data_shards.writer import replace_text
 from models.data2vec import Weights
+from models.flops import parameters
 from pretrain import distributed
 from pretrain.engine import Engine
 from pretrain.zero_partitions import Fragment, assemble, saved_partitions
@@ -95,7 +96,8 @@ class Checkpoints:
         """
         folders: list[Path] = distributed.broadcast(_folders(self.folder))
         for folder in reversed(folders):
-            faults = [fault for part in distributed.gather(_verify(folder)) for fault in part]
+            share = damage(folder, distributed.rank(), distributed.world())
+            faults = [fault for part in distributed.gather(share) for fault in part]
             if not faults:
                 return folder
             if distributed.rank() == 0:
@@ -119,8 +121,7 @@ class Checkpoints:
 
     def _check_room(self, engine: Engine) -> None:
         """Masters, two moments and the teacher in fp32, and the weights, with a tenth to spare."""
-        elements = sum(shape.numel() for shape in engine.partitions.shapes.values())
-        needed = int(elements * 20 * 1.1)
+        needed = int(parameters(engine.config) * 20 * 1.1)
         free: int = distributed.broadcast(shutil.disk_usage(self.folder).free)
         if free < needed:
             raise OSError(
@@ -149,18 +150,13 @@ def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], in
     raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
 
 
-def damage(folder: Path) -> list[str]:
-    """What differs from the manifest, one text per file; empty where the checkpoint is good."""
-    return _verify(folder, rank=0, world=1)
-
-
 def agreement(engine: Engine) -> dict[str, Any]:
     """What has to be the same in the process that saves and the one that resumes."""
     config = engine.config
     return {
         "ranks": distributed.world(),
         "deepspeed.stage": config.deepspeed.stage,
-        "precision": str(engine.deepspeed.get_data_types()[0]).removeprefix("torch."),
+        "precision": engine.precision,
         "train.seed": config.train.seed,
         "model.layers": config.model.layers,
         "model.width": config.model.width,
@@ -222,10 +218,11 @@ def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     return {name: value for part in distributed.gather(mine) for name, value in sorted(part.items())}
 
 
-def _verify(folder: Path, rank: int | None = None, world: int | None = None) -> list[str]:
-    """This rank's share of the comparison with the manifest."""
-    rank = distributed.rank() if rank is None else rank
-    world = distributed.world() if world is None else world
+def damage(folder: Path, rank: int = 0, world: int = 1) -> list[str]:
+    """What differs from the manifest, one text per file; empty where the checkpoint is good.
+
+    Rank `rank` of `world` looks at its share of the files.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         expected = sorted((name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items())

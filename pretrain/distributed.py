@@ -61,10 +61,9 @@ def broadcast(value: Any) -> Any:
 
 def gather(value: object) -> list:
     """Every rank's picklable `value`, on every rank, in the order of the ranks."""
-    values: list = [None] * world()
-    if world() == 1:
-        return [value]
-    dist.all_gather_object(values, value)
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
     return values
 
 

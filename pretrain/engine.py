@@ -14,11 +14,13 @@ import deepspeed
 import torch
 from torch import Tensor
 
+from configs.checks import resolve_precision
 from configs.deepspeed import deepspeed_config
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
 from models import kernels
 from models.data2vec import Data2Vec, parameter_groups
+from models.flops import parameters
 from pretrain import distributed
 from pretrain.schedules import learning_rate, teacher_decay
 from pretrain.teacher import teacher_optimizer
@@ -53,6 +55,7 @@ class Engine:
     def __init__(self, model: Data2Vec, config: PretrainConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
+        self.precision = resolve_precision(config, device.type == "cuda")
         self.steps = 0
         self.skipped = 0
         self.model = model.to(device)
@@ -61,8 +64,8 @@ class Engine:
         self.optimizer = self._optimizer(settings)
         names = {parameter: name for name, parameter in model.student.named_parameters()}
         tracked = [Tracked(*entry) for entry in model.tracked()]
-        low_precision = settings["bf16"]["enabled"] or settings["fp16"]["enabled"]
-        exact = {name: p.detach().cpu().clone() for p, name in names.items()} if low_precision else None
+        rounds = self.precision != "fp32"
+        exact = {name: p.detach().cpu().clone() for p, name in names.items()} if rounds else None
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
         self.partitions = partitions(self.deepspeed, names, tracked)
         if exact is not None:  # DeepSpeed makes the masters from weights that it has already rounded
@@ -83,7 +86,7 @@ class Engine:
         optimizer = teacher_optimizer(adam.cls)(
             groups, lr=options.lr, betas=options.betas, eps=options.eps, **adam.arguments
         )
-        if self.config.deepspeed.stage == 0 and not (settings["bf16"]["enabled"] or settings["fp16"]["enabled"]):
+        if self.config.deepspeed.stage == 0 and self.precision == "fp32":
             # No wrapper of DeepSpeed's: the optimizer itself clips and refuses non-finite gradients.
             optimizer.clip = options.clip
             settings["gradient_clipping"] = 0.0
@@ -109,10 +112,8 @@ class Engine:
     @property
     def description(self) -> str:
         """One line for the log: parameters, precision, and the kernels with the reasons for their choice."""
-        parameters = sum(shape.numel() for shape in self.partitions.shapes.values())
-        precision = str(self.deepspeed.get_data_types()[0]).removeprefix("torch.")
-        norm = kernels.layer_norm(self.device)
-        return f"{parameters / 1e6:.2f} M parameters in {precision}; LayerNorm: {norm}; Adam: {self.adam}"
+        size = f"{parameters(self.config) / 1e6:.2f} M parameters in {self.precision}"
+        return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
     def step(self, micro_batches: list[MaskedBatch]) -> StepResult:
         """Forward and backward of this rank's micro-batches, then one update of student and teacher."""

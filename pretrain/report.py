@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from configs.checks import resolve_precision
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
 from models.flops import flops_per_sample
@@ -26,8 +26,7 @@ class Report:
         work = speed.Work(
             config.batch.global_, config.vision.tokens, flops_per_sample(config), distributed.world()
         )
-        precision = resolve_precision(config, engine.device.type == "cuda")
-        self._meter = speed.Meter(work, speed.peak(engine.device, precision, config.log.peak_tflops))
+        self._meter = speed.Meter(work, speed.peak(engine.device, engine.precision, config.log.peak_tflops))
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
@@ -80,7 +79,7 @@ class Report:
         ]))  # fmt: skip
         loss, bad = sums[:2].tolist()
         target, prediction = (std_from_moments(moments).item() for moments in sums[2:].chunk(2))
-        config, engine, rates = self._config, self._engine, self._meter.take()
+        config, engine = self._config, self._engine
         positions = config.batch.global_ * config.vision.tokens
         return MetricsRow(
             step=engine.steps,
@@ -94,12 +93,7 @@ class Report:
             target_std=target,
             prediction_std=prediction,
             masked_fraction=int(result.masked) / positions,
-            samples_per_s=rates.samples_per_s,
-            tokens_per_s=rates.tokens_per_s,
-            tflops=rates.tflops,
-            mfu=rates.mfu,
-            data_wait=rates.data_wait,
-            step_s=rates.step_s,
+            **asdict(self._meter.take()),
             memory_gib=speed.memory_gib(engine.device),
             skipped_steps=engine.skipped,
             bad_samples=int(bad),

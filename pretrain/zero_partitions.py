@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from models.data2vec import Weights
+from pretrain import distributed
 from pretrain.teacher import STATE
 
 TESTED_VERSIONS = ("0.19.8",)
@@ -77,10 +78,7 @@ class Partitions(ABC):
         """The full fp32 tensors, on the CPU of every rank. Collective and slow: for tests and start-up."""
         partitions = self.local(weights)
         mine = [(f, partitions[f.partition].narrow(0, f.offset, f.numel).cpu().clone()) for f in self.fragments]
-        pieces = [mine]
-        if self.sharded and dist.get_world_size() > 1:
-            pieces = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(pieces, mine)
+        pieces = distributed.gather(mine) if self.sharded else [mine]
         return assemble(self.shapes, (piece for rank in pieces for piece in rank))
 
     @torch.no_grad()
