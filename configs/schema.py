@@ -125,8 +125,8 @@ class SpeechConfig:
     max_seconds: Annotated[float, Field(gt=0)] = 20.0
     """Longer clips are cropped to this, at random."""
     crop: Literal["own", "shortest"] = "own"
-    """`own`: every clip keeps its length, batches are padded; `shortest`: the clips of a step are cropped, at random, to
-    the shortest of them (published)."""
+    """`own`: every clip keeps its length, batches are padded; `shortest`: the clips of a step are cropped, at random,
+    to the shortest of them (published)."""
     conv_width: Annotated[int, Field(ge=1)] = 512
     """Channels of the feature encoder's seven convolutions."""
     position_layers: Annotated[int, Field(ge=1)] = 5
@@ -136,8 +136,8 @@ class SpeechConfig:
     position_groups: Annotated[int, Field(ge=1)] = 16
     """Groups of each of them; must divide `model.width`."""
     leaky_positions: bool = False
-    """Let padded frames reach real ones through the positional convolutions, as the published code and Transformers do in
-    padded batches. False: a clip's features do not depend on its batch."""
+    """Let padded frames reach real ones through the positional convolutions, as the published code and Transformers do
+    in padded batches. False: a clip's features do not depend on its batch."""
     mask: SpeechMaskConfig = field(default_factory=SpeechMaskConfig)
     """The span masks."""
 
@@ -263,7 +263,7 @@ class ScheduleConfig:
     """The learning rate as a function of the applied steps."""
 
     kind: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """Shape after the warm-up and `hold`. Tri-stage is `linear` (paper) or `exponential` (published code) with a hold."""
+    """Shape after warm-up and `hold`. Tri-stage is `linear` (paper) or `exponential` (published code) with a hold."""
     steps: Annotated[int | None, Field(ge=1)] = None
     """Length of the schedule in applied steps; null is `train.steps`."""
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -534,7 +534,7 @@ class BuildConfig:
 
     source: Literal["imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "demo", "demo_speech", "demo_text"]
     """`imagefolder`: class folders or one flat folder of images; `audiofolder`: a folder of recordings (LibriSpeech and
-    Libri-light among them) or a TSV manifest; `textfiles`, `jsonl`, `parquet`: documents; `demo*`: packaged real data."""
+    Libri-light among them) or a TSV manifest; `textfiles`, `jsonl`, `parquet`: documents; `demo*`: packaged data."""
     output: str
     """Folder of the shards."""
     input: str = ""
@@ -550,8 +550,8 @@ class BuildConfig:
     segment_seconds: Annotated[float | None, Field(gt=0)] = None
     """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
     tokenizer: str = ""
-    """Text: a folder or a file pair with a byte-level BPE vocabulary (vocab.json and merges.txt, or GPT-2's encoder.json
-    and vocab.bpe); "" takes the one in `output`, or trains one from the input."""
+    """Text: a folder or a file pair with a byte-level BPE vocabulary (vocab.json and merges.txt, or GPT-2's
+    encoder.json and vocab.bpe); "" takes the one in `output`, or trains one from the input."""
     vocab_size: Annotated[int, Field(ge=300)] = 50265
     """Text: types of a tokenizer that is trained here, special ones included."""
     max_tokens: Annotated[int, Field(ge=8)] = 512

@@ -46,7 +46,7 @@ class MaskedBatch:
     modality: Modality
     inputs: Tensor
     """Vision: uint8 [B, 3, S, S], cropped and flipped, colours not yet jittered or normalised. Speech: int16 [B, S],
-    cropped, not yet normalised, any value behind a clip's end. Text: int32 [B, T], the whole text, <pad> behind its end."""
+    cropped, not yet normalised, any value behind a clip's end. Text: int32 [B, T], whole, <pad> behind its end."""
     mask: Tensor
     """bool [B, T], True where the student has a target; never behind a sample's end."""
     lengths: Tensor
