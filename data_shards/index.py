@@ -2,7 +2,8 @@
 
 train-000000.tar        plain tar
 train-000000.idx.npy    a row per sample: offset, size, crc, length
-index.json              the shards of the folder (readable by wids): counts, sizes, checksums, classes
+index.json              the shards of the folder (readable by wids): counts, sizes, checksums, classes, the tokenizer
+tokenizer/              text: what the ids of the shards are
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import numpy as np
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("length", "<u4")])
 """offset: first byte of the sample's first header; size: bytes to the end of its last padding; crc: zlib.crc32 of those
-bytes; length: what samples are bucketed by (images: pixels / 1000, rounded up)."""
+bytes; length: what samples are bucketed by (images: pixels / 1000, rounded up; recordings: the feature encoder's
+frames; text: tokens), 0 where unreadable."""
 
 INDEX_NAME = "index.json"
+TOKENIZER_NAME = "tokenizer"
+"""Folder of the tokenizer beside shards of text."""
 REMEDY = "./run.sh shards index shards="
 
 
@@ -42,11 +46,20 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class TokenizerEntry:
+    """What the ids of text shards are, in index.json."""
+
+    sha256: str
+    vocab_size: int
+
+
+@dataclass(frozen=True)
 class FolderIndex:
     """The content of one index.json."""
 
     shards: tuple[ShardEntry, ...] = ()
     classes: tuple[str, ...] = ()
+    tokenizer: TokenizerEntry | None = None
 
 
 def sidecar(shard: Path) -> Path:
@@ -62,7 +75,8 @@ def read_folder_index(folder: Path) -> FolderIndex:
     try:
         content = json.loads(path.read_text())
         shards = tuple(ShardEntry(**entry) for entry in content["shardlist"])
-        return FolderIndex(shards, tuple(content.get("classes", ())))
+        tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
+        return FolderIndex(shards, tuple(content.get("classes", ())), tokenizer)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an index of ours ({error!r}); make it with {REMEDY}{folder}") from error
 
@@ -76,6 +90,7 @@ def index_json(index: FolderIndex) -> str:
         "wids_version": 1,
         "name": ",".join(sorted({entry.url.rpartition("-")[0] or entry.url for entry in entries})),
         "classes": list(index.classes),
+        **({"tokenizer": asdict(index.tokenizer)} if index.tokenizer else {}),
         "shardlist": [asdict(entry) for entry in entries],
         "totals": {"shards": len(entries), **totals},
     }
@@ -149,6 +164,13 @@ class Index:
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
     """What is wrong with the files and need not stop a run."""
+    tokenizer: TokenizerEntry | None = None
+    """What the ids of text are; None for other modalities."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer's files are, if there is one; the same in all folders of the shards."""
+        return self.paths[0].parent / TOKENIZER_NAME
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -181,18 +203,32 @@ class Index:
         return shard, sample - int(self.starts[shard])
 
 
-def _entries(paths: Iterable[Path]) -> tuple[list[ShardEntry], set[tuple[str, ...]]]:
-    """Entry of each shard, and the distinct class lists of their folders."""
-    folders: dict[Path, tuple[dict[str, ShardEntry], tuple[str, ...]]] = {}
+def _entries(paths: Iterable[Path]) -> tuple[list[ShardEntry], dict[Path, FolderIndex]]:
+    """Entry of each shard, and the index of each of their folders."""
+    folders: dict[Path, FolderIndex] = {}
+    known: dict[Path, ShardEntry] = {}
     entries = []
     for path in paths:
         if path.parent not in folders:
-            index = read_folder_index(path.parent)
-            folders[path.parent] = ({entry.url: entry for entry in index.shards}, index.classes)
-        if path.name not in folders[path.parent][0]:
+            folders[path.parent] = read_folder_index(path.parent)
+            known |= {path.parent / entry.url: entry for entry in folders[path.parent].shards}
+        if path not in known:
             raise ValueError(f"{path} is not in an {INDEX_NAME} beside it; make one: {REMEDY}{path.parent}")
-        entries.append(folders[path.parent][0][path.name])
-    return entries, {classes for _, classes in folders.values() if classes}
+        entries.append(known[path])
+    return entries, folders
+
+
+def _common_tokenizer(shards: str, folders: dict[Path, FolderIndex]) -> TokenizerEntry | None:
+    """The tokenizer of all folders; ValueError where they have different ones."""
+    owners = {index.tokenizer: folder for folder, index in folders.items()}
+    if len(owners) > 1:
+        (first, folder), (second, other) = list(owners.items())[:2]
+        types = [f"{entry.vocab_size} types" if entry else "no tokenizer" for entry in (first, second)]
+        raise ValueError(
+            f"the shards of {shards!r} have different tokenizers: {folder} ({types[0]}), {other} ({types[1]}); "
+            f"build them with the same one: ./run.sh shards build ... tokenizer={folder / TOKENIZER_NAME}"
+        )
+    return next(iter(owners))
 
 
 def _check_shard(path: Path, entry: ShardEntry) -> list[str]:
@@ -218,11 +254,13 @@ def load_index(shards: str) -> Index:
     Raises ValueError where an index or a sidecar is missing or damaged, or where there are no samples at all.
     """
     paths = resolve(shards)
-    entries, class_lists = _entries(paths)
+    entries, folders = _entries(paths)
+    class_lists = {index.classes for index in folders.values() if index.classes}
     if len(class_lists) > 1:
         raise ValueError(f"the shards of {shards!r} have different classes; their labels cannot be mixed")
     warnings = [line for path, entry in zip(paths, entries, strict=True) for line in _check_shard(path, entry)]
-    index = Index(tuple(paths), tuple(entries), next(iter(class_lists), ()), tuple(warnings))
+    tokenizer = _common_tokenizer(shards, folders)
+    index = Index(tuple(paths), tuple(entries), next(iter(class_lists), ()), tuple(warnings), tokenizer)
     if not index.samples:
         raise ValueError(f"no samples in the {len(paths)} shards of {shards!r}; build them again")
     return index

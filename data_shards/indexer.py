@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_shards.index import ROW, FolderIndex, ShardEntry, read_folder_index, resolve
+from data_shards.index import ROW, TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index, resolve
 from data_shards.processes import each
 from data_shards.tar import parse_sample, scan
+from data_shards.tokenizer import load_tokenizer
 from data_shards.writer import entry_of, length_of, locked, save_folder_index, save_sidecar
 
 
@@ -100,4 +101,11 @@ def _merge(folder: Path, entries: dict[str, ShardEntry]) -> None:
     except ValueError:  # damaged, or another program's: made anew
         index = FolderIndex()
     others = [entry for entry in index.shards if entry.url not in entries and (folder / entry.url).is_file()]
-    save_folder_index(folder, FolderIndex((*others, *entries.values()), index.classes))
+    save_folder_index(folder, FolderIndex((*others, *entries.values()), index.classes, _tokenizer(folder)))
+
+
+def _tokenizer(folder: Path) -> TokenizerEntry | None:
+    """The tokenizer that lies beside the shards; ValueError where it is damaged."""
+    if not (folder / TOKENIZER_NAME).is_dir():
+        return None
+    return load_tokenizer(folder / TOKENIZER_NAME).entry

@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,28 +17,48 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
 from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
 from data_shards.tar import END, sample_blocks
+from data_shards.tokens import TOKEN_EXTENSION, token_count
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """Members that are read as images."""
 
 
+def _image_length(data: bytes) -> int:
+    """Pixels / 1000, rounded up, from the header."""
+    if data.startswith(b"\xff\xd8"):
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+    elif data.startswith(b"\x89PNG"):
+        width, height = struct.unpack(">II", data[16:24])
+    else:
+        width, height = Image.open(io.BytesIO(data)).size
+    return -(-width * height // 1000)
+
+
+def _audio_length(data: bytes) -> int:
+    """Frames, from the header."""
+    from data_shards.batch import frames  # brings torch, which the builders of images and text do without
+
+    return frames(audio_samples(data))
+
+
 def length_of(members: dict[str, bytes]) -> int:
-    """What a sample is bucketed by: an image's pixels / 1000, rounded up, from its header; 0 where unreadable."""
-    data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-    if data is None:
+    """What a sample is bucketed by (see `index.ROW`), from the header of its member; 0 where unreadable."""
+    kinds: tuple[tuple[tuple[str, ...], Callable[[bytes], int]], ...] = (
+        (IMAGE_EXTENSIONS, _image_length),
+        (AUDIO_EXTENSIONS, _audio_length),
+        ((TOKEN_EXTENSION,), token_count),
+    )
+    found = next(((read, members[e]) for extensions, read in kinds for e in extensions if e in members), None)
+    if found is None:
         return 0
+    read, data = found
     try:
-        if data.startswith(b"\xff\xd8"):
-            height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        elif data.startswith(b"\x89PNG"):
-            width, height = struct.unpack(">II", data[16:24])
-        else:
-            width, height = Image.open(io.BytesIO(data)).size
+        return min(read(data), 2**32 - 1)
     except Exception:  # codecs raise anything on damaged bytes; the reader deals with the sample when it comes
         return 0
-    return min(-(-width * height // 1000), 2**32 - 1)
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""Recordings: any format that libsndfile reads <-> mono int16 at 16 kHz, the form in which speech is stored."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16_000
+AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "au", "sph", "w64", "caf")
+"""Members that are read as recordings."""
+
+MAX_SECONDS = 8 * 3600
+"""Longer recordings are refused, from their header where it says so: 0.9 GB of samples."""
+
+_BLOCK = 1 << 20  # frames decoded at once
+
+
+def _open(data: bytes) -> soundfile.SoundFile:
+    """The decoder; ValueError where the bytes are no audio, or where their header promises more than MAX_SECONDS."""
+    if not data:
+        raise ValueError("0 bytes")
+    try:
+        file = soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"no audio that can be read ({_reason(error)})") from None
+    if _length_known(file) and file.frames > MAX_SECONDS * file.samplerate:
+        hours = file.frames / file.samplerate / 3600
+        raise ValueError(f"{hours:,.1f} hours long by its header, more than {MAX_SECONDS // 3600}; cut it up")
+    return file
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    """libsndfile's words, which it does not have for every error."""
+    return error.error_string.rstrip(".") or f"libsndfile error {error.code}"
+
+
+def _length_known(file: soundfile.SoundFile) -> bool:
+    """False for FLAC that was written to a pipe: libsndfile then gives the largest integer."""
+    return file.frames < 2**62
+
+
+def _blocks(file: soundfile.SoundFile, dtype: str) -> Iterator[np.ndarray]:
+    """[frames, channels] pieces to the end; ValueError where the bytes are damaged, cut off, or endless."""
+    read = 0
+    while True:
+        try:
+            block = file.read(_BLOCK, dtype=dtype, always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"damaged {file.format} ({_reason(error)})") from None
+        read += len(block)
+        if read > MAX_SECONDS * file.samplerate:
+            raise ValueError(f"more than {MAX_SECONDS // 3600} hours long; cut it up")
+        if not len(block):
+            break
+        yield block
+    # MP3 is left out: without a Xing header its length is an estimate.
+    if _length_known(file) and read < file.frames and file.format != "MP3":
+        raise ValueError(f"cut off: {read} of {file.frames} samples")
+
+
+def _resampled(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """float32 mono pieces at 16 kHz: the mean of the channels, resampled in one stream."""
+    if file.samplerate == SAMPLE_RATE:
+        yield from (block.mean(axis=1) for block in _blocks(file, "float32"))
+        return
+    stream = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, dtype="float32")
+    for block in _blocks(file, "float32"):
+        yield stream.resample_chunk(block.mean(axis=1))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    """float in [-1, 1) -> int16, louder clipped; ValueError at infinities and NaN, which float files can hold."""
+    if not np.isfinite(samples).all():
+        raise ValueError("holds infinite or undefined samples")
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def is_stored_form(data: bytes) -> bool:
+    """Whether the bytes are FLAC of 16 bits, mono, 16 kHz, of known length: then they are stored as they are.
+
+    Raises ValueError as `read_audio` does for a bad header."""
+    with _open(data) as file:
+        form = (file.format, file.subtype, file.channels, file.samplerate)
+        return form == ("FLAC", "PCM_16", 1, SAMPLE_RATE) and _length_known(file)
+
+
+def read_audio(data: bytes) -> np.ndarray:
+    """int16 [S], mono at 16 kHz, of a file of any rate, width and number of channels.
+
+    Raises ValueError, without a file's name, where the bytes are no audio, damaged, cut off or absurdly long.
+    """
+    with _open(data) as file:
+        if (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16"):
+            pieces = [block[:, 0] for block in _blocks(file, "int16")]
+        else:
+            pieces = [_int16(piece) for piece in _resampled(file)]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+
+
+def audio_samples(data: bytes) -> int:
+    """Samples at 16 kHz, from the header (decoded where it does not say). Raises ValueError as `read_audio`."""
+    with _open(data) as file:
+        if _length_known(file):
+            return round(file.frames * SAMPLE_RATE / file.samplerate)
+    return len(read_audio(data))
+
+
+def flac(samples: np.ndarray) -> bytes:
+    """int16 [S] at 16 kHz as FLAC; the same samples give the same bytes with the same libsndfile."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
