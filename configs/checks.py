@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
-from configs.schema import PretrainConfig, VisionConfig
+from configs.schema import PretrainConfig, SpeechConfig, TextConfig, VisionConfig
 
 Precision = Literal["bf16", "fp16", "fp32"]
+Equal = Literal["samples", "tokens"]
 MAX_DEFAULT_LANES = 768
 
 
 def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
-    rules = (_sizes, _vision, _teacher, _schedule, _optimizer, _deepspeed, _probe)
-    mistakes = [mistake for rule in rules for mistake in rule(config)]
-    batch = config.batch
-    if mistake := batch_mistake(batch.global_, batch.micro, config.data.lanes, world):
-        mistakes.append(mistake)
-    _raise(mistakes)
+    whole = [mistake for rule in (_teacher, _schedule, _optimizer, _deepspeed) for mistake in rule(config)]
+    rules = (_sizes, _samples, _probe, partial(_batch, world=world))
+    _raise(whole + _of_parts(config, lambda part: [mistake for rule in rules for mistake in rule(part)]))
 
 
 def check_sizes(config: PretrainConfig) -> None:
     """Raise ValueError, a line per mistake, where no networks can be made: the part of `check` that `models` need."""
-    _raise([*_sizes(config)])
+    _raise(_of_parts(config, lambda part: [*_sizes(part)]))
 
 
 def check_vision(vision: VisionConfig) -> None:
     """Raise ValueError, a line per mistake, where images or masks cannot be made: the part for `data_shards`."""
     _raise([*_grid(vision), *_images(vision)])
+
+
+def check_samples(part: PretrainConfig) -> None:
+    """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
+    _raise([*_grid(part.vision)] if part.modality == "vision" else [])
+    _raise([*_samples(part)])
+
+
+def _of_parts(config: PretrainConfig, rules: Callable[[PretrainConfig], list[str]]) -> list[str]:
+    """Mistakes of every modality, each once; in a mixture those of one alone name it and the keys of its share."""
+    found = {modality: rules(config.part(modality)) for modality in config.modalities}
+    common = [line for line in found[config.modalities[0]] if all(line in lines for lines in found.values())]
+    own = [_in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
+    return common + own
+
+
+def _in_mixture(modality: str, line: str) -> str:
+    share = f"mixture.{modality}."
+    return f"{modality}: {line.replace('batch.', share).replace('probe.', share + 'probe_')}"
 
 
 def _raise(mistakes: list[str]) -> None:
@@ -45,9 +63,13 @@ def resolve_precision(config: PretrainConfig, cuda: bool) -> Precision:
     return config.precision
 
 
-def resolve_lanes(batch: int, lanes: int | None) -> int:
-    """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768."""
-    return lanes or max(n for n in divisors(batch) if n <= MAX_DEFAULT_LANES)
+def resolve_lanes(batch: int, lanes: int | None, equal: Equal = "samples") -> int:
+    """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768.
+
+    Steps of equal tokens are cut in units of as many samples as there are lanes: there it is one of 8 at least.
+    """
+    most = max(1, batch // 8) if equal == "tokens" else MAX_DEFAULT_LANES
+    return lanes or max(n for n in divisors(batch) if n <= min(most, MAX_DEFAULT_LANES))
 
 
 def divisors(number: int) -> list[int]:
@@ -56,17 +78,25 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def batch_mistake(batch: int, micro: int, lanes: int | None, world: int) -> str | None:
+def _batch(part: PretrainConfig, world: int) -> Iterator[str]:
+    batch = part.batch
+    micro = batch.micro if part.modality == "vision" else None
+    if mistake := batch_mistake(batch.global_, micro, part.data.lanes, world, batch.equal):
+        yield mistake
+
+
+def batch_mistake(batch: int, micro: int | None, lanes: int | None, world: int, equal: Equal = "samples") -> str | None:
     """Why steps of `batch` samples cannot be split, and what could be: None where they can.
 
-    `lanes` (see `resolve_lanes`) divides the batch, `world` divides the lanes, `micro` divides the samples of a rank.
+    `lanes` (see `resolve_lanes`) divides the batch, `world` divides the lanes, `micro` divides the samples of a rank
+    (None: micro-batches are cut by length, and `batch.micro` is what they hold at most).
     """
-    lanes, share = resolve_lanes(batch, lanes), batch // world
+    lanes, share = resolve_lanes(batch, lanes, equal), batch // world
     if batch % lanes:
         return f"data.lanes={lanes} must divide batch.global={batch}: one of {_some(divisors(batch))}"
     if lanes % world:
         return f"{world} ranks must divide data.lanes={lanes}: {_lane_remedy(batch, lanes, world)}"
-    if share % micro:
+    if micro and share % micro:
         return (
             f"batch.micro={micro} must divide the {share} samples of a rank "
             f"(batch.global={batch} on {world} ranks): one of {_some(divisors(share))}"
@@ -83,15 +113,32 @@ def _lane_remedy(batch: int, lanes: int, world: int) -> str:
     return f"with launch.ranks one of {_some(divisors(batch))}, or batch.global={near}"
 
 
-def _sizes(config: PretrainConfig) -> Iterator[str]:
-    """Heads, patches and target blocks fit the model."""
-    model, layers = config.model, config.teacher.layers
+def _sizes(part: PretrainConfig) -> Iterator[str]:
+    """Heads, tokens and target blocks fit the model."""
+    model, layers = part.model, part.teacher.layers
     if model.width % model.heads:
         legal = _some([n for n in divisors(model.width) if n <= 64])
         yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
-    if layers > model.layers:
+    if layers is not None and layers > model.layers:
         yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
-    yield from _grid(config.vision)
+    if model.norm != "pre" and model.drop_path:
+        yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"
+    match part.modality:
+        case "vision":
+            yield from _grid(part.vision)
+        case "speech":
+            yield from _positions(part.speech, model.width)
+
+
+def _positions(speech: SpeechConfig, width: int) -> Iterator[str]:
+    if speech.position_kernel % 2 == 0:
+        near = speech.position_kernel + 1
+        yield f"speech.position_kernel={speech.position_kernel} must be odd: e.g. speech.position_kernel={near}"
+    if width % speech.position_groups:
+        yield (
+            f"speech.position_groups={speech.position_groups} must divide model.width={width}: "
+            f"one of {_some(divisors(width))}"
+        )
 
 
 def _grid(vision: VisionConfig) -> Iterator[str]:
@@ -100,8 +147,45 @@ def _grid(vision: VisionConfig) -> Iterator[str]:
         yield f"vision.patch_size={vision.patch_size} must divide vision.image_size={vision.image_size}: {_some(legal)}"
 
 
-def _vision(config: PretrainConfig) -> Iterator[str]:
-    return _images(config.vision)
+def _samples(part: PretrainConfig) -> Iterator[str]:
+    """Samples and their masks can be made, and the longest fits a micro-batch."""
+    match part.modality:
+        case "vision":
+            yield from _images(part.vision)
+        case "speech":
+            yield from _spans(part.speech)
+            yield from _longest(part, part.speech.max_frames, "speech.max_seconds")
+        case "text":
+            yield from _tokens(part.text)
+            yield from _longest(part, part.text.max_tokens, "text.max_tokens")
+
+
+def _spans(speech: SpeechConfig) -> Iterator[str]:
+    """A clip of the greatest length can be masked in part."""
+    if speech.max_frames <= speech.mask.length + 1:
+        seconds = (speech.mask.length + 2) / 50 + 0.01
+        yield (
+            f"speech.max_seconds={speech.max_seconds:g} is {speech.max_frames} frames, and a masked span has "
+            f"speech.mask.length={speech.mask.length}: set speech.max_seconds={seconds:g} or more"
+        )
+
+
+def _tokens(text: TextConfig) -> Iterator[str]:
+    mask = text.mask
+    if mask.kind == "spans" and mask.length > text.max_tokens - 4:
+        room = f"text.max_tokens={text.max_tokens}"
+        yield f"text.mask.length={mask.length} leaves nothing of {room}: set text.mask.length=4"
+    if mask.kind == "tokens" and mask.random + mask.keep >= 1:
+        yield f"text.mask.random={mask.random:g} and text.mask.keep={mask.keep:g} leave no target: e.g. 0.1 and 0.1"
+
+
+def _longest(part: PretrainConfig, tokens: int, key: str) -> Iterator[str]:
+    budget = part.batch.micro_tokens
+    if budget is not None and budget < tokens:
+        yield (
+            f"batch.micro_tokens={budget} does not hold one sample of {tokens} tokens ({key}): "
+            f"set batch.micro_tokens={tokens} or more"
+        )
 
 
 def _images(vision: VisionConfig) -> Iterator[str]:
@@ -146,10 +230,16 @@ def _teacher(config: PretrainConfig) -> Iterator[str]:
 def _schedule(config: PretrainConfig) -> Iterator[str]:
     schedule, steps = config.schedule, config.train.steps
     length = schedule.steps or steps
-    if schedule.warmup and schedule.warmup >= length:
+    if schedule.warmup and schedule.warmup + schedule.hold >= length:
+        hold = f" and schedule.hold={schedule.hold}" if schedule.hold else ""
         yield (
-            f"schedule.warmup={schedule.warmup} must be below the schedule's {length} steps: "
-            f"set schedule.warmup={length // 10}, or schedule.steps=STEPS"
+            f"schedule.warmup={schedule.warmup}{hold} must be below the schedule's {length} steps: "
+            f"set schedule.warmup={length // 10}{' schedule.hold=0' if hold else ''}, or schedule.steps=STEPS"
+        )
+    if schedule.kind == "exponential" and schedule.lr_end == 0:
+        yield (
+            f"schedule.kind=exponential needs schedule.lr_end above 0: "
+            f"e.g. schedule.lr_end={config.optimizer.lr / 100:g}"
         )
     if schedule.kind != "constant" and schedule.lr_end == 0 and steps > length:
         yield (
@@ -162,6 +252,8 @@ def _optimizer(config: PretrainConfig) -> Iterator[str]:
     lr, lr_end, betas = config.optimizer.lr, config.schedule.lr_end, config.optimizer.betas
     if lr_end > lr:
         yield f"schedule.lr_end={lr_end:g} must be at most optimizer.lr={lr:g}: set schedule.lr_end=0"
+    if config.schedule.lr_start > lr:
+        yield f"schedule.lr_start={config.schedule.lr_start:g} must be at most optimizer.lr={lr:g}: set it to 0"
     if not all(0 <= beta < 1 for beta in betas):
         yield f"optimizer.betas=[{betas[0]:g},{betas[1]:g}]: each must be at least 0 and below 1"
 

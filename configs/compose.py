@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from configs.keys import build, help_text, leaf_keys, no_value, split_override, unknown_key
-from configs.schema import PretrainConfig
+from configs.schema import MODALITIES, PretrainConfig
 
 T = TypeVar("T")
 FOLDER = Path(__file__).resolve().parent
@@ -34,15 +34,20 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     Raises ValueError that names the key (or the group) and the remedy. Cross-field rules: `configs.checks.check`.
     """
     pairs = [split_override(override) for override in overrides]
+    asked = next((_modalities(value) for key, value in reversed(pairs) if key == "modality"), None)
+    pairs = [(key, value) for key, value in pairs if key != "modality"]
     for key, value in pairs:
         _check_key(key, value)
-    recipe = dict(pairs).get("recipe", PretrainConfig().recipe)
+    recipe = dict(pairs).get("recipe") or _demo_of(asked or PretrainConfig().modalities)
     # Hydra's grammar gives braces, commas and spaces a meaning of its own: text never passes through it.
     text = {key: "" if value == "null" else value for key, value in pairs if _is_text(key)}
-    values = _hydra([f"{key}={value}" for key, value in pairs if key not in text])
+    others = [f"{key}={value}" for key, value in pairs if key not in text and key != "recipe"]
+    values = _hydra([f"recipe={recipe}", *others])
     for key, value in text.items():
         _set(values, key, value)
     values["recipe"] = recipe
+    if asked:
+        values["modality"] = _chosen(recipe, values["modality"], asked)
     _check_required(recipe, values)
     return build(PretrainConfig, values)
 
@@ -102,6 +107,39 @@ def _hydra(overrides: list[str]) -> dict[str, Any]:
         raise ValueError(f"{reason}: write key=value, and a list as key=[1,2]") from None
     assert isinstance(composed, dict)
     return {str(key): value for key, value in composed.items()}
+
+
+def _modalities(value: str) -> tuple[str, ...]:
+    """`speech`, or `[vision,speech]` -> names. Raises ValueError for one that does not exist, or is there twice."""
+    names = tuple(name.strip() for name in value.strip("[]").split(","))
+    for name in names:
+        if name not in MODALITIES or names.count(name) > 1:
+            wrong = "twice" if name in MODALITIES else "unknown"
+            choices = f"one of {', '.join(MODALITIES)}, or a list of them, as [vision,speech]"
+            raise ValueError(f"modality={value}: '{name}' is {wrong}: {choices}")
+    return names
+
+
+def _demo_of(modalities: tuple[str, ...]) -> str:
+    """The recipe where none is named."""
+    match modalities:
+        case ("vision",):
+            return "demo"
+        case (modality,):
+            return f"demo_{modality}"
+        case _:
+            return "demo_mixture"
+
+
+def _chosen(recipe: str, theirs: str | list[str], asked: tuple[str, ...]) -> str | tuple[str, ...]:
+    """The modalities asked for; ValueError where the recipe is not made for them."""
+    if not set(asked) <= (made_for := {theirs} if isinstance(theirs, str) else set(theirs)):
+        others = ", ".join(name for name in GROUPS["recipe"] if len(asked) == 1 and asked[0] in name) or "mixture_base"
+        raise ValueError(
+            f"recipe={recipe} is for {', '.join(sorted(made_for))}, not modality={','.join(asked)}: leave one of both "
+            f"out, or choose another recipe, as {others}"
+        )
+    return asked[0] if len(asked) == 1 else asked
 
 
 def _check_key(key: str, value: str) -> None:

@@ -16,11 +16,13 @@ def deepspeed_config(config: PretrainConfig, world: int, cuda: bool) -> dict[str
 
     Raises ValueError for fp16 on a CPU.
     """
-    batch, precision = config.batch, resolve_precision(config, cuda)
+    precision = resolve_precision(config, cuda)
     return {
-        "train_batch_size": batch.global_,
-        "train_micro_batch_size_per_gpu": batch.micro,
-        "gradient_accumulation_steps": batch.global_ // (batch.micro * world),
+        # The engine says itself which micro-batch is a step's last, and their number may differ from step to step:
+        # these three are for DeepSpeed's form alone.
+        "train_batch_size": config.batch.micro * world,
+        "train_micro_batch_size_per_gpu": config.batch.micro,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.clip,
         "zero_optimization": _zero(config, cuda),
         # Our optimizer is the base optimizer plus the teacher; with offload DeepSpeed would insist on its own CPUAdam.

@@ -22,6 +22,15 @@ Normalisation = Literal["layer", "instance", "none"]
 """`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
 
 
+RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
+"""Speech: samples of 16 kHz that a frame covers, and from one frame to the next."""
+
+
+def frames(samples: int) -> int:
+    """Frames that the speech feature encoder makes of so many samples; 0 below the receptive field."""
+    return max(0, (samples - RECEPTIVE_FIELD) // FRAME_STRIDE + 1)
+
+
 @dataclass(config=_STRICT)
 class ModelConfig:
     """The Transformer's size and its regularisation (group `model`: tiny, base, large, huge)."""
@@ -140,6 +149,11 @@ class SpeechConfig:
     in padded batches. False: a clip's features do not depend on its batch."""
     mask: SpeechMaskConfig = field(default_factory=SpeechMaskConfig)
     """The span masks."""
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of the longest clip."""
+        return frames(int(self.max_seconds * self.sample_rate))
 
 
 @dataclass(config=_STRICT)

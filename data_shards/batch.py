@@ -6,20 +6,19 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
-from configs.schema import Modality
+from configs.schema import FRAME_STRIDE, RECEPTIVE_FIELD, Modality, frames
+
+__all__ = [
+    "BOS", "CONV_KERNELS", "CONV_STRIDES", "EOS", "FRAME_STRIDE", "PAD", "RECEPTIVE_FIELD", "UNK",
+    "MaskedBatch", "Sample", "frames", "samples_of",
+]  # fmt: skip
 
 BOS, PAD, EOS, UNK = range(4)
 """Ids of <s>, <pad>, </s> and <unk> in every vocabulary (RoBERTa's); <mask> is the last id, `vocab_size - 1`."""
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-"""The speech feature encoder's convolutions: a frame covers 400 samples of 16 kHz, frames are 320 samples apart."""
-RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
-
-
-def frames(samples: int) -> int:
-    """Frames that the speech feature encoder makes of so many samples; 0 below the receptive field."""
-    return max(0, (samples - RECEPTIVE_FIELD) // FRAME_STRIDE + 1)
+"""The speech feature encoder's convolutions, which make one frame of RECEPTIVE_FIELD samples, FRAME_STRIDE apart."""
 
 
 def samples_of(frames: int) -> int:

@@ -10,12 +10,27 @@ ISSUE = "recipe=vision_large_imagenet_phase1 train.steps=3 batch.global=4 batch.
 
 @pytest.mark.parametrize(
     ("overrides", "world"),
-    [("", 2), ("recipe=vision_base_imagenet", 16), ("recipe=vision_large_imagenet_phase1", 64), (ISSUE, 2)],
+    [
+        ("", 2),
+        ("modality=speech", 2),
+        ("modality=text", 2),
+        ("modality=[vision,speech,text]", 2),
+        ("recipe=vision_base_imagenet", 16),
+        ("recipe=vision_large_imagenet_phase1", 64),
+        ("recipe=speech_base_librispeech", 16),
+        ("recipe=speech_large_librilight", 64),
+        ("recipe=speech_base_audioset", 24),
+        ("recipe=text_base_books_wikipedia", 16),
+        ("recipe=text_large", 32),
+        ("recipe=mixture_base", 32),
+        (ISSUE, 2),
+    ],
 )
 def test_recipes_hold_on_their_published_ranks(overrides: str, world: int) -> None:
     check(compose_pretrain(overrides.split()), world)
 
 
+SPEECH, TEXT = "modality=speech", "modality=text"
 BATCH = "batch.global=128 batch.micro=64"
 GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.mask.max_block=49"
 
@@ -27,6 +42,24 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         (f"{BATCH} data.lanes=7", 2, "data.lanes=7 must divide batch.global=128", "data.lanes=64"),
         (f"{BATCH} data.lanes=2", 4, "4 ranks must divide data.lanes=2", "data.lanes=64 batch.micro=32"),
         (BATCH, 3, "3 ranks must divide data.lanes=128", "batch.global=129 batch.micro=43"),
+        ("model.norm=post model.drop_path=0.1", 2, "model.drop_path=0.1 is for pre-norm blocks", "model.drop_path=0"),
+        ("schedule.warmup=9 schedule.hold=3000", 2, "schedule.hold=3000 must be below", "schedule.hold=0"),
+        ("schedule.kind=exponential schedule.lr_end=0", 2, "exponential needs schedule.lr_end", "schedule.lr_end=1e-5"),
+        ("schedule.lr_start=1", 2, "schedule.lr_start=1 must be at most", "schedule.lr_start=0"),
+        (f"{SPEECH} speech.max_seconds=0.2", 2, "masked span has speech.mask.length=10", "speech.max_seconds=0.25"),
+        (f"{SPEECH} speech.position_kernel=4", 2, "position_kernel=4 must be odd", "speech.position_kernel=5"),
+        (f"{SPEECH} speech.position_groups=3", 2, "must divide model.width=128", "speech.position_groups=8"),
+        (f"{SPEECH} batch.micro_tokens=50", 2, "does not hold one sample of 199", "batch.micro_tokens=199"),
+        (f"{TEXT} text.mask.length=62", 2, "leaves nothing of text.max_tokens=64", "text.mask.length=4"),
+        (f"{TEXT} batch.micro_tokens=63", 2, "does not hold one sample of 64", "batch.micro_tokens=64"),
+        (
+            f"{TEXT} text.mask.kind=tokens text.mask.random=0.5 text.mask.keep=0.5",
+            2,
+            "leave no target",
+            "text.mask.random=0.1 text.mask.keep=0.1",
+        ),
+        ("modality=[vision,text] teacher.layers=9", 2, "teacher.layers=9 must be at most", "teacher.layers=4"),
+        ("modality=[vision,text] mixture.vision.micro=48", 2, "vision: mixture.vision.micro=48", "mixture.vision.micro=32"),
         ("model.heads=3", 2, "model.heads=3 must divide model.width=128", "model.heads=8"),
         ("teacher.layers=9", 2, "teacher.layers=9 must be at most model.layers=4", "teacher.layers=4"),
         ("vision.patch_size=5", 2, "vision.patch_size=5 must divide vision.image_size=28", "vision.patch_size=4"),
@@ -71,4 +104,5 @@ def test_fp16_is_refused_without_a_gpu() -> None:
 def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
     assert [resolve_lanes(size, None) for size in (7, 64, 2048, 4608)] == [7, 64, 512, 768]
     assert resolve_lanes(64, 16) == 16
+    assert [resolve_lanes(size, None, "tokens") for size in (7, 64, 2048, 4608)] == [1, 8, 256, 576]
     assert divisors(12) == [1, 2, 3, 4, 6, 12]

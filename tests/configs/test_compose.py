@@ -8,6 +8,12 @@ from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, to_yaml
 from configs.schema import BuildConfig, ExportConfig, PretrainConfig
 
 
+def test_a_recipe_is_not_for_another_modality() -> None:
+    message = "recipe=vision_base_imagenet is for vision, not modality=text.*as demo_text, text_base_books_wikipedia"
+    with pytest.raises(ValueError, match=message):
+        compose_pretrain(["recipe=vision_base_imagenet", "modality=text"])
+
+
 def test_the_demo_is_the_default() -> None:
     config = compose_pretrain([])
     assert (config.recipe, config.demo, config.model.size, config.deepspeed.stage) == ("demo", True, "tiny", 1)
@@ -51,6 +57,69 @@ def test_the_published_numbers() -> None:
         assert config.schedule.warmup == warmup_epochs * epoch
 
 
+def test_the_published_numbers_of_speech_and_text() -> None:
+    """data2vec paper, sections 4.2, 4.3 and 5.2, and the authors' configurations in fairseq."""
+    speech, audioset, text = (
+        compose_pretrain([f"recipe={name}"])
+        for name in ("speech_base_librispeech", "speech_base_audioset", "text_base_books_wikipedia")
+    )
+    assert [c.optimizer.lr for c in (speech, audioset, text)] == [5e-4, 5e-4, 2e-4]
+    assert [c.teacher.layers for c in (speech, audioset, text)] == [8, 12, 10]
+    assert [(c.teacher.decay, c.teacher.decay_end, c.teacher.decay_steps) for c in (speech, audioset, text)] == [
+        (0.999, 0.9999, 30_000), (0.999, 0.9999, 30_000), (0.999, 0.9999, 300_000)
+    ]  # fmt: skip
+    assert [c.schedule.steps for c in (speech, audioset, text)] == [400_000, 200_000, 1_000_000]
+    assert (speech.schedule.warmup / 400_000, speech.schedule.hold / 400_000) == (0.03, 0.9)
+    assert [c.model.norm for c in (speech, audioset, text)] == ["post", "deep", "post"]
+    assert (speech.model.layer_drop, audioset.teacher.mean_norm) == (0.05, "layer")
+    assert speech.batch.global_ * 12.3 / 60 == pytest.approx(63.3, rel=0.05)  # minutes; clips of 12.3 s on average
+    assert audioset.batch.global_ * 10 / 60 == pytest.approx(85, rel=0.05)
+    assert text.batch.global_ * text.text.max_tokens == 16 * 8192
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recipe", "modality"),
+    [
+        ("modality=vision", "demo", "vision"),
+        ("modality=speech", "demo_speech", "speech"),
+        ("modality=text", "demo_text", "text"),
+        ("modality=[vision,speech,text]", "demo_mixture", ("vision", "speech", "text")),
+        ("modality=[text,speech]", "demo_mixture", ("text", "speech")),
+        ("recipe=text_large", "text_large", "text"),
+        ("recipe=mixture_base modality=[speech,text]", "mixture_base", ("speech", "text")),
+        ("recipe=mixture_base modality=speech", "mixture_base", "speech"),
+    ],
+)
+def test_modality_and_recipe_choose_each_other(overrides: str, recipe: str, modality: object) -> None:
+    config = compose_pretrain(overrides.split())
+    assert (config.recipe, config.modality) == (recipe, modality)
+
+
+def test_a_part_has_its_modalitys_own_values_where_the_run_says_nothing() -> None:
+    plain = PretrainConfig(modality=("vision", "speech", "text"))
+    parts = [plain.part(modality) for modality in plain.modalities]
+    assert [part.modality for part in parts] == ["vision", "speech", "text"]
+    assert [part.model.norm for part in parts] == ["pre", "pre", "pre"], "shared blocks have one form"
+    assert [(part.teacher.layers, part.teacher.target) for part in parts] == [(6, "block"), (8, "ffn"), (10, "ffn")]
+    assert [part.teacher.average for part in parts] == ["all", "transformer", "blocks"]
+    assert [(part.loss.beta, part.loss.reduction) for part in parts] == [(2, "mean"), (0, "sqrt"), (4, "sum")]
+    assert all(part.part(part.modalities[0]) == part for part in parts)
+    alone = PretrainConfig(modality="speech").part("speech")
+    assert (alone.model.norm, alone.model.dropout, alone.teacher.block_norm) == ("post", 0.1, "instance")
+
+
+def test_the_runs_word_and_the_mixtures_share_win() -> None:
+    config = compose_pretrain(
+        ["modality=[vision,text]", "mixture.text.shards=/t", "mixture.text.global=4", "teacher.layers=2", "loss.beta=1",
+         "model.dropout=0.2", "mixture.blocks=separate", "batch.global=64", "mixture.vision.weight=3"]
+    )  # fmt: skip
+    vision, text = config.part("vision"), config.part("text")
+    assert (text.data.shards, text.batch.global_, vision.data.shards, vision.batch.global_) == ("/t", 4, "", 64)
+    assert [(p.teacher.layers, p.loss.beta, p.model.dropout) for p in (vision, text)] == [(2, 1, 0.2)] * 2
+    assert [p.model.norm for p in (vision, text)] == ["pre", "post"], "separate blocks are each as published"
+    assert config.mixture.vision.weight == 3
+
+
 def test_paths_are_not_hydras_grammar() -> None:
     shards = "/data/a b/train-{000000..000146}.tar, (x=1)"
     assert compose_pretrain([f"data.shards={shards}"]).data.shards == shards
@@ -66,7 +135,9 @@ def test_paths_are_not_hydras_grammar() -> None:
         ("modle=tiny", "unknown key 'modle': did you mean 'model'?"),
         ("qqqq=1", "unknown key 'qqqq': --help lists the keys"),
         ("batch.global_=4", "unknown key 'batch.global_': did you mean 'batch.global'?"),
-        ("recipe=base", "unknown recipe 'base': one of demo, vision_base_imagenet"),
+        ("modality=audio", "modality=audio: 'audio' is unknown: one of vision, speech, text"),
+        ("modality=[text,text]", "modality=[text,text]: 'text' is twice"),
+        ("recipe=base", "unknown recipe 'base': one of demo, demo_mixture, demo_speech"),
         ("deepspeed=zero4", "unknown deepspeed 'zero4': one of zero0, zero1, zero2, zero3"),
         ("optimizer=adam", "'optimizer' is a section: set one of its keys, e.g. optimizer.lr=VALUE"),
         ("optimizer.lr=abc", "optimizer.lr=abc: expected a valid number"),

