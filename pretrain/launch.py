@@ -21,13 +21,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from configs.checks import check, resolve_precision
 from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
-from configs.schema import PretrainConfig
+from configs.schema import Modality, PretrainConfig
 from data_shards.demo import cache_folder
 from data_shards.index import read_folder_index, resolve
 from pretrain.metrics import read_rows
@@ -213,43 +213,81 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+class DemoSet(NamedTuple):
+    """The packaged data of one modality."""
+
+    source: str
+    """Of `shards build`."""
+    folder: str
+    """In the cache."""
+    probe: str
+    """The split with labels for the probe's reference; `train` and `test` are the others."""
+
+    @property
+    def splits(self) -> set[str]:
+        """Names of its shards."""
+        return {"train", self.probe, "test"}
+
+
+DEMO: dict[Modality, DemoSet] = {
+    "vision": DemoSet("demo", "shards", "train"),
+    "speech": DemoSet("demo_speech", "shards_speech", "train"),
+    "text": DemoSet("demo_text", "shards_text", "probe"),
+}
+
+
+_RUN_KEYS = ("data.shards", "probe.train_shards", "probe.test_shards")
+_SHARE_KEYS = ("shards", "probe_train_shards", "probe_test_shards")  # the same in a section of `mixture`
+
+
+def demo_folder(modality: Modality) -> Path:
+    """Where the demo's shards are."""
+    return cache_folder() / DEMO[modality].folder
+
+
 def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
     """Where the demo's shards are and where its run goes, as far as the user did not say in `overrides`."""
-    found = [] if config.run.dir else ["run.dir=runs/demo"]
-    if config.data.shards:
-        return found
-    shards = {"data.shards": "train", "probe.train_shards": "train", "probe.test_shards": "test"}
-    given = {key for key, _ in map(split_override, overrides)} - {"data.shards"}
-    if "probe.train_shards" in given and not config.probe.train_shards:  # the probe is off
-        given.add("probe.test_shards")
-    folder = demo_folder()
-    return found + [f"{key}={folder}/{split}-*.tar" for key, split in shards.items() if key not in given]
+    found = [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
+    given = {key for key, _ in map(split_override, overrides)}
+    for modality in config.modalities:
+        found += _demo_shards(config.part(modality), f"mixture.{modality}" if config.is_mixture else "", given)
+    return found
 
 
-def demo_folder() -> Path:
-    """Where the demo's shards are."""
-    return cache_folder() / "shards"
+def _demo_shards(part: PretrainConfig, share: str, given: set[str]) -> list[str]:
+    """The overrides of one modality; `share` is its section of a mixture."""
+    if part.data.shards:
+        return []
+    folder, demo = demo_folder(part.modalities[0]), DEMO[part.modalities[0]]
+    data, train, test = [f"{share}.{key}" for key in _SHARE_KEYS] if share else _RUN_KEYS
+    given = given - {data}
+    if train in given and not part.probe.train_shards:  # the probe is off
+        given.add(test)
+    splits = {data: "train", train: demo.probe, test: "test"}
+    return [f"{key}={folder}/{split}-*.tar" for key, split in splits.items() if key not in given]
 
 
-def build_demo_shards() -> None:
+def build_demo_shards(modality: Modality) -> None:
     """Build once; a second run that starts meanwhile waits."""
-    folder = demo_folder()
+    folder, demo = demo_folder(modality), DEMO[modality]
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / "shards.lock", "w") as lock:
+    with open(folder.parent / f"{demo.folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
-        if not built >= {"train", "test"}:
-            command = [sys.executable, "-m", "data_shards", "build", "source=demo", f"output={folder}"]
+        if not built >= demo.splits:
+            command = [sys.executable, "-m", "data_shards", "build", f"source={demo.source}", f"output={folder}"]
             if subprocess.run(command).returncode:
                 raise ValueError(f"the demo's shards could not be made in {folder}: see above")
 
 
 def check_files(config: PretrainConfig) -> None:
     """Raise ValueError where a key names nothing, or is empty and must not be. A run that resumes needs no `init`."""
-    if not config.data.shards:
-        raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
-    for shards in filter(None, (config.data.shards, config.probe.train_shards, config.probe.test_shards)):
-        resolve(shards)
+    for modality in config.modalities:
+        part, key = config.part(modality), f"mixture.{modality}.shards" if config.is_mixture else "data.shards"
+        if not part.data.shards:
+            raise ValueError(f"{key} is empty: give {key}=PATTERN (./run.sh shards build makes shards)")
+        for shards in filter(None, (part.data.shards, part.probe.train_shards, part.probe.test_shards)):
+            resolve(shards)
     if not config.run.dir:
         raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
     resumes = any((Path(config.run.dir) / "checkpoints").glob("step_*"))
@@ -269,9 +307,10 @@ def is_complete(config: PretrainConfig) -> bool:
     steps = finished_steps(config)
     if steps < max(config.train.steps, 1):
         return False
-    rows = Path(config.run.dir) / "metrics.jsonl"
-    probed = rows.is_file() and any("knn_top1" in row and row["step"] == steps for row in read_rows(rows))
-    return probed or not config.probe.train_shards
+    wanted = {modality for modality in config.modalities if config.part(modality).probe.train_shards}
+    file = Path(config.run.dir) / "metrics.jsonl"
+    rows = read_rows(file) if file.is_file() else []
+    return wanted <= {row.get("modality", "vision") for row in rows if "knn_top1" in row and row["step"] == steps}
 
 
 def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:
@@ -306,7 +345,7 @@ def main(overrides: list[str]) -> None:
     """Check, prepare, and become DeepSpeed's launcher. Raises ValueError for the user's mistakes."""
     print_help(PretrainConfig, overrides)
     config = compose_pretrain(overrides)
-    wants_demo_shards = config.demo and not config.data.shards
+    demo_sets = [m for m in config.modalities if config.demo and not config.part(m).data.shards]
     if config.demo:
         overrides = [*overrides, *demo_overrides(config, overrides)]
         config = compose_pretrain(overrides)
@@ -314,8 +353,8 @@ def main(overrides: list[str]) -> None:
     launch = plan(config, machine, os.environ)
     check(config, launch.world)
     precision = precision_text(config, launch, machine)
-    if wants_demo_shards:
-        build_demo_shards()
+    for modality in demo_sets:
+        build_demo_shards(modality)
     check_files(config)
     if is_complete(config):
         print(f"{config.run.dir} is complete at step {finished_steps(config)}: nothing to do.")

@@ -30,7 +30,7 @@ def test_recipes_hold_on_their_published_ranks(overrides: str, world: int) -> No
     check(compose_pretrain(overrides.split()), world)
 
 
-SPEECH, TEXT = "modality=speech", "modality=text"
+SPEECH, TEXT, MIXED = "modality=speech", "modality=text", "modality=[vision,text]"
 BATCH = "batch.global=128 batch.micro=64"
 GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.mask.max_block=49"
 
@@ -58,8 +58,8 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
             "leave no target",
             "text.mask.random=0.1 text.mask.keep=0.1",
         ),
-        ("modality=[vision,text] teacher.layers=9", 2, "teacher.layers=9 must be at most", "teacher.layers=4"),
-        ("modality=[vision,text] mixture.vision.micro=48", 2, "vision: mixture.vision.micro=48", "mixture.vision.micro=32"),
+        (f"{MIXED} teacher.layers=9", 2, "teacher.layers=9 must be at most", "teacher.layers=4"),
+        (f"{MIXED} mixture.vision.micro=48", 2, "vision: mixture.vision.micro=48 must", "mixture.vision.micro=32"),
         ("model.heads=3", 2, "model.heads=3 must divide model.width=128", "model.heads=8"),
         ("teacher.layers=9", 2, "teacher.layers=9 must be at most model.layers=4", "teacher.layers=4"),
         ("vision.patch_size=5", 2, "vision.patch_size=5 must divide vision.image_size=28", "vision.patch_size=4"),

@@ -159,16 +159,38 @@ def test_the_demo_gets_what_the_user_did_not_give(monkeypatch: pytest.MonkeyPatc
     assert added("data.shards=mine", "run.dir=there") == []
 
 
+@pytest.mark.parametrize(("modality", "folder", "probe"), [("speech", "speech", "train"), ("text", "text", "probe")])
+def test_every_modality_has_its_demo(monkeypatch: pytest.MonkeyPatch, modality: str, folder: str, probe: str) -> None:
+    monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
+    overrides = [f"modality={modality}"]
+    assert demo_overrides(config(*overrides), overrides) == [
+        f"run.dir=runs/demo_{modality}",
+        f"data.shards=/cache/shards_{folder}/train-*.tar",
+        f"probe.train_shards=/cache/shards_{folder}/{probe}-*.tar",
+        f"probe.test_shards=/cache/shards_{folder}/test-*.tar",
+    ]
+
+
+def test_a_mixture_gets_the_demo_data_of_those_without_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
+    overrides = ["modality=[vision,text]", "mixture.vision.shards=mine", "mixture.text.probe_test_shards=mine"]
+    assert demo_overrides(config(*overrides), overrides) == [
+        "run.dir=runs/demo_mixture",
+        "mixture.text.shards=/cache/shards_text/train-*.tar",
+        "mixture.text.probe_train_shards=/cache/shards_text/probe-*.tar",
+    ]
+
+
 def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
     commands: list[list[str]] = []
     failed = subprocess.CompletedProcess("", 1)
     monkeypatch.setattr(launch.subprocess, "run", lambda command: commands.append(command) or failed)
     with pytest.raises(ValueError, match="the demo's shards could not be made"):
-        launch.build_demo_shards()
+        launch.build_demo_shards("vision")
     entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "", "", 1, 1) for split in ("train", "test"))
     (tmp_path / "shards" / "index.json").write_text(index_json(FolderIndex(entries)))
-    launch.build_demo_shards()
+    launch.build_demo_shards("vision")
     assert [command[3:] for command in commands] == [["build", "source=demo", f"output={tmp_path}/shards"]]
 
 
@@ -177,6 +199,7 @@ def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ([], "data.shards is empty: give data.shards=PATTERN"),
         (["data.shards=/nowhere/x-*.tar", "run.dir=x"], "/nowhere/x-\\*.tar"),
+        (["recipe=mixture_base"], "mixture.vision.shards is empty: give mixture.vision.shards=PATTERN"),
     ],
 )
 def test_missing_files_are_named(overrides: list[str], message: str) -> None:
