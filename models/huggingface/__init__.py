@@ -1,0 +1,133 @@
+"""Our weights as a Hugging Face folder (`Data2VecVisionModel`, `Data2VecAudioModel`, `Data2VecTextModel`), and back.
+
+Names: data2vec.md section 11. The regression head has no place there and is left out; a folder without a mask vector
+(the published vision models) leaves ours as initialised. DeepNorm's blocks become post-norm ones:
+LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon, so that the branches' outputs are divided by a.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from configs.schema import PretrainConfig
+from models.huggingface import speech, text, vision
+from models.huggingface.files import read_config, read_weights
+from models.huggingface.layout import Layout
+
+_BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward.fc2.weight", "feed_forward.fc2.bias")
+
+
+def layout_of(part: PretrainConfig) -> Layout:
+    """Where Transformers has the weights of this configuration; ValueError where it has no such model."""
+    match part.modality:
+        case "vision":
+            return vision.layout(part)
+        case "speech":
+            return speech.layout(part)
+        case "text":
+            return text.layout(part)
+        case _:
+            raise AssertionError(f"{part.modality}: one modality at a time")
+
+
+def save_pretrained(
+    folder: str | Path, student_state: dict[str, Tensor], part: PretrainConfig, tokenizer: Path | None = None
+) -> None:
+    """Write model.safetensors, config.json and what turns raw data into the model's inputs.
+
+    student_state: named as in a `Data2Vec.student` of one modality. tokenizer: the folder of a text model's tokenizer;
+    None leaves it out. ValueError where Transformers has no such model or the tokenizer's files are missing.
+    """
+    layout = layout_of(part)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in to_huggingface(student_state, part).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", layout.config() | {"dtype": dtype})
+    match part.modality:
+        case "vision":
+            _write_json(folder / "preprocessor_config.json", vision.preprocessor(part))
+        case "speech":
+            _write_json(folder / "preprocessor_config.json", speech.preprocessor(part))
+        case "text" if tokenizer is not None:
+            text.copy_tokenizer(tokenizer, folder, part)
+
+
+def load_pretrained(folder: str | Path, part: PretrainConfig) -> dict[str, Tensor]:
+    """A Hugging Face folder -> weights named as in `Data2Vec.student`, without head (and mask vector if it has none).
+
+    ValueError where the folder is not the data2vec model of this modality, is of another size than the configuration
+    says, or lacks weights.
+    """
+    folder, layout = Path(folder), layout_of(part)
+    _check_config(folder, layout)
+    theirs = {name.removeprefix(layout.prefix): tensor for name, tensor in read_weights(folder).items()}
+    match part.modality:
+        case "vision":
+            vision.check_weights(theirs, folder, part)
+        case "text":
+            theirs = text.without_token_types(theirs)
+    return _from_huggingface(theirs, folder, part)
+
+
+def to_huggingface(state: dict[str, Tensor], part: PretrainConfig) -> dict[str, Tensor]:
+    """Our names -> Hugging Face's; the fused projection is cut into query, key and value."""
+    layout, layers = layout_of(part), part.model.layers
+    state = _scaled_branches(state, 1 / _depth_scale(part))
+    theirs = {their: state[our] for our, their in layout.names(layers).items()}
+    for our, group in layout.fused(layers).items():
+        # safetensors refuses tensors that share memory
+        theirs |= {their: weight.clone() for their, weight in zip(group, state[our].chunk(3), strict=True)}
+    return theirs | (text.no_token_types(part.model.width) if part.modality == "text" else {})
+
+
+def _from_huggingface(theirs: dict[str, Tensor], folder: Path, part: PretrainConfig) -> dict[str, Tensor]:
+    layout, layers = layout_of(part), part.model.layers
+    names, fused = layout.names(layers), layout.fused(layers)
+    if layout.optional and names[layout.optional] not in theirs:
+        del names[layout.optional]
+    missing = sorted((set(names.values()) | {name for group in fused.values() for name in group}) - set(theirs))
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}: is the file complete?")
+    ours = {our: theirs[their] for our, their in names.items()}
+    ours |= {our: torch.cat([theirs[their] for their in group]) for our, group in fused.items()}
+    return _scaled_branches(ours, _depth_scale(part))
+
+
+def _depth_scale(part: PretrainConfig) -> float:
+    """DeepNorm's factor on the residual stream; 1 in other blocks."""
+    return (2 * part.model.layers) ** 0.25 if part.model.norm == "deep" else 1.0
+
+
+def _scaled_branches(state: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """The state with what attention and feed-forward layers add to the residual stream multiplied by `factor`."""
+    if factor == 1:
+        return state
+    return {name: tensor * factor if name.endswith(_BRANCH_OUTPUTS) else tensor for name, tensor in state.items()}
+
+
+def _check_config(folder: Path, layout: Layout) -> None:
+    """ValueError unless config.json describes a model of our modality and sizes."""
+    theirs, path = read_config(folder), folder / "config.json"
+    if theirs.get("model_type") != layout.model_type:
+        raise ValueError(f"{path} describes a {theirs.get('model_type')!r} model, not {layout.model_type!r}")
+    for name, size in layout.sizes.items():
+        value = theirs.get(name, size.default)
+        if value != size.value:
+            there = f"{path}: {name} is {value}"
+            if not size.key:
+                raise ValueError(f"{there}, but here it is always {size.value}: this model cannot be taken over")
+            choose = "choose the model= (tiny, base, large, huge) of that size, or " * size.key.startswith("model.")
+            ours, wanted = size.ours(size.value), size.ours(value)
+            raise ValueError(f"{there}, but {size.key} is {ours}: {choose}set {size.key}={wanted}")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

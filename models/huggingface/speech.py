@@ -1,0 +1,91 @@
+"""`Data2VecAudioModel`: names, config.json and preprocessor_config.json (data2vec.md sections 3.1 and 11).
+
+In a padded batch their positional convolutions let padding reach the real frames next to it; ours do so only with
+`speech.leaky_positions`. Clips alone, or of one length, give the same either way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.schema import PUBLISHED, PretrainConfig
+from data_shards.batch import CONV_KERNELS, CONV_STRIDES
+from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
+
+_BLOCK = BlockLayout(
+    "encoder.layers",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    {
+        "attention.proj": "attention.out_proj",
+        "norm1": "layer_norm",
+        "feed_forward.fc1": "feed_forward.intermediate_dense",
+        "feed_forward.fc2": "feed_forward.output_dense",
+        "norm2": "final_layer_norm",
+    },
+)
+
+
+def layout(part: PretrainConfig) -> Layout:
+    """ValueError unless the blocks are post-norm, which is all that the class can."""
+    check_post_norm(part, "Data2VecAudioModel")
+    return Layout(
+        "data2vec-audio", "Data2VecAudioModel", _outer(part), _BLOCK, _sizes(part), _settings(part), "masking.vector"
+    )
+
+
+def _outer(part: PretrainConfig) -> dict[str, str]:
+    names = {
+        "masking.vector": "masked_spec_embed",
+        **module("projection.norm", "feature_projection.layer_norm"),
+        **module("projection.linear", "feature_projection.projection"),
+        **module("encoder.norm", "encoder.layer_norm"),
+    }
+    for i in range(len(CONV_KERNELS)):
+        ours, theirs = f"feature_encoder.layers.{i}", f"feature_extractor.conv_layers.{i}"
+        names |= {f"{ours}.conv.weight": f"{theirs}.conv.weight", **module(f"{ours}.norm", f"{theirs}.layer_norm")}
+    for i in range(part.speech.position_layers):
+        names |= module(f"positions.layers.{i}.conv", f"encoder.pos_conv_embed.layers.{i}.conv")
+    return names
+
+
+def _sizes(part: PretrainConfig) -> dict[str, Size]:
+    speech, count = part.speech, len(CONV_KERNELS)
+    return transformer_sizes(part) | {
+        "conv_dim": Size("speech.conv_width", [speech.conv_width] * count, [512] * count, lambda widths: widths[0]),
+        "conv_kernel": Size("", list(CONV_KERNELS), list(CONV_KERNELS)),
+        "conv_stride": Size("", list(CONV_STRIDES), list(CONV_STRIDES)),
+        "conv_bias": Size("", False, False),
+        "num_conv_pos_embeddings": Size("speech.position_layers", speech.position_layers, 5),  # not their kernel
+        "conv_pos_kernel_size": Size("speech.position_kernel", speech.position_kernel, 19),
+        "num_conv_pos_embedding_groups": Size("speech.position_groups", speech.position_groups, 16),
+    }
+
+
+def _settings(part: PretrainConfig) -> dict[str, Any]:
+    """Dropout as in this run, where Transformers' own defaults add some."""
+    return {
+        "activation_dropout": 0.0,
+        "attention_dropout": part.model.attention_dropout,
+        "feat_extract_activation": "gelu",
+        "feat_extract_norm": "layer",
+        "feat_proj_dropout": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout": part.model.dropout,
+        "layer_norm_eps": PUBLISHED["speech"].norm_eps,
+        "layerdrop": part.model.layer_drop,
+        "mask_time_length": 10,
+        "mask_time_prob": 0.05,  # used in training mode only; at 0 there would be no place for the mask vector
+    }
+
+
+def preprocessor(part: PretrainConfig) -> dict[str, Any]:
+    """The content of preprocessor_config.json: zero mean and unit variance for each clip."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "do_normalize": True,
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": part.speech.sample_rate,
+    }

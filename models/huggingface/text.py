@@ -1,0 +1,86 @@
+"""`Data2VecTextModel`: names, config.json and the tokenizer's files (data2vec.md sections 4.1 and 11)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.schema import PUBLISHED, PretrainConfig
+from data_shards.batch import BOS, EOS, PAD
+from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
+
+_FIRST_POSITION = PAD + 1
+"""Row of the first token's position; the rows before it are never a token's."""
+_TYPES, _POSITIONS = "embeddings.token_type_embeddings.weight", "embeddings.position_embeddings.weight"
+_OUTER = {
+    "embedding.weight": "embeddings.word_embeddings.weight",
+    "positions.weight": _POSITIONS,
+    **module("norm_embeddings", "embeddings.LayerNorm"),
+}
+_BLOCK = BlockLayout(
+    "encoder.layer",
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    {
+        "attention.proj": "attention.output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "feed_forward.fc1": "intermediate.dense",
+        "feed_forward.fc2": "output.dense",
+        "norm2": "output.LayerNorm",
+    },
+)
+
+
+def layout(part: PretrainConfig) -> Layout:
+    """ValueError unless the blocks are post-norm, which is all that the class can."""
+    check_post_norm(part, "Data2VecTextModel")
+    tokens = part.text.max_tokens + _FIRST_POSITION
+    sizes = transformer_sizes(part) | {
+        "vocab_size": Size("text.vocab_size", part.text.vocab_size, 30522),
+        "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - _FIRST_POSITION),
+    }
+    return Layout("data2vec-text", "Data2VecTextModel", _OUTER, _BLOCK, sizes, _settings(part))
+
+
+def _settings(part: PretrainConfig) -> dict[str, Any]:
+    """Transformers' own defaults are BERT's, not RoBERTa's. Dropout as in this run."""
+    return {
+        "attention_probs_dropout_prob": part.model.attention_dropout,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": part.model.dropout,
+        "layer_norm_eps": PUBLISHED["text"].norm_eps,
+        "mask_token_id": part.text.vocab_size - 1,
+        "pad_token_id": PAD,
+        "type_vocab_size": 1,
+    }
+
+
+def no_token_types(width: int) -> dict[str, Tensor]:
+    """Their embedding of the one token type, which our model has none of."""
+    return {_TYPES: torch.zeros(1, width)}
+
+
+def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights whose positions hold the embedding of token type 0, which is added to every token as they are."""
+    if _TYPES not in theirs or _POSITIONS not in theirs:
+        return theirs
+    positions = theirs[_POSITIONS].clone()
+    positions[_FIRST_POSITION:] += theirs[_TYPES][0]
+    return theirs | {_POSITIONS: positions}
+
+
+def copy_tokenizer(source: Path, target: Path, part: PretrainConfig) -> None:
+    """Copy the tokenizer's files, and say there how long a text may be. ValueError where `source` is no tokenizer."""
+    if not (source / "vocab.json").is_file():
+        raise ValueError(f"{source} has no vocab.json: copy the folder `tokenizer` of the run's shards there")
+    for file in sorted(source.iterdir()):
+        shutil.copyfile(file, target / file.name)
+    settings = target / "tokenizer_config.json"
+    known = json.loads(settings.read_text()) if settings.is_file() else {}
+    settings.write_text(json.dumps(known | {"model_max_length": part.text.max_tokens}, indent=2) + "\n")

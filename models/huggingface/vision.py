@@ -1,0 +1,87 @@
+"""`Data2VecVisionModel`: names, config.json and preprocessor_config.json (data2vec.md section 11)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from configs.schema import PUBLISHED, PretrainConfig
+from models.huggingface.layout import BlockLayout, Layout, Size, module, transformer_sizes
+
+_TABLE = "encoder.relative_position_bias.relative_position_bias_table"
+_MODULES = {
+    "norm1": "layernorm_before",
+    "attention.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "feed_forward.fc1": "intermediate.dense",
+    "feed_forward.fc2": "output.dense",
+}
+_OUTER = {
+    "tokens.cls": "embeddings.cls_token",
+    "tokens.mask": "embeddings.mask_token",
+    **module("patch_embedding", "embeddings.patch_embeddings.projection"),
+    "positions.table": _TABLE,
+    **module("norm", "layernorm"),
+}
+
+
+def layout(part: PretrainConfig) -> Layout:
+    """ValueError unless the blocks are pre-norm, which is all that the class can."""
+    if part.model.norm != "pre":
+        raise ValueError(
+            f"model.norm={part.model.norm}: Transformers' Data2VecVisionModel normalises before the branches; it holds "
+            "what was trained with model.norm=pre"
+        )
+    projections = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+    scaled = {"gamma1": "lambda_1", "gamma2": "lambda_2"} if part.model.layer_scale > 0 else {}
+    sizes = transformer_sizes(part) | {
+        "image_size": Size("vision.image_size", part.vision.image_size, 224),
+        "patch_size": Size("vision.patch_size", part.vision.patch_size, 16),
+    }
+    block = BlockLayout("encoder.layer", projections, _MODULES, "qv", scaled)
+    return Layout("data2vec-vision", "Data2VecVisionModel", _OUTER, block, sizes, _settings(part), "tokens.mask")
+
+
+def _settings(part: PretrainConfig) -> dict[str, Any]:
+    """Dropout rates are left to the fine-tuner."""
+    return {
+        "hidden_act": "gelu",
+        "layer_norm_eps": PUBLISHED["vision"].norm_eps,  # the published config.json says 1e-12, training used 1e-6
+        "layer_scale_init_value": part.model.layer_scale,
+        "num_channels": 3,
+        "use_absolute_position_embeddings": False,
+        "use_mask_token": True,
+        "use_mean_pooling": False,  # True would leave the final norm out
+        "use_relative_position_bias": False,
+        "use_shared_relative_position_bias": True,
+    }
+
+
+def preprocessor(part: PretrainConfig) -> dict[str, Any]:
+    """The content of preprocessor_config.json."""
+    size = {"height": part.vision.image_size, "width": part.vision.image_size}
+    return {
+        "image_processor_type": "BeitImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "resample": 3,  # bicubic
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(part.vision.mean),
+        "image_std": list(part.vision.std),
+    }
+
+
+def check_weights(theirs: dict[str, Tensor], folder: Path, part: PretrainConfig) -> None:
+    """ValueError where a folder's weights, prefix removed, have no place in a model of this configuration."""
+    if _TABLE not in theirs and any("relative_position_bias_table" in name for name in theirs):
+        raise ValueError(
+            f"{folder} has a relative position table in every block (a fine-tuned model); "
+            "this one shares a single table: start from a pre-trained folder"
+        )
+    if part.model.layer_scale == 0 and "encoder.layer.0.lambda_1" in theirs:
+        raise ValueError(f"{folder} has LayerScale, but model.layer_scale is 0: set it above 0, e.g. 1e-4")
