@@ -596,6 +596,8 @@ class ExportConfig:
     """Folder to write."""
     weights: Literal["teacher", "student"] = "teacher"
     """Which weights."""
+    modality: Modality | None = None
+    """Which of a mixture's modalities; null is the run's only one."""
 
 
 @dataclass(config=_STRICT)
