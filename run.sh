@@ -12,10 +12,11 @@ usage() {
 usage: ./run.sh COMMAND [key=value ...]
 
   setup                                                   make or refresh .venv from pyproject.toml
-  shards build source=imagefolder input=DIR output=DIR    images -> tar shards and their index
+  shards build source=KIND input=PATH output=DIR          files -> tar shards and their index; KIND is imagefolder,
+                                                          audiofolder, textfiles, jsonl or parquet
   shards validate shards=PATTERN                          check shards against their index
   shards index shards=PATTERN                             index shards that others built
-  pretrain                                                demo: real images, tiny model, minutes on a CPU
+  pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
   pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
   export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads
   probe run=DIR                                           k-NN and linear probe of a run's features
