@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from configs.checks import batch_mistake, resolve_lanes
+from configs.checks import Equal, batch_mistake, resolve_lanes
 from configs.schema import PretrainConfig
 from data_shards.index import Index
 from data_shards.order import RECIPE, OrderConfig
@@ -19,24 +19,23 @@ class StepSplit:
     lanes: int
     per_lane: int
     """Samples of every lane in a step."""
-    rank_lanes: range
-    """This rank's lanes."""
-    micro: int
-    """Samples of a micro-batch."""
+    rank: int
+    world: int
 
     @property
-    def micro_batches(self) -> int:
-        """Micro-batches of this rank in a step."""
-        return len(self.rank_lanes) * self.per_lane // self.micro
+    def rank_lanes(self) -> range:
+        """This rank's lanes, for images."""
+        return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
 
 
-def split_step(batch: int, micro: int, lanes: int | None, rank: int, world: int) -> StepSplit:
+def split_step(part: PretrainConfig, rank: int, world: int) -> StepSplit:
     """The split for one rank. ValueError names the keys that do not fit and lists what would."""
-    if mistake := batch_mistake(batch, micro, lanes, world):
+    batch = part.batch
+    micro = batch.micro if part.modality == "vision" else None  # others cut micro-batches by length
+    if mistake := batch_mistake(batch.global_, micro, part.data.lanes, world, batch.equal):
         raise ValueError(mistake)
-    chosen = resolve_lanes(batch, lanes)
-    mine = range(rank * chosen // world, (rank + 1) * chosen // world)
-    return StepSplit(chosen, batch // chosen, mine, micro)
+    lanes = resolve_lanes(batch.global_, part.data.lanes, batch.equal)
+    return StepSplit(lanes, batch.global_ // lanes, rank, world)
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,10 @@ class Cursor:
     lane_length: int
     digest: str
     """Hash of the index."""
+    equal: Equal | None = None
+    """Batches by length: what steps have equal numbers of; None: batches as the order has them."""
+    longest: int | None = None
+    """Batches by length: tokens of the longest sample."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,7 +69,8 @@ class Cursor:
     def _meaning(self) -> dict[str, Any]:
         order = self.order
         constants = {"seed": order.seed, "lanes": order.lanes, "chunk": order.chunk, "window": order.window}
-        return {**constants, "batch": order.lanes * self.per_lane, "index": self.digest, "recipe": RECIPE}
+        bins = {"equal": self.equal, "longest": self.longest} if self.equal else {}
+        return {**constants, "batch": order.lanes * self.per_lane, "index": self.digest, "recipe": RECIPE, **bins}
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """Consumed steps of a state; ValueError names the key under which the run would see other samples."""
@@ -78,23 +82,39 @@ class Cursor:
             "index": "data.shards: give the shards that the run began with (their index was {})",
             "chunk": "data.chunk_bytes: set it as the run began (its chunks have {} samples)",
             "recipe": "this version orders samples otherwise: resume with the version of order recipe {}",
+            "equal": "batch.equal: set it to {}",
+            "longest": "speech.max_seconds or text.max_tokens: set it as the run began, {} frames or tokens",
         }
         meaning = self._meaning()
         for key, remedy in remedies.items():
-            if state.get(key) != meaning[key]:
+            if state.get(key) != meaning.get(key):
                 mended = remedy.format(state.get(key))
                 raise ValueError(f"the checkpoint has another {key}; {mended}, or use a new run.dir")
         return int(state["consumed_steps"])
 
 
-def make_cursor(config: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
+def longest_sample(part: PretrainConfig) -> int:
+    """Tokens of the longest sample: frames of speech, subwords of text; longer ones are cropped."""
+    match part.modality:
+        case "speech":
+            return part.speech.max_frames
+        case "text":
+            return part.text.max_tokens
+    raise AssertionError(f"{part.modality} has no lengths")
+
+
+def make_cursor(part: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
     """The cursor of a run over `index`. ValueError where the data set is smaller than one batch."""
-    chunk = max(1, math.ceil(config.data.chunk_bytes / index.mean_size))
-    order = OrderConfig(config.train.seed, split.lanes, chunk, config.data.window)
-    cursor = Cursor(order, split.per_lane, index.samples // split.lanes, index.digest)
+    chunk = max(1, math.ceil(part.data.chunk_bytes / index.mean_size))
+    by_length = part.modality != "vision"
+    # A window that is sorted by length holds whole steps.
+    window = -(-part.data.window // split.per_lane) * split.per_lane if by_length else part.data.window
+    order = OrderConfig(part.train.seed, split.lanes, chunk, window)
+    bins = (part.batch.equal, longest_sample(part)) if by_length else (None, None)
+    cursor = Cursor(order, split.per_lane, index.samples // split.lanes, index.digest, *bins)
     if not cursor.steps_per_epoch:
         raise ValueError(
-            f"data.shards has {index.samples} samples, fewer than batch.global={config.batch.global_}; "
+            f"data.shards has {index.samples} samples, fewer than batch.global={part.batch.global_}; "
             f"lower batch.global, or add samples"
         )
     return cursor

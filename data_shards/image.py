@@ -20,7 +20,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.schema import VisionConfig
+from configs.schema import PretrainConfig, VisionConfig
+from data_shards.batch import MaskedBatch
+from data_shards.masking import block_masks
+from data_shards.randomness import Stream, uniforms
 from data_shards.reader import BadSample
 from data_shards.writer import IMAGE_EXTENSIONS
 
@@ -192,3 +195,46 @@ def centre_crop(data: bytes, size: int) -> Tensor:
     pixels = _resized(image, max(short, int(height * scale)), max(short, int(width * scale)))
     top, left = round((pixels.shape[1] - size) / 2), round((pixels.shape[2] - size) / 2)
     return pixels[:, top : top + size, left : left + size].contiguous()
+
+
+class Images:
+    """Images of a run: members of a sample -> augmented pixels -> masked batch."""
+
+    draws = CROP_DRAWS + 1
+    """Uniform numbers that loading takes: those of the crop, and the flip."""
+
+    def __init__(self, part: PretrainConfig) -> None:
+        self.vision, self.seed = part.vision, part.train.seed
+
+    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> tuple[Tensor, np.ndarray]:
+        """As `augment`, `limit` being of no use to images; BadSample where there is no image that can be decoded."""
+        return augment(image_bytes(members), draws, self.vision)
+
+    def load_whole(self, members: dict[str, bytes]) -> tuple[Tensor, np.ndarray]:
+        """The same for evaluation: the central square, the colours as they are."""
+        return centre_crop(image_bytes(members), self.vision.image_size), np.zeros(3)
+
+    def masked(
+        self, epoch: int, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], trim: int | None
+    ) -> MaskedBatch:
+        """The batch of these samples, int64 [B]."""
+        draws = uniforms(self.seed, epoch, samples, Stream.JITTER, JITTER_DRAWS)
+        color = color_jitter(np.stack([mean for _, mean in loaded]), draws, self.vision.jitter)
+        return self._batch(samples, loaded, block_masks(self.seed, epoch, samples, self.vision), color)
+
+    def unmasked(self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]]) -> MaskedBatch:
+        """The same for evaluation, without masks and jitter."""
+        color = np.tile(np.eye(3, 4, dtype=np.float32), (len(samples), 1, 1))
+        return self._batch(samples, loaded, np.zeros((len(samples), self.vision.tokens), bool), color)
+
+    def _batch(
+        self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], mask: np.ndarray, color: np.ndarray
+    ) -> MaskedBatch:
+        return MaskedBatch(
+            modality="vision",
+            inputs=torch.stack([pixels for pixels, _ in loaded]),
+            mask=torch.from_numpy(mask),
+            lengths=torch.full((len(samples),), self.vision.tokens),
+            sample_ids=torch.from_numpy(samples),
+            color=torch.from_numpy(color),
+        )

@@ -1,15 +1,17 @@
-"""Labelled images for probes."""
+"""Labelled samples for probes."""
 
 from __future__ import annotations
 
 import logging
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import VisionConfig
-from data_shards.image import centre_crop, image_bytes
+from configs.schema import PretrainConfig
+from data_shards.batch import MaskedBatch
 from data_shards.index import load_index
+from data_shards.microbatch import sample_kind
 from data_shards.reader import BadSample, Reader
 
 log = logging.getLogger(__name__)
@@ -22,21 +24,21 @@ def _label(members: dict[str, bytes]) -> int:
         raise ValueError("no class number (member .cls)") from None
 
 
-def labelled_images(shards: str, vision: VisionConfig, limit: int) -> tuple[Tensor, Tensor]:
-    """At most `limit` images and labels, evenly spread over the shards: uint8 [N, 3, S, S], int64 [N].
+def labelled_samples(shards: str, part: PretrainConfig, limit: int) -> tuple[MaskedBatch, Tensor]:
+    """At most `limit` samples, whole and without masks, and their labels int64 [N], evenly spread over the shards.
 
-    Every process that calls this decodes all of them: in a run, each rank. Unreadable images are left out with a
-    warning. Raises ValueError where a sample has no label, or none is readable.
+    Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
+    Unreadable samples are left out with a warning. Raises ValueError where one has no label, or none is readable.
     """
     index = load_index(shards)
-    reader = Reader(index)
+    reader, kind = Reader(index), sample_kind(part)
     count = min(limit, index.samples)
-    images, labels = [], []
+    ids, loaded, labels = [], [], []
     for i in range(count):
         sample = i * index.samples // count
         try:
             members = reader.read(sample).members
-            image = centre_crop(image_bytes(members), vision.image_size)
+            loaded.append(kind.load_whole(members))
         except BadSample as error:
             log.warning("left out: %s", reader.report(sample, str(error)))
             continue
@@ -44,8 +46,8 @@ def labelled_images(shards: str, vision: VisionConfig, limit: int) -> tuple[Tens
             labels.append(_label(members))
         except ValueError as error:
             raise ValueError(f"{shards!r}: {reader.report(sample, str(error))}; give shards with labels") from None
-        images.append(image)
+        ids.append(sample)
     reader.close()
-    if not images:
-        raise ValueError(f"{shards!r}: none of {count} images is readable")
-    return torch.stack(images), torch.tensor(labels)
+    if not loaded:
+        raise ValueError(f"{shards!r}: none of {count} samples is readable")
+    return kind.unmasked(np.array(ids), loaded), torch.tensor(labels)

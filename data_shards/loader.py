@@ -1,4 +1,4 @@
-"""The micro-batches of one rank, step after step: sampler, worker processes, and the policy for bad samples.
+"""The micro-batches of one rank, step after step, of one modality or of a mixture: sampler and worker processes.
 
 The sampler runs in the training process and a request says everything about its micro-batch, so workers hold no state:
 any number of them, or none, gives the same tensors in the same order.
@@ -10,50 +10,25 @@ import logging
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from configs.checks import check_vision
-from configs.schema import DataConfig, PretrainConfig
+from configs.checks import check_samples
+from configs.schema import Modality, PretrainConfig
+from data_shards.bad_samples import BadSampleCount
 from data_shards.batch import MaskedBatch
-from data_shards.cursor import Cursor, StepSplit, make_cursor, split_step
-from data_shards.index import load_index
-from data_shards.microbatch import Loaded, MicroBatches, Request
-from data_shards.order import EpochOrder
+from data_shards.cursor import make_cursor, split_step
+from data_shards.index import Index, load_index
+from data_shards.microbatch import Loaded, MicroBatches
+from data_shards.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
+from data_shards.requests import Requests, steps_of
 
 log = logging.getLogger(__name__)
-
-_LOGGED = 10  # bad samples that are logged one by one; then the 16th, 32nd, 64th ...
-
-
-class _Requests(Sampler[Request]):
-    """The requests of one rank from a step on, without end."""
-
-    def __init__(self, counts: np.ndarray, cursor: Cursor, split: StepSplit, first_step: int) -> None:
-        self.counts, self.cursor, self.split, self.first_step = counts, cursor, split, first_step
-
-    def __iter__(self) -> Iterator[Request]:
-        order = None
-        for step in count(self.first_step):
-            epoch, position = self.cursor.locate(step)
-            if order is None or order.epoch != epoch:
-                order = EpochOrder(self.counts, self.cursor.order, epoch)
-            yield from self._of_step(order, position)
-
-    def _of_step(self, order: EpochOrder, position: int) -> Iterator[Request]:
-        """The step's samples, lane after lane, cut into micro-batches."""
-        lanes, per_lane = np.array(self.split.rank_lanes), self.split.per_lane
-        samples = order.ids(lanes, position, position + per_lane).ravel()
-        positions = np.tile(np.arange(position, position + per_lane), len(lanes))
-        lanes = lanes.repeat(per_lane)
-        for first in range(0, len(samples), self.split.micro):
-            part = slice(first, first + self.split.micro)
-            yield Request(order.epoch, lanes[part], positions[part], samples[part])
 
 
 def _start_worker(_: int) -> None:
@@ -72,48 +47,40 @@ def _checked(loaded: Loaded | str) -> Loaded:
     return loaded
 
 
-class BadSampleCount:
-    """Counts replaced samples, logs some of them, and stops the run past `data.max_bad_*`."""
-
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-        self.read = self.replaced = self.reported = 0
-
-    def add(self, loaded: Loaded) -> None:
-        """Count one consumed micro-batch. ValueError past the limits."""
-        self.read += len(loaded.batch)
-        self.replaced += loaded.replaced
-        for report in loaded.reports:
-            self.reported += 1
-            if self.reported <= _LOGGED or self.reported.bit_count() == 1:
-                log.warning("bad sample %d, replaced: %s, %s: %s", self.reported, *report)
-        limit = max(self.config.max_bad_samples, self.config.max_bad_fraction * self.read)
-        if loaded.reports and self.replaced > limit:
-            last = loaded.reports[-1]
-            raise ValueError(
-                f"{self.replaced} of {self.read} samples could not be used, more than data.max_bad_samples="
-                f"{self.config.max_bad_samples} and data.max_bad_fraction={self.config.max_bad_fraction}; the last: "
-                f"{last.shard}, {last.sample}: {last.reason}; see ./run.sh shards validate shards={last.shard}"
-            )
+def _check_vocabulary(part: PretrainConfig, index: Index) -> None:
+    """ValueError where the ids of the shards are not those of `text.vocab_size`."""
+    types = index.tokenizer.vocab_size if index.tokenizer else part.text.vocab_size
+    if part.modality == "text" and types != part.text.vocab_size:
+        raise ValueError(
+            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({index.tokenizer_folder}) has "
+            f"{types} types: set text.vocab_size={types}"
+        )
 
 
 class MaskedBatchLoader:
-    """The data of one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
+    """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
-    def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
+    def __init__(self, part: PretrainConfig, rank: int, world: int, bad: BadSampleCount | None = None) -> None:
         """Raises ValueError where shards or index are missing, or where masks or batches are impossible."""
-        self._config = config
-        check_vision(config.vision)
-        self._split = split_step(config.batch.global_, config.batch.micro, config.data.lanes, rank, world)
-        self._index = load_index(config.data.shards)
-        self._cursor = make_cursor(config, self._index, self._split)
-        self._bad = BadSampleCount(config.data)
+        self._part = part
+        check_samples(part)
+        split = split_step(part, rank, world)
+        self._index = load_index(part.data.shards)
+        _check_vocabulary(part, self._index)
+        self._cursor = make_cursor(part, self._index, split)
+        self._plan = steps_of(part, self._index, self._cursor, split)
+        self._bad = bad or BadSampleCount(part.data)
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
-        self._context = start_worker_server("data_shards.microbatch") if config.data.workers else None
+        self._context = start_worker_server("data_shards.microbatch") if part.data.workers else None
         self.data_wait = 0.0
         """Seconds that the last step waited for its data."""
         for line in self._index.warnings if rank == 0 else ():
             log.warning("%s", line)
+
+    @property
+    def description(self) -> str:
+        """A line for the log."""
+        return f"{self.samples} samples, {self.steps_per_epoch} steps per epoch"
 
     @property
     def samples(self) -> int:
@@ -146,6 +113,7 @@ class MaskedBatchLoader:
     def steps(self, first_step: int) -> Iterator[list[MaskedBatch]]:
         """This rank's micro-batches of step `first_step` and of each step after it, without end.
 
+        A step has as many micro-batches on every rank; for speech and text, not as many as another step.
         Workers start at once. Raises ValueError past `data.max_bad_*`, RuntimeError where a worker died, and without
         workers whatever loading raises.
         """
@@ -155,11 +123,11 @@ class MaskedBatchLoader:
         return steps
 
     def _start(self, first_step: int) -> Iterator[Loaded | str]:
-        data = self._config.data
+        data = self._part.data
         loader = DataLoader(
-            MicroBatches(self._index, self._config.vision, self._cursor.order),
+            MicroBatches(self._index, self._part, self._cursor.order),
             batch_size=None,
-            sampler=_Requests(self._index.counts, self._cursor, self._split, first_step),
+            sampler=Requests(self._plan, first_step),
             collate_fn=_as_it_is,
             num_workers=data.workers,
             prefetch_factor=data.prefetch if data.workers else None,
@@ -174,9 +142,11 @@ class MaskedBatchLoader:
         while True:
             started = time.perf_counter()
             try:
-                step = [_checked(next(batches)) for _ in range(self._split.micro_batches)]
+                step = [_checked(next(batches))]
+                while not step[-1].last:
+                    step.append(_checked(next(batches)))
             except (RuntimeError, EOFError, OSError) as error:
-                if not self._config.data.workers:
+                if not self._part.data.workers:
                     raise
                 raise RuntimeError(
                     f"a loader process failed: {error}; where it was killed, memory or /dev/shm may have run out: "
@@ -184,7 +154,7 @@ class MaskedBatchLoader:
                 ) from error
             self.data_wait = time.perf_counter() - started
             for loaded in step:
-                self._bad.add(loaded)
+                self._bad.add(len(loaded.batch), loaded.replaced, loaded.reports)
             yield [loaded.batch for loaded in step]
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
@@ -199,3 +169,110 @@ class MaskedBatchLoader:
         """End the workers, and the iterator over steps."""
         if self._running and (steps := self._running()):
             steps.close()  # it holds the only reference to torch's iterator, which ends them
+
+
+class MixtureLoader:
+    """The data of a mixture on one rank: every step is of one modality, and of the next step of that one's loader."""
+
+    def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
+        """Raises ValueError as `MaskedBatchLoader`, naming the modality, and where one of them has no shards."""
+        self._mixture = mixture_of(config)
+        self._bad = BadSampleCount(config.data)
+        self._loaders: dict[Modality, MaskedBatchLoader] = {}
+        for modality in config.modalities:
+            with _named(f"mixture.{modality}: "):
+                part = config.part(modality)
+                self._loaders[modality] = MaskedBatchLoader(part, rank, world, self._bad)
+        self.data_wait = 0.0
+        """Seconds that the last step waited for its data."""
+
+    @property
+    def description(self) -> str:
+        """A line for the log."""
+        share = {name: f"{weight} of {sum(self._mixture.weights)} steps" for name, weight in self._mixture.shares()}
+        return "; ".join(f"{name} {share[name]}: {loader.description}" for name, loader in self._loaders.items())
+
+    @property
+    def samples(self) -> int:
+        """Samples of all data sets."""
+        return sum(loader.samples for loader in self._loaders.values())
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every modality has ended its first epoch."""
+        last = {name: loader.steps_per_epoch - 1 for name, loader in self._loaders.items()}
+        return 1 + max(self._mixture.step_of(name, own) for name, own in last.items())
+
+    @property
+    def bad_samples(self) -> int:
+        """As `MaskedBatchLoader`, of all modalities together; so are the counts below."""
+        return self._bad.replaced
+
+    @property
+    def bad_counts(self) -> tuple[int, int]:
+        """Samples replaced and samples read."""
+        return self._bad.replaced, self._bad.read
+
+    def restore_bad_counts(self, replaced: int, read: int) -> None:
+        """Go on from the counts of an earlier process."""
+        self._bad.replaced, self._bad.read = replaced, read
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step belongs to, of its modality."""
+        modality, own = self._mixture.locate(step)
+        return self._loaders[modality].epoch_of(own)
+
+    def steps(self, first_step: int) -> Iterator[list[MaskedBatch]]:
+        """This rank's micro-batches of step `first_step` and of each step after it, without end.
+
+        Workers start at once. Raises as `MaskedBatchLoader.steps`.
+        """
+        first = self._mixture.before(first_step)
+        return self._steps(first_step, {name: loader.steps(first[name]) for name, loader in self._loaders.items()})
+
+    def _steps(self, first_step: int, own: dict[Modality, Iterator[list[MaskedBatch]]]) -> Iterator[list[MaskedBatch]]:
+        for step in count(first_step):
+            modality, _ = self._mixture.locate(step)
+            batches = next(own[modality])
+            self.data_wait = self._loaders[modality].data_wait
+            yield batches
+
+    def state_dict(self, consumed_steps: int) -> dict[str, Any]:
+        """The data position for a checkpoint, as `MaskedBatchLoader`: the mixture's, and each modality's own."""
+        before = self._mixture.before(consumed_steps)
+        parts = {name: loader.state_dict(before[name]) for name, loader in self._loaders.items()}
+        return {"consumed_steps": consumed_steps, "weights": dict(self._mixture.shares()), "parts": parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
+        if state.get("weights") != dict(self._mixture.shares()):
+            began = state.get("weights", {})
+            keys = " ".join(f"mixture.{name}.weight={weight}" for name, weight in began.items())
+            raise ValueError(
+                f"the checkpoint has another mixture; set modality=[{','.join(began)}] {keys}, or use a new run.dir"
+            )
+        for name, loader in self._loaders.items():
+            with _named(f"mixture.{name}: "):
+                loader.load_state_dict(state["parts"][name])
+        return int(state["consumed_steps"])
+
+    def close(self) -> None:
+        """End the workers, and the iterator over steps."""
+        for loader in self._loaders.values():
+            loader.close()
+
+
+@contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """ValueErrors from within begin with `prefix`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from error
+
+
+def open_loader(config: PretrainConfig, rank: int, world: int) -> MaskedBatchLoader | MixtureLoader:
+    """The data of a run on one rank. Raises ValueError as the loaders do."""
+    if config.is_mixture:
+        return MixtureLoader(config, rank, world)
+    return MaskedBatchLoader(config.part(config.modalities[0]), rank, world)

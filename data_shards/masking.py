@@ -1,8 +1,10 @@
-"""BEiT's block masks (Bao et al. 2021) as data2vec uses them, as a pure function of (seed, epoch, sample).
+"""Masks as pure functions of (seed, epoch, sample), and of a sample's length where it has one.
 
-The rectangles are drawn one after another until `patches` cells are covered, so the tries cannot be vectorised over an
-image. What is vectorised is their random numbers, drawn for the whole batch; the grid itself is one Python integer, a
-bit per patch, which makes a try about a microsecond.
+Images: BEiT's blocks (Bao et al. 2021). The rectangles are drawn one after another until `patches` cells are covered,
+so the tries cannot be vectorised over an image. What is vectorised is their random numbers, drawn for the whole batch;
+the grid itself is one Python integer, a bit per patch, which makes a try about a microsecond.
+
+Speech and text: spans (Baevski et al. 2020), vectorised over the batch; single tokens of text (BERT) are spans of one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from itertools import chain, count
 
 import numpy as np
 
-from configs.schema import VisionConfig, VisionMaskConfig
+from configs.schema import SpeechMaskConfig, TextConfig, VisionConfig, VisionMaskConfig
+from data_shards.batch import UNK
 from data_shards.randomness import Stream, uniforms
 
 _TRIES = 10  # of one rectangle, before the mask is left as it is
@@ -85,3 +88,77 @@ def block_masks(seed: int, epoch: int, samples: np.ndarray, vision: VisionConfig
     packed = np.frombuffer(b"".join(mask.to_bytes(size, "little") for mask in masks), np.uint8)
     bits = np.unpackbits(packed.reshape(len(samples), size), axis=1, bitorder="little", count=vision.tokens)
     return bits.view(bool)
+
+
+def _chosen(draws: np.ndarray, count: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """`count` [B] positions of the `allowed`, or all where there are fewer, uniformly: bool [B, T]; draws [B, T]."""
+    draws = np.where(allowed, draws, 1.0)
+    last = np.clip(count, 1, np.maximum(allowed.sum(1), 1)) - 1
+    return allowed & (draws <= np.take_along_axis(np.sort(draws, axis=1), last[:, None], axis=1))
+
+
+def _covered(starts: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """What spans of `length` [B] positions cover that begin at `starts`; both bool [B, T]."""
+    change = starts.astype(np.int32)
+    rows, columns = np.nonzero(starts)
+    ends = columns + length[rows]
+    inside = ends < starts.shape[1]
+    change[rows[inside], ends[inside]] -= 1
+    return np.cumsum(change, axis=1) > 0
+
+
+def span_masks(seed: int, epoch: int, samples: np.ndarray, frames: np.ndarray, config: SpeechMaskConfig) -> np.ndarray:
+    """Masks of the clips of `frames` [B >= 2] real frames: bool [B, T], T the most of them.
+
+    A clip of T frames gets floor(start * T + u) distinct spans, u uniform in [0, 1), at least one, all of them within
+    its first T - 1 frames, as published. So some frame is never masked. Where a span would not fit it has T - 1 frames.
+    """
+    assert frames.min() >= 2
+    draws = uniforms(seed, epoch, samples, Stream.MASK, 1 + int(frames.max()))
+    length = np.minimum(config.length, frames - 1)
+    may_start = np.arange(draws.shape[1] - 1) < (frames - length)[:, None]
+    count = (config.start * frames + draws[:, 0]).astype(np.int64)
+    return _covered(_chosen(draws[:, 1:], count, may_start), length)
+
+
+def trimmed(seed: int, epoch: int, samples: np.ndarray, masks: np.ndarray, count: int) -> np.ndarray:
+    """The masks bool [B, T] with at most `count` True each, the others dropped at random."""
+    draws = uniforms(seed, epoch, samples, Stream.TRIM, masks.shape[1])
+    return _chosen(draws, np.full(len(samples), count), masks)
+
+
+def token_masks(
+    seed: int, epoch: int, samples: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, text: TextConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks bool [B, T] of texts int32 [B, T] of `lengths` [B] tokens, and what the student sees of them, int32 [B, T].
+
+    A text of L tokens that may be masked gets floor(fraction / length * L + u) distinct spans, u uniform in [0, 1), at
+    least one; they are clipped at the end and pass over what may not be masked. A text has two tokens or more, and one
+    that may be masked.
+    """
+    config, size = text.mask, tokens.shape[1]
+    real = np.arange(size) < lengths[:, None]
+    allowed = real if config.specials else real & (tokens >= UNK)
+    assert lengths.min() >= 2 and allowed.any(1).all()
+    length = 1 if config.kind == "tokens" else config.length
+    draws = uniforms(seed, epoch, samples, Stream.MASK, 1 + size)
+    count = (config.fraction / length * allowed.sum(1) + draws[:, 0]).astype(np.int64)
+    chosen = allowed & _covered(_chosen(draws[:, 1:], count, allowed), np.full(len(samples), length))
+    whole = chosen.sum(1) == lengths
+    chosen[whole, lengths[whole] - 1] = False  # something is left to see
+    return _corrupted(seed, epoch, samples, tokens, chosen, text)
+
+
+def _corrupted(
+    seed: int, epoch: int, samples: np.ndarray, tokens: np.ndarray, chosen: np.ndarray, text: TextConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the `chosen` tokens become <mask>, at least one, and the texts with them and the random tokens."""
+    mask_id, config = text.vocab_size - 1, text.mask
+    if config.kind == "spans":
+        return chosen, np.where(chosen, np.int32(mask_id), tokens)
+    draws = uniforms(seed, epoch, samples, Stream.REPLACE, 2 * tokens.shape[1]).reshape(*tokens.shape, 2)
+    fate = np.where(chosen, draws[:, :, 0], -1.0)
+    masked = fate >= np.minimum(config.random + config.keep, fate.max(1, keepdims=True))
+    ordinary = (UNK + 1 + draws[:, :, 1] * (mask_id - UNK - 1)).astype(np.int32)
+    seen = np.where(chosen & (fate < config.random) & ~masked, ordinary, tokens)
+    return masked, np.where(masked, np.int32(mask_id), seen)

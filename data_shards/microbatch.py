@@ -1,22 +1,21 @@
-"""One masked micro-batch from a request: read, augment, mask, stack; bad samples replaced by their lane's next ones."""
+"""One masked micro-batch from a request: read, crop, mask, stack; bad samples replaced by their lane's next ones."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from configs.schema import VisionConfig
+from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
-from data_shards.image import CROP_DRAWS, JITTER_DRAWS, augment, color_jitter, image_bytes
+from data_shards.image import Images
 from data_shards.index import Index
-from data_shards.masking import block_masks
 from data_shards.order import EpochOrder, OrderConfig
 from data_shards.randomness import Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
+from data_shards.speech import Clips
+from data_shards.text import Texts
 
 _TRIES = 100  # bad samples in a row before a lane is given up
 
@@ -28,12 +27,20 @@ class Request(NamedTuple):
     lanes: np.ndarray
     positions: np.ndarray
     samples: np.ndarray
+    last: bool
+    """Whether it is the last one of its step."""
+    limit: int = 0
+    """Speech and text: tokens to which samples are cropped, a replacement among them."""
+    trim: int | None = None
+    """Speech: at most so many masked frames of each clip."""
 
 
 class Loaded(NamedTuple):
     """A micro-batch, how many of its samples are replacements, and the bad samples met."""
 
     batch: MaskedBatch
+    last: bool
+    """Whether it is the last one of its step."""
     replaced: int
     reports: list[Report]
 
@@ -42,11 +49,43 @@ class NoUsableSample(Exception):
     """So many bad samples in a row that replacing them is no answer."""
 
 
+class SampleKind(Protocol):
+    """What differs between modalities on the way from a sample's bytes to a batch."""
+
+    draws: int
+    """Uniform numbers that loading a sample takes."""
+
+    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> Any:
+        """A sample, cropped at random; BadSample where it cannot be used."""
+
+    def load_whole(self, members: dict[str, bytes]) -> Any:
+        """A sample for evaluation, nothing in it random; BadSample where it cannot be used."""
+
+    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Any], trim: int | None) -> MaskedBatch:
+        """The masked batch of loaded samples."""
+
+    def unmasked(self, samples: np.ndarray, loaded: list[Any]) -> MaskedBatch:
+        """The batch of samples that were loaded for evaluation."""
+
+
+def sample_kind(part: PretrainConfig) -> SampleKind:
+    """How the samples of the modality are made."""
+    match part.modality:
+        case "vision":
+            return Images(part)
+        case "speech":
+            return Clips(part)
+        case "text":
+            return Texts(part)
+    raise AssertionError(f"a mixture has no samples of its own: {part.modality}")
+
+
 class MicroBatches(Dataset):
     """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
 
-    def __init__(self, index: Index, vision: VisionConfig, order: OrderConfig) -> None:
-        self.index, self.vision, self.order = index, vision, order
+    def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig) -> None:
+        self.index, self.order = index, order
+        self.kind = sample_kind(part)
         self.reader = Reader(index)
         self._epoch_order: EpochOrder | None = None
 
@@ -60,45 +99,37 @@ class MicroBatches(Dataset):
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []
         samples = request.samples.copy()
-        draws = self._draws(request.epoch, samples, Stream.CROP, CROP_DRAWS + 1)
-        images, means = [], []
+        draws = self._draws(request.epoch, samples)
+        loaded = []
         for i, sample in enumerate(samples.tolist()):
             try:
-                image, mean = self._augmented(sample, draws[i])
+                loaded.append(self._sample(sample, draws[i], request.limit))
             except BadSample as error:
                 reports.append(self.reader.report(sample, str(error)))
-                samples[i], image, mean = self._replacement(request, i, reports)
-            images.append(image)
-            means.append(mean)
-        jitter_draws = self._draws(request.epoch, samples, Stream.JITTER, JITTER_DRAWS)
-        batch = MaskedBatch(
-            modality="vision",
-            inputs=torch.stack(images),
-            color=torch.from_numpy(color_jitter(np.stack(means), jitter_draws, self.vision.jitter)),
-            mask=torch.from_numpy(block_masks(self.order.seed, request.epoch, samples, self.vision)),
-            sample_ids=torch.from_numpy(samples),
-        )
-        return Loaded(batch, int((samples != request.samples).sum()), reports)
+                samples[i], replacement = self._replacement(request, i, reports)
+                loaded.append(replacement)
+        batch = self.kind.masked(request.epoch, samples, loaded, request.trim)
+        return Loaded(batch, request.last, int((samples != request.samples).sum()), reports)
 
-    def _draws(self, epoch: int, samples: np.ndarray, stream: Stream, count: int) -> np.ndarray:
-        return uniforms(self.order.seed, epoch, samples, stream, count)
+    def _draws(self, epoch: int, samples: np.ndarray) -> np.ndarray:
+        return uniforms(self.order.seed, epoch, samples, Stream.CROP, self.kind.draws)
 
-    def _augmented(self, sample: int, draws: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        return augment(image_bytes(self.reader.read(sample).members), draws, self.vision)
+    def _sample(self, sample: int, draws: np.ndarray, limit: int) -> Any:
+        return self.kind.load(self.reader.read(sample).members, draws, limit)
 
-    def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Tensor, np.ndarray]:
-        """The next good sample of the lane, which does not depend on ranks or workers, augmented as itself."""
+    def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Any]:
+        """The next good sample of the lane, which does not depend on ranks or workers, cropped as itself."""
         if self._epoch_order is None or self._epoch_order.epoch != request.epoch:
             self._epoch_order = EpochOrder(self.index.counts, self.order, request.epoch)
         order = self._epoch_order
         for step in range(1, min(_TRIES, order.lane_length)):
             position = (int(request.positions[i]) + step) % order.lane_length
             samples = order.ids(request.lanes[i : i + 1], position, position + 1)[0]
-            draws = self._draws(request.epoch, samples, Stream.CROP, CROP_DRAWS + 1)[0]
+            sample, draws = int(samples[0]), self._draws(request.epoch, samples)[0]
             try:
-                return int(samples[0]), *self._augmented(int(samples[0]), draws)
+                return sample, self._sample(sample, draws, request.limit)
             except BadSample as error:
-                reports.append(self.reader.report(int(samples[0]), str(error)))
+                reports.append(self.reader.report(sample, str(error)))
         shard, name, reason = reports[-1]
         raise NoUsableSample(
             f"data.shards: no usable sample among {_TRIES} in a row, the last: {shard}, {name}: {reason}; "

@@ -14,7 +14,7 @@ import numpy as np
 RECIPE = 1
 """Version of this order; a change of it gives every checkpoint another order, and is refused on resuming."""
 
-_CHUNKS = 1  # third word of the counter: 1 for the chunks, 2 + lane for the windows of a lane
+_BINS, _CHUNKS = 0, 1  # third word of the counter; 2 + lane for the windows of a lane
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,7 @@ class EpochOrder:
         line = lanes[:, None] * self.lane_length + np.concatenate(columns, axis=1)
         chunk = np.searchsorted(self._start, line, "right") - 1
         return self._first[chunk] + line - self._start[chunk]
+
+    def bins(self, window: int, count: int) -> np.ndarray:
+        """The order in which the window's `count` bins are visited, a permutation."""
+        return np.argsort(_random(self.config.seed, self.epoch, _BINS, window, count), kind="stable")

@@ -20,6 +20,8 @@ class Stream(IntEnum):
     CROP = 0
     JITTER = 1
     MASK = 2
+    TRIM = 3
+    REPLACE = 4
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

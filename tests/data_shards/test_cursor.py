@@ -5,16 +5,20 @@ from data_shards.cursor import make_cursor, split_step
 from data_shards.index import load_index
 
 
+def config_of(batch, micro, lanes=None):
+    return small_config("", batch, micro, lanes)
+
+
 def test_a_split_partitions_the_lanes():
-    splits = [split_step(24, 2, 12, rank, 3) for rank in range(3)]
+    splits = [split_step(config_of(24, 2, 12), rank, 3) for rank in range(3)]
     assert [lane for split in splits for lane in split.rank_lanes] == list(range(12))
-    assert {(split.per_lane, split.micro_batches) for split in splits} == {(2, 4)}
+    assert {split.per_lane for split in splits} == {2}
 
 
 def test_lanes_are_chosen_from_the_batch():
-    assert split_step(64, 8, None, 0, 1).lanes == 64
-    assert split_step(2048, 8, None, 0, 1).lanes == 512
-    assert split_step(1536, 8, None, 0, 2).lanes == 768
+    assert split_step(config_of(64, 8), 0, 1).lanes == 64
+    assert split_step(config_of(2048, 8), 0, 1).lanes == 512
+    assert split_step(config_of(1536, 8), 0, 2).lanes == 768
 
 
 @pytest.mark.parametrize(
@@ -28,14 +32,13 @@ def test_lanes_are_chosen_from_the_batch():
 )
 def test_impossible_splits_list_what_is_legal(batch, micro, lanes, world, words):
     with pytest.raises(ValueError) as error:
-        split_step(batch, micro, lanes, 0, world)
+        split_step(config_of(batch, micro, lanes), 0, world)
     assert all(word in str(error.value) for word in words)
 
 
 def cursor_of(tmp_path, **keys):
     config = small_config(make_shards(tmp_path / "shards", (30, 11)), **keys)
-    split = split_step(config.batch.global_, config.batch.micro, config.data.lanes, 0, 1)
-    return make_cursor(config, load_index(config.data.shards), split)
+    return make_cursor(config, load_index(config.data.shards), split_step(config, 0, 1))
 
 
 def test_positions(tmp_path):

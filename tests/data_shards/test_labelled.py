@@ -2,20 +2,21 @@ import logging
 
 import pytest
 import torch
-from shard_tools import SMALL, flip_byte, make_shards
+from shard_tools import flip_byte, make_shards, small_config
 
 from data_shards.index import FolderIndex, load_index, read_rows
-from data_shards.labelled import labelled_images
+from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
 from data_shards.writer import save_folder_index, write_shard
 
 
 def test_images_are_spread_over_the_shards_and_carry_their_labels(tmp_path):
     pattern = make_shards(tmp_path, (10, 10, 10))
-    images, labels = labelled_images(pattern, SMALL, 6)
-    assert images.shape == (6, 3, 28, 28) and images.dtype == torch.uint8
+    batch, labels = labelled_samples(pattern, small_config(""), 6)
+    assert batch.inputs.shape == (6, 3, 28, 28) and batch.inputs.dtype == torch.uint8
+    assert batch.mask.shape == (6, 49) and not batch.mask.any() and batch.sample_ids.tolist() == [0, 5, 10, 15, 20, 25]
     assert labels.tolist() == [i % 3 for i in (0, 5, 10, 15, 20, 25)] and labels.dtype == torch.int64
-    assert len(labelled_images(pattern, SMALL, 100)[1]) == 30
+    assert len(labelled_samples(pattern, small_config(""), 100)[1]) == 30
 
 
 def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
@@ -23,7 +24,7 @@ def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
     shard = tmp_path / "train-000000.tar"
     flip_byte(shard, int(read_rows(shard)["offset"][2]) + 1600)
     with caplog.at_level(logging.WARNING):
-        assert labelled_images(pattern, SMALL, 4)[1].tolist() == [0, 1, 0]
+        assert labelled_samples(pattern, small_config(""), 4)[1].tolist() == [0, 1, 0]
     assert "'000002' (row 2)" in caplog.text
 
 
@@ -33,4 +34,4 @@ def test_shards_without_labels_are_refused(tmp_path):
     entry = write_shard(tmp_path / "flat-000000.tar", [("a", {"jpg": jpg})])
     save_folder_index(tmp_path, FolderIndex((entry,)))
     with pytest.raises(ValueError, match=r"no class number.*labels"):
-        labelled_images(f"{tmp_path}/flat-*.tar", SMALL, 2)
+        labelled_samples(f"{tmp_path}/flat-*.tar", small_config(""), 2)

@@ -1,0 +1,115 @@
+"""Batches by length: which samples are a step, and which of those a micro-batch, for speech and text.
+
+The samples of a window of the order, those of all lanes together, are sorted by length and cut into bins, a step each;
+the bins are visited in a permuted order. So all ranks hold samples of about one length in a step, and none waits for
+another. What a step holds does not depend on ranks or micro-batches, and an epoch has the steps it has without bins.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_shards.cursor import Cursor
+from data_shards.index import Index, read_rows
+from data_shards.order import EpochOrder
+
+
+def sample_lengths(index: Index) -> np.ndarray:
+    """Tokens of every sample of the data set, uint32 [samples]."""
+    return np.concatenate([read_rows(path)["length"] for path in index.paths])
+
+
+class Step(NamedTuple):
+    """The samples of a step on all ranks, from the longest; each array is int64 [n]."""
+
+    lanes: np.ndarray
+    positions: np.ndarray
+    samples: np.ndarray
+    lengths: np.ndarray
+    """Tokens, at most those of the longest sample."""
+
+
+def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
+    """Edges int64 [bins + 1] that cut units of `tokens` [n >= bins] into bins of about equal sums, none empty."""
+    total = np.cumsum(tokens)
+    targets = total[-1] * np.arange(1, bins) / bins
+    inner = np.searchsorted(total - tokens / 2, targets)
+    number = np.arange(1, bins)
+    inner = np.maximum.accumulate(np.maximum(inner, 1) - number) + number  # at least a unit in each bin before ...
+    inner = np.minimum(inner, len(tokens) - bins + number)  # ... and behind
+    return np.concatenate([[0], inner, [len(tokens)]])
+
+
+class Bins:
+    """The steps of a run.
+
+    `counts` int64 [shards]: samples of each shard; `lengths` [samples]: tokens of each sample.
+    """
+
+    def __init__(self, counts: np.ndarray, lengths: np.ndarray, cursor: Cursor) -> None:
+        assert cursor.equal and cursor.longest and cursor.order.window % cursor.per_lane == 0
+        self.longest = cursor.longest
+        self.counts, self.lengths, self.cursor = counts, lengths, cursor
+        self._order: EpochOrder | None = None
+        self._window: tuple[int, int, list[Step]] | None = None
+
+    def step(self, number: int) -> tuple[int, Step]:
+        """Epoch and samples of step `number` of the run."""
+        epoch, position = self.cursor.locate(number)
+        window, place = divmod(position, self.cursor.order.window)
+        if self._window is None or self._window[:2] != (epoch, window):
+            self._window = (epoch, window, self._steps(epoch, window))
+        return epoch, self._window[2][place // self.cursor.per_lane]
+
+    def _steps(self, epoch: int, window: int) -> list[Step]:
+        """All steps of a window, in the order in which they are visited."""
+        samples = self._sorted(epoch, window)
+        units = len(samples.samples) // self.cursor.order.lanes
+        bins = units // self.cursor.per_lane
+        edges = self._edges(samples.lengths, units, bins) * self.cursor.order.lanes
+        steps = [Step(*(array[edges[i] : edges[i + 1]] for array in samples)) for i in range(bins)]
+        assert self._order
+        return [steps[i] for i in self._order.bins(window, bins).tolist()]
+
+    def _edges(self, lengths: np.ndarray, units: int, bins: int) -> np.ndarray:
+        """Where the window's units, of a sample per lane, are cut into bins."""
+        if self.cursor.equal == "tokens":
+            return equal_tokens(lengths.reshape(units, -1).sum(1), bins)
+        return np.arange(bins + 1) * self.cursor.per_lane
+
+    def _sorted(self, epoch: int, window: int) -> Step:
+        """The window's samples, from the longest; those of one length as they come in the order."""
+        if self._order is None or self._order.epoch != epoch:
+            self._order = EpochOrder(self.counts, self.cursor.order, epoch)
+        lanes, size = self.cursor.order.lanes, self.cursor.order.window
+        first = window * size
+        last = min(first + size, self.cursor.steps_per_epoch * self.cursor.per_lane)
+        samples = self._order.ids(np.arange(lanes), first, last).T.ravel()
+        lengths = np.minimum(self.lengths[samples], self.longest).astype(np.int64)
+        longest_first = np.argsort(-lengths, kind="stable")
+        of_lane = np.tile(np.arange(lanes), last - first)
+        position = np.repeat(np.arange(first, last), lanes)
+        return Step(*(array[longest_first] for array in (of_lane, position, samples, lengths)))
+
+
+def cut(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -> list[slice]:
+    """A step's samples, of such `lengths` from the longest, cut into micro-batches: the units of each.
+
+    Unit i is the samples i * world .. (i + 1) * world (excluded), one for each rank, so that all ranks cut alike. On a
+    rank, a micro-batch has at most `micro` samples and `micro_tokens` tokens, padding included; ValueError where one
+    sample has more.
+    """
+    longest = lengths[::world]  # of each unit
+    if micro_tokens is not None and longest[0] > micro_tokens:
+        raise ValueError(
+            f"batch.micro_tokens={micro_tokens} does not hold one sample of {longest[0]} tokens: "
+            f"set batch.micro_tokens={longest[0]} or more"
+        )
+    parts, first = [], 0
+    while first < len(longest):
+        size = micro if micro_tokens is None else min(micro, micro_tokens // max(1, int(longest[first])))
+        parts.append(slice(first, min(first + size, len(longest))))
+        first += size
+    return parts

@@ -1,0 +1,95 @@
+"""What a rank loads in each step: its requests, a pure function of (index, seed, step) and of how a step is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from configs.schema import PretrainConfig
+from data_shards.bins import Bins, Step, cut, sample_lengths
+from data_shards.cursor import Cursor, StepSplit
+from data_shards.index import Index
+from data_shards.microbatch import Request
+from data_shards.order import EpochOrder
+from data_shards.speech import FEWEST_FRAMES, Clips
+from data_shards.text import FEWEST_TOKENS
+
+
+class Steps(Protocol):
+    """The steps of a run, as one rank loads them."""
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step."""
+
+
+class Requests(Sampler[Request]):
+    """The requests of one rank from a step on, without end."""
+
+    def __init__(self, steps: Steps, first_step: int) -> None:
+        self.steps, self.first_step = steps, first_step
+
+    def __iter__(self) -> Iterator[Request]:
+        for step in count(self.first_step):
+            yield from self.steps.requests(step)
+
+
+class LaneSteps:
+    """Images: a step's samples as the order has them, lane after lane, cut into micro-batches of `micro`."""
+
+    def __init__(self, counts: np.ndarray, cursor: Cursor, split: StepSplit, micro: int) -> None:
+        self.counts, self.cursor, self.split, self.micro = counts, cursor, split, micro
+        self._order: EpochOrder | None = None
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step, of one size."""
+        epoch, position = self.cursor.locate(step)
+        if self._order is None or self._order.epoch != epoch:
+            self._order = EpochOrder(self.counts, self.cursor.order, epoch)
+        lanes, per_lane = np.array(self.split.rank_lanes), self.split.per_lane
+        samples = self._order.ids(lanes, position, position + per_lane).ravel()
+        positions = np.tile(np.arange(position, position + per_lane), len(lanes))
+        lanes = lanes.repeat(per_lane)
+        parts = [slice(first, first + self.micro) for first in range(0, len(samples), self.micro)]
+        return [Request(epoch, lanes[p], positions[p], samples[p], p.stop == len(samples)) for p in parts]
+
+
+class BinSteps:
+    """Speech and text: a step's samples are of about one length, and micro-batches are cut by length."""
+
+    def __init__(self, bins: Bins, split: StepSplit, part: PretrainConfig) -> None:
+        speech = part.modality == "speech"
+        self.bins, self.split, self.batch = bins, split, part.batch
+        self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
+        self.crop_to_shortest = speech and part.speech.crop == "shortest"
+        self.clips = Clips(part) if speech and part.speech.mask.same_count else None
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step, as many as on every rank."""
+        epoch, whole = self.bins.step(step)
+        limit = self._limit(whole)
+        lengths = np.minimum(whole.lengths, limit)
+        trim = self.clips.fewest_masked(epoch, whole.samples, lengths) if self.clips else None
+        mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
+        parts = cut(lengths, self.split.world, self.batch.micro, self.batch.micro_tokens)
+        return [
+            Request(epoch, mine.lanes[p], mine.positions[p], mine.samples[p], p is parts[-1], limit, trim)
+            for p in parts
+        ]
+
+    def _limit(self, step: Step) -> int:
+        """Tokens to which the step's samples are cropped: their shortest, or their longest, for replacements."""
+        usable = step.lengths[step.lengths >= self.fewest]
+        if not len(usable):
+            return self.bins.longest
+        return int(usable[-1] if self.crop_to_shortest else usable[0])
+
+
+def steps_of(part: PretrainConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
+    """The steps of one modality on one rank."""
+    if part.modality == "vision":
+        return LaneSteps(index.counts, cursor, split, part.batch.micro)
+    return BinSteps(Bins(index.counts, sample_lengths(index), cursor), split, part)

@@ -1,0 +1,122 @@
+"""Speech: decoding, the statistics of a recording, crops, and masked batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from configs.schema import PretrainConfig
+from data_shards.audio import AUDIO_EXTENSIONS, read_audio
+from data_shards.batch import MaskedBatch, frames, samples_of
+from data_shards.masking import span_masks, trimmed
+from data_shards.reader import BadSample
+
+FEWEST_FRAMES = 2
+"""Of a clip that can be used: one to mask, one to see."""
+
+_EPS = 1e-5 * 32768**2
+"""Added to the variance of int16 samples: layer normalisation's 1e-5 of a waveform in [-1, 1], as published."""
+
+
+class Clip(NamedTuple):
+    """A crop of a recording."""
+
+    samples: np.ndarray
+    """int16 [S]; S is the fewest that give its frames."""
+    scale: tuple[float, float]
+    """Mean of the whole recording's samples, and 1 / their standard deviation."""
+
+
+def recording_bytes(members: dict[str, bytes]) -> bytes:
+    """The member that is a recording; BadSample where there is none."""
+    for extension in AUDIO_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise BadSample(f"no recording among its members: {', '.join(sorted(members))}")
+
+
+def decode(data: bytes) -> np.ndarray:
+    """int16 [S] at 16 kHz; BadSample where the bytes cannot be decoded, or are too short to be masked."""
+    try:
+        samples = read_audio(data)
+    except ValueError as error:
+        raise BadSample(f"not decodable: {error}") from error
+    if frames(len(samples)) < FEWEST_FRAMES:
+        raise BadSample(
+            f"{len(samples)} samples at 16 kHz, fewer than the {samples_of(FEWEST_FRAMES)} of {FEWEST_FRAMES} frames"
+        )
+    return samples
+
+
+def statistics(samples: np.ndarray) -> tuple[float, float]:
+    """Mean of int16 samples, and 1 / their standard deviation."""
+    values = samples.astype(np.float64)
+    mean = float(values.mean())
+    values -= mean
+    return mean, float((values @ values / len(values) + _EPS) ** -0.5)
+
+
+def crop(samples: np.ndarray, limit: int, place: float) -> np.ndarray:
+    """At most `limit` frames of the recording, from `place` in [0, 1) of where the crop can begin."""
+    length = samples_of(min(frames(len(samples)), limit))
+    # What gives no frame of its own is cut off, but may come into a crop.
+    first = int(place * (len(samples) - length + 1)) if frames(len(samples)) > limit else 0
+    return samples[first : first + length]
+
+
+class Clips:
+    """Recordings of a run: members of a sample -> crop -> masked batch."""
+
+    draws = 1
+    """Uniform numbers that loading takes: the crop's place."""
+
+    def __init__(self, part: PretrainConfig) -> None:
+        self.speech, self.seed = part.speech, part.train.seed
+
+    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> Clip:
+        """A crop of at most `limit` frames at a random place, normalised before cropping; BadSample as `decode`."""
+        return self._clip(members, limit, draws[0])
+
+    def load_whole(self, members: dict[str, bytes]) -> Clip:
+        """The same for evaluation: the middle, where it is longer than `speech.max_seconds`."""
+        return self._clip(members, self.speech.max_frames, 0.5)
+
+    def _clip(self, members: dict[str, bytes], limit: int, place: float) -> Clip:
+        samples = decode(recording_bytes(members))
+        return Clip(crop(samples, limit, place), statistics(samples))
+
+    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Clip], trim: int | None) -> MaskedBatch:
+        """The batch of these samples, int64 [B]; `trim`: at most so many masked frames of each."""
+        lengths = np.array([frames(len(clip.samples)) for clip in loaded])
+        masks = span_masks(self.seed, epoch, samples, lengths, self.speech.mask)
+        if trim is not None:
+            masks = trimmed(self.seed, epoch, samples, masks, trim)
+        return self._batch(samples, loaded, lengths, masks)
+
+    def unmasked(self, samples: np.ndarray, loaded: list[Clip]) -> MaskedBatch:
+        """The same for evaluation, without masks."""
+        lengths = np.array([frames(len(clip.samples)) for clip in loaded])
+        return self._batch(samples, loaded, lengths, np.zeros((len(samples), lengths.max()), bool))
+
+    def _batch(self, samples: np.ndarray, loaded: list[Clip], lengths: np.ndarray, mask: np.ndarray) -> MaskedBatch:
+        waves = np.zeros((len(loaded), samples_of(int(lengths.max()))), np.int16)
+        for row, clip in zip(waves, loaded, strict=True):
+            row[: len(clip.samples)] = clip.samples
+        return MaskedBatch(
+            modality="speech",
+            inputs=torch.from_numpy(waves),
+            mask=torch.from_numpy(mask),
+            lengths=torch.from_numpy(lengths),
+            sample_ids=torch.from_numpy(samples),
+            scale=torch.tensor([clip.scale for clip in loaded], dtype=torch.float32),
+        )
+
+    def fewest_masked(self, epoch: int, samples: np.ndarray, lengths: np.ndarray) -> int:
+        """The fewest masked frames of samples int64 [n] of `lengths` [n] frames; those too short do not count."""
+        usable = lengths >= FEWEST_FRAMES
+        if not usable.any():
+            return 1
+        masks = span_masks(self.seed, epoch, samples[usable], lengths[usable], self.speech.mask)
+        return int(masks.sum(1).min())
