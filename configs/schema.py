@@ -473,8 +473,9 @@ class PretrainConfig:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The run's modalities: one, or those of the mixture."""
-        return (self.modality,) if isinstance(self.modality, str) else self.modality
+        """The run's modalities, in an order of their own: one, or those of the mixture."""
+        named = (self.modality,) if isinstance(self.modality, str) else self.modality
+        return tuple(modality for modality in MODALITIES if modality in named)
 
     @property
     def is_mixture(self) -> bool:
@@ -608,6 +609,8 @@ class ProbeCommandConfig:
     """Run directory."""
     weights: Literal["teacher", "student"] = "teacher"
     """Which weights."""
+    modality: Modality | None = None
+    """Of a mixture, which of its modalities; null is every one that has labelled shards."""
     train_shards: str = ""
     """Labelled reference shards."""
     test_shards: str = ""
