@@ -1,10 +1,11 @@
-"""Small images, folders and shards for the tests of this folder."""
+"""Small images, clips, texts, folders and shards for the tests of this folder."""
 
 from __future__ import annotations
 
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,26 @@ from configs.schema import (
     BatchConfig,
     BuildConfig,
     DataConfig,
+    MixtureConfig,
+    MixturePart,
+    Modality,
     PretrainConfig,
+    SpeechConfig,
+    TextConfig,
     TrainConfig,
     VisionConfig,
     VisionMaskConfig,
 )
+from data_shards.audio import flac
+from data_shards.batch import BOS, EOS, UNK
 from data_shards.build import build
+from data_shards.index import FolderIndex, TokenizerEntry
+from data_shards.tokens import tokens_npy
 from data_shards.writer import save_folder_index, write_shard
 
 SMALL = VisionConfig(image_size=28, patch_size=4, mask=VisionMaskConfig(patches=30, min_block=4, max_block=49))
+SPEECH = SpeechConfig(max_seconds=0.5)  # 24 frames
+TEXT = TextConfig(vocab_size=300, max_tokens=12)
 
 
 def encoded(seed: int, kind: str = "JPEG", size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
@@ -42,19 +54,44 @@ def make_images(folder: Path, per_class: int = 8, classes: tuple[str, ...] = ("c
     return folder
 
 
-def make_shards(folder: Path, counts: tuple[int, ...], first_seed: int = 0) -> str:
-    """Shards of labelled images with so many samples each; returns their pattern."""
-    from data_shards.index import FolderIndex
+def clip(seed: int, samples: int | None = None) -> bytes:
+    """A quiet noise about an offset, encoded; 2 to 50 frames where `samples` is not given."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(720, 16400)) if samples is None else samples
+    return flac((200 + 50 * (1 + seed % 5) * rng.standard_normal(count)).astype(np.int16))
 
+
+def text_ids(seed: int, tokens: int | None = None) -> list[int]:
+    """Ids of <s>, ordinary tokens, </s>; 3 to 20 of them where `tokens` is not given."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(3, 21)) if tokens is None else tokens
+    return [BOS, *rng.integers(UNK + 1, TEXT.vocab_size - 1, count - 2).tolist(), EOS]
+
+
+def member(seed: int, modality: Modality) -> dict[str, bytes]:
+    """One sample's content of that modality."""
+    match modality:
+        case "vision":
+            return {"jpg": encoded(seed)}
+        case "speech":
+            return {"flac": clip(seed)}
+        case "text":
+            return {"npy": tokens_npy(text_ids(seed), TEXT.vocab_size)}
+
+
+def make_shards(folder: Path, counts: tuple[int, ...], first_seed: int = 0, modality: Modality = "vision") -> str:
+    """Shards of labelled samples with so many each; returns their pattern."""
     folder.mkdir(parents=True, exist_ok=True)
     entries, seed = [], first_seed
     for number, count in enumerate(counts):
         samples = [
-            (f"{seed + i:06d}", {"jpg": encoded(seed + i), "cls": str((seed + i) % 3).encode()}) for i in range(count)
+            (f"{seed + i:06d}", {**member(seed + i, modality), "cls": str((seed + i) % 3).encode()})
+            for i in range(count)
         ]
         entries.append(write_shard(folder / f"train-{number:06d}.tar", samples))
         seed += count
-    save_folder_index(folder, FolderIndex(tuple(entries), ("a", "b", "c")))
+    tokenizer = TokenizerEntry("0" * 64, TEXT.vocab_size) if modality == "text" else None
+    save_folder_index(folder, FolderIndex(tuple(entries), ("a", "b", "c"), tokenizer))
     return f"{folder}/train-*.tar"
 
 
@@ -68,14 +105,32 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."}
 
 
-def small_config(shards: str, batch: int = 8, micro: int = 4, lanes: int | None = None, **data) -> PretrainConfig:
-    """A configuration for 28-pixel images, loaded in this process unless said otherwise."""
+def small_config(
+    shards: str,
+    batch: int = 8,
+    micro: int = 4,
+    lanes: int | None = None,
+    modality: Modality = "vision",
+    micro_tokens: int | None = None,
+    **data,
+) -> PretrainConfig:
+    """A configuration for 28-pixel images, or short clips or texts, loaded in this process unless said otherwise."""
     return PretrainConfig(
+        modality=modality,
         vision=SMALL,
-        batch=BatchConfig(global_=batch, micro=micro),
+        speech=SPEECH,
+        text=TEXT,
+        batch=BatchConfig(global_=batch, micro=micro, micro_tokens=micro_tokens),
         data=DataConfig(**{"shards": shards, "lanes": lanes, "workers": 0, "window": 5, "chunk_bytes": 4096, **data}),
         train=TrainConfig(seed=3),
     )
+
+
+def mixture_config(shards: dict[Modality, str], **data) -> PretrainConfig:
+    """A mixture of the three, loaded in this process: of six steps three are images, two speech, one text."""
+    weights = {"vision": 3, "speech": 2, "text": 1}
+    parts = {name: MixturePart(weight=weights[name], shards=shards[name]) for name in weights}
+    return replace(small_config("", **data), modality=tuple(weights), mixture=MixtureConfig(**parts))
 
 
 def flip_byte(path: Path, offset: int) -> None:
