@@ -10,20 +10,24 @@ from configs.schema import OptimizerConfig, ScheduleConfig, TeacherConfig
 def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, length: int) -> float:
     """Learning rate of the update that follows `applied` updates, in a schedule of `length` updates.
 
-    Linear from 0 to the peak over `schedule.warmup` updates, then the schedule's shape down to `schedule.lr_end`,
-    where it stays after `length`.
+    Linear from `schedule.lr_start` to the peak over `schedule.warmup` updates, the peak for `schedule.hold` updates,
+    then the schedule's shape down to `schedule.lr_end`, where it stays after `length`.
     """
+    peak, end = optimizer.lr, schedule.lr_end
     if applied < schedule.warmup:
-        return optimizer.lr * applied / schedule.warmup
-    progress = min(1.0, (applied - schedule.warmup) / max(1, length - schedule.warmup))
+        return schedule.lr_start + (peak - schedule.lr_start) * applied / schedule.warmup
+    falls = schedule.warmup + schedule.hold
+    progress = min(1.0, max(0, applied - falls) / max(1, length - falls))
     match schedule.kind:
         case "cosine":
             remaining = 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
             remaining = 1 - progress
+        case "exponential":
+            return end if progress == 1 else peak * (end / peak) ** progress
         case "constant":
-            return optimizer.lr
-    return schedule.lr_end + (optimizer.lr - schedule.lr_end) * remaining
+            return peak
+    return end + (peak - end) * remaining
 
 
 def teacher_decay(applied: int, teacher: TeacherConfig) -> float:

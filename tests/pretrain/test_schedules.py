@@ -25,6 +25,20 @@ def test_linear_and_constant_shapes():
     assert [learning_rate(n, optimizer, constant, 4) for n in range(5)] == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(("kind", "halfway"), [("linear", (5e-4 + 5e-6) / 2), ("exponential", 5e-5)])
+def test_tri_stage_warms_up_holds_and_falls(kind, halfway):
+    # data2vec.md section 12: 400,000 steps, 3 % warm-up from 1 % of the peak, 90 % hold, 7 % decay to 1 %
+    optimizer = OptimizerConfig(lr=5e-4)
+    schedule = ScheduleConfig(kind=kind, warmup=12_000, hold=360_000, lr_start=5e-6, lr_end=5e-6)
+    points = {0: 5e-6, 6_000: (5e-4 + 5e-6) / 2, 12_000: 5e-4, 200_000: 5e-4, 372_000: 5e-4, 386_000: halfway}
+    points |= {400_000: 5e-6, 10**6: 5e-6}
+    rates = {step: learning_rate(step, optimizer, schedule, 400_000) for step in points}
+    assert rates == pytest.approx(points, rel=1e-12)
+    assert rates[12_000] == rates[372_000] == 5e-4 and rates[400_000] == 5e-6  # exactly
+    falling = [learning_rate(step, optimizer, schedule, 400_000) for step in range(372_000, 400_001, 7_000)]
+    assert sorted(falling, reverse=True) == falling and len(set(falling)) == 5
+
+
 def test_decay_ramps_linearly_and_is_exact_after_the_ramp():
     speech = TeacherConfig(decay=0.999, decay_end=0.9999, decay_steps=30000)
     assert teacher_decay(0, speech) == pytest.approx(0.999)
