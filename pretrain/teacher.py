@@ -16,18 +16,23 @@ STATE = "teacher"
 
 
 class TeacherMixin:
-    """Adds the teacher to an AdamW whose groups carry `teacher: bool` and `teacher_decay: float`.
+    """Adds the teacher to an AdamW whose groups carry `teacher: bool`, `teacher_decay: float` and `modality`.
+
+    `active` is the modality of the step. Groups whose `modality` is another stand still: weights, moments and teacher;
+    groups whose `modality` is None always move.
 
     `armed` stays False until the engine is built: DeepSpeed's stage 0 wrapper calls `step()` once with zero
     gradients to make the states, which would decay the weights and count as a step.
 
-    `clip` is set where DeepSpeed puts no wrapper around the optimizer (stage 0 in fp32): the step then measures and
-    clips the gradient norm itself and refuses non-finite gradients. DeepSpeed's engine reads `overflow` and
-    `_global_grad_norm` of whatever optimizer it holds.
+    `clip` is set where DeepSpeed puts no wrapper around the optimizer (stage 0 in fp32): the step then does what the
+    wrappers do. It takes the gradient of a block that was dropped as 0, measures and clips the gradient norm and
+    refuses non-finite gradients. DeepSpeed's engine reads `overflow` and `_global_grad_norm` of whatever optimizer it
+    holds.
     """
 
     param_groups: list[dict[str, Any]]
     state: dict[Tensor, dict[str, Any]]
+    active: str | None = None
     armed: bool = False
     clip: float | None = None
     overflow: bool = False
@@ -40,6 +45,14 @@ class TeacherMixin:
             return
         if self.clip is not None and not self._clip_finite(self.clip):
             return
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if group.get("modality") in (None, self.active)]
+        try:
+            self._update()
+        finally:
+            self.param_groups = groups
+
+    def _update(self) -> None:
         masters = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         tracked = [(group, p) for group, p in masters if group["teacher"]]
         # Cloned before the first update: the teacher starts as an exact copy of the student.
@@ -51,12 +64,13 @@ class TeacherMixin:
             update(self.state[p][STATE], p.detach(), group["teacher_decay"])
 
     def _clip_finite(self, limit: float) -> bool:
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self._global_grad_norm = float(norm)
         self.overflow = not bool(torch.isfinite(norm))
         if not self.overflow and limit > 0:
-            parameters = [p for group in self.param_groups for p in group["params"]]
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return not self.overflow
 

@@ -5,6 +5,8 @@ Tested with the DeepSpeed versions of `TESTED_VERSIONS`. Every layout is reduced
 - `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
 - `fragments`: which slice of which partition is which slice of which parameter;
 - `refresh()`: cast the teacher's partitions into the frozen low-precision copy that the forward pass uses.
+
+And `clear_gradients()` undoes what ZeRO keeps of the step before.
 """
 
 from __future__ import annotations
@@ -62,6 +64,13 @@ class Partitions(ABC):
     @abstractmethod
     def refresh(self) -> None:
         """Cast the teacher into its low-precision copy. Collective: every rank calls it."""
+
+    def clear_gradients(self) -> None:  # noqa: B027 nothing to do where ZeRO makes or clears them in each step
+        """Forget the gradients of the step before; called before every step.
+
+        Where ZeRO keeps them in buffers that last, it overwrites a parameter's part only when the parameter gets a
+        gradient: a block that layer drop leaves out, or another modality's encoder, would be moved by an old one.
+        """
 
     def local(self, weights: Weights) -> list[Tensor]:
         """This rank's partitions, flat and fp32. Before the first update the teacher is the masters."""
@@ -142,6 +151,7 @@ class Stage12(Partitions):
         else:
             groups, flats = wrapper.round_robin_bit16_groups, wrapper.bit16_groups_flat
             self.masters, offsets = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_offsets
+        self._wrapper = wrapper
         self.fragments = [
             fragment
             for i, group in enumerate(groups)
@@ -158,6 +168,10 @@ class Stage12(Partitions):
         begin, end = max(left, offset), min(left + size, offset + parameter.numel())
         if begin < end:
             yield Fragment(self._names[parameter], index, begin - left, begin - offset, end - begin)
+
+    def clear_gradients(self) -> None:
+        if getattr(self._wrapper, "cpu_offload", False):
+            _zero_gradients(self.masters)
 
     def refresh(self) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
@@ -180,6 +194,7 @@ class Stage3(Partitions):
         self._place = {p: wrapper.grad_position[wrapper.get_param_id(p)] for p in names}
         self.fragments = [fragment for p in names for fragment in self._fragment(p)]
         self._tracked = tracked
+        self._wrapper = wrapper
 
     def _fragment(self, parameter: Any) -> Iterable[Fragment]:
         index, offset, numel = self._place[parameter]
@@ -187,6 +202,10 @@ class Stage3(Partitions):
         real = min(numel, parameter.ds_numel - start)  # the last ranks hold padding
         if real > 0:
             yield Fragment(self._names[parameter], index, offset, start, real)
+
+    def clear_gradients(self) -> None:
+        self._wrapper.grad_partitions_flat_buffer.zero_()
+        _zero_gradients(self.masters)  # they last where the optimizer is offloaded
 
     def refresh(self) -> None:
         teachers = self.local("teacher")
@@ -219,6 +238,12 @@ def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracke
             f"DeepSpeed {deepspeed.__version__} lays its partitions out in another way ({error}); "
             f"install one of the tested versions: {', '.join(TESTED_VERSIONS)}"
         ) from error
+
+
+def _zero_gradients(masters: list[Tensor]) -> None:
+    for master in masters:
+        if master.grad is not None:
+            master.grad.zero_()
 
 
 def _cumulative(group: list[nn.Parameter]) -> list[int]:

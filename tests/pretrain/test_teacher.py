@@ -62,6 +62,40 @@ def test_untracked_groups_have_no_teacher():
     assert STATE not in optimizer.state[p]
 
 
+def test_a_step_moves_its_own_modality_and_what_is_shared():
+    groups = {name: parameter() for name in ("shared", "speech", "text")}
+    optimizer = teacher_optimizer(torch.optim.AdamW)([
+        {"params": [p], "teacher": True, "teacher_decay": 0.9, "modality": None if name == "shared" else name}
+        for name, p in groups.items()
+    ], lr=0.1)  # fmt: skip
+    optimizer.armed = True
+    before = {name: p.detach().clone() for name, p in groups.items()}
+    optimizer.active = "speech"
+    optimizer.step()
+    optimizer.step()
+    assert len(optimizer.param_groups) == 3
+    for name, steps in {"shared": 2, "speech": 2, "text": 0}.items():
+        state = optimizer.state[groups[name]]
+        assert int(state.get("step", 0)) == steps and (STATE in state) == (steps > 0)
+        assert torch.equal(groups[name], before[name]) == (steps == 0)
+    optimizer.active = "text"
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in groups.values()] == [3, 2, 1]
+
+
+def test_a_dropped_block_moves_on_by_its_moments_as_under_zero():
+    p, q = parameter(), parameter()
+    dropped, zeroed = optimizer_of([p]), optimizer_of([q])
+    dropped.clip = zeroed.clip = 0.0
+    for optimizer in (dropped, zeroed):
+        optimizer.step()
+    p.grad, q.grad = None, torch.zeros_like(q)
+    for optimizer in (dropped, zeroed):
+        optimizer.step()
+    assert torch.equal(p, q) and torch.equal(dropped.state[p][STATE], zeroed.state[q][STATE])
+    assert dropped.state[p]["step"] == 2
+
+
 def test_without_a_wrapper_the_step_clips_and_refuses_non_finite_gradients():
     p = parameter()
     optimizer = optimizer_of([p])
