@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.schema import Modality
 from data_shards.writer import replace_text
 
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """One logged step. Rates and times are means over the steps since the row before; the rest is this step's."""
+    """One logged step. Rates and times are means over the steps since the row before; the rest is this step's.
+
+    In a mixture a row is of one modality: so are its epoch, samples, rates and times.
+    """
 
     step: int
     """Steps taken, this one included: the first row of a run that logs every step is 1."""
@@ -35,11 +39,13 @@ class MetricsRow:
     prediction_std: float
     """The same of the predictions."""
     masked_fraction: float
-    """Masked tokens of all tokens."""
+    """Masked tokens of all tokens, padding not counted."""
+    padding: float
+    """Padding of all tokens that were computed."""
     samples_per_s: float
     """Over all ranks."""
     tokens_per_s: float
-    """Over all ranks."""
+    """Over all ranks, padding not counted."""
     tflops: float
     """TFLOP/s of one rank: matrix products only, recomputation not counted."""
     mfu: float | None
@@ -60,13 +66,14 @@ class MetricsRow:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Top-1 accuracies in [0, 1] on the held-out images."""
+    """Top-1 accuracies in [0, 1] on the held-out samples of one modality."""
 
+    modality: Modality
     knn_top1: float
     linear_top1: float
-    pixels_knn_top1: float
-    """The same neighbours' vote on raw pixels (averaged down to at most 32 x 32)."""
-    pixels_linear_top1: float
+    baseline_knn_top1: float
+    """The same neighbours' vote on features that need no network: see `pretrain.baselines`."""
+    baseline_linear_top1: float
     k: int
     train_samples: int
     test_samples: int

@@ -33,47 +33,49 @@ class Rates:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step computes: constant over a run of fixed-size inputs."""
+    """What one step took and computed; steps add up."""
 
+    seconds: float
+    data_wait: float
+    """Seconds of them that were spent waiting for data."""
     samples: int
-    """Samples of a step over all ranks."""
-    tokens_per_sample: int
-    """Patches, frames or subwords of a sample."""
-    flops_per_sample: float
-    """FLOPs of the forward passes of student and teacher and of the backward pass."""
-    ranks: int
+    """Samples over all ranks."""
+    tokens: int
+    """Patches, frames or subwords over all ranks, without padding."""
+    flops: float
+    """Of this rank: the forward passes of student and teacher and the backward pass."""
 
 
 class Meter:
-    """Adds up the steps since the last logged row."""
+    """The steps since the last logged row."""
 
-    def __init__(self, work: Work, peak: Peak) -> None:
-        self._work, self._peak = work, peak
-        self._reset()
+    def __init__(self, peak: Peak) -> None:
+        self._peak = peak
+        self._steps: list[Work] = []
 
-    def add(self, step_s: float, data_wait: float) -> None:
-        """Count one step that took `step_s` seconds, `data_wait` of them waiting for data."""
-        self._steps += 1
-        self._seconds += step_s
-        self._wait += data_wait
+    def add(self, work: Work) -> None:
+        """Count one step."""
+        self._steps.append(work)
 
     def take(self) -> Rates:
         """Means over the steps added since the last call; at least one."""
-        assert self._steps > 0, "no step was added since the last row"
-        step_s, data_wait = self._seconds / self._steps, self._wait / self._steps
-        self._reset()
-        return rates(self._work, step_s, data_wait, self._peak.tflops)
-
-    def _reset(self) -> None:
-        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
+        steps, self._steps = self._steps, []
+        assert steps, "no step was added since the last row"
+        return rates(steps, self._peak.tflops)
 
 
-def rates(work: Work, step_s: float, data_wait: float, peak_tflops: float | None) -> Rates:
-    """Throughput of steps of `step_s` seconds on devices of `peak_tflops` TFLOP/s each."""
-    samples_per_s = work.samples / step_s
-    tflops = samples_per_s * work.flops_per_sample / work.ranks / 1e12
-    mfu = tflops / peak_tflops if peak_tflops else None
-    return Rates(samples_per_s, samples_per_s * work.tokens_per_sample, tflops, mfu, data_wait, step_s)
+def rates(steps: list[Work], peak_tflops: float | None) -> Rates:
+    """Throughput of `steps` on devices of `peak_tflops` TFLOP/s each."""
+    seconds = sum(step.seconds for step in steps)
+    tflops = sum(step.flops for step in steps) / seconds / 1e12
+    return Rates(
+        samples_per_s=sum(step.samples for step in steps) / seconds,
+        tokens_per_s=sum(step.tokens for step in steps) / seconds,
+        tflops=tflops,
+        mfu=tflops / peak_tflops if peak_tflops else None,
+        data_wait=sum(step.data_wait for step in steps) / len(steps),
+        step_s=seconds / len(steps),
+    )
 
 
 # Dense TFLOP/s (without sparsity) of matrix products in 16 bits, in TF32 and in fp32, by words of the device's name;

@@ -15,11 +15,11 @@ import torch
 
 from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
 from pretrain.progress import Progress
-from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak, rates
+from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
 
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale")}
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
-PROBE = ProbeResult(0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20)
+PROBE = ProbeResult("vision", 0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20)
 
 
 def steps(path: Path) -> list[int]:
@@ -91,20 +91,18 @@ def test_a_killed_process_leaves_every_row_it_wrote(tmp_path):
     assert steps(path) == [1, 2, 3, 4, 5]
 
 
-def test_rates():
-    work = Work(samples=64, tokens_per_sample=196, flops_per_sample=1e12, ranks=4)
-    got = rates(work, step_s=2.0, data_wait=0.5, peak_tflops=32.0)
-    assert (got.samples_per_s, got.tokens_per_s, got.tflops, got.mfu) == (32, 32 * 196, 8, 0.25)
-    assert rates(work, 2.0, 0.5, None).mfu is None
-
-
 def test_meter_averages_over_the_steps_since_the_last_row():
-    meter = Meter(Work(samples=10, tokens_per_sample=1, flops_per_sample=1.0, ranks=1), Peak(1.0, ""))
-    meter.add(1.0, 0.0)
-    meter.add(3.0, 1.0)
-    assert (first := meter.take()).step_s == 2 and first.data_wait == 0.5 and first.samples_per_s == 5
-    meter.add(1.0, 0.0)
-    assert (second := meter.take()).step_s == 1 and second.data_wait == 0 and second.samples_per_s == 10
+    meter = Meter(Peak(32.0, ""))
+    meter.add(Work(seconds=1.0, data_wait=0.0, samples=20, tokens=1000, flops=8e12))
+    meter.add(Work(seconds=3.0, data_wait=1.0, samples=60, tokens=9000, flops=24e12))
+    first = meter.take()
+    assert (first.step_s, first.data_wait) == (2, 0.5)
+    assert (first.samples_per_s, first.tokens_per_s, first.tflops, first.mfu) == (20, 2500, 8, 0.25)
+    meter.add(Work(seconds=1.0, data_wait=0.25, samples=10, tokens=100, flops=1e12))
+    assert (second := meter.take()).step_s == 1 and second.data_wait == 0.25 and second.samples_per_s == 10
+    unknown = Meter(Peak(None, ""))
+    unknown.add(Work(1.0, 0.0, 1, 1, 1e12))
+    assert unknown.take().mfu is None
 
 
 @pytest.mark.parametrize(
