@@ -11,17 +11,18 @@ from time import monotonic, sleep
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_shards.batch import MaskedBatch
-from pretrain.board import Board, jitter_colors, masked_batch_picture
+from pretrain.board import Board
 from pretrain.metrics import MetricsRow, ProbeResult
+from pretrain.pictures import images_picture, spectrograms_picture
+from tests.pretrain.test_pictures import TOKENIZER, clips, image_batch, texts
 
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale")}
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
-IDENTITY = torch.eye(3, 4)
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -37,11 +38,6 @@ def write(folder: Path, resume_step: int, steps: range, loss: float) -> None:
     for step in steps:
         board.write(replace(ROW, step=step, loss=loss))
     board.close()
-
-
-def batch_of(inputs: torch.Tensor, mask: torch.Tensor, color: torch.Tensor = IDENTITY) -> MaskedBatch:
-    count = len(inputs)
-    return MaskedBatch("vision", inputs, color.expand(count, 3, 4), mask.expand(count, -1), torch.arange(count))
 
 
 def test_every_figure_of_a_row_has_a_tag(tmp_path):
@@ -86,7 +82,7 @@ def test_resume_after_a_kill_that_left_half_an_event(tmp_path):
 
 def test_probe_and_config(tmp_path):
     board = Board(tmp_path, 0)
-    board.write_probe(0, ProbeResult(0.25, 0.5, 0.75, 1.0, k=20, train_samples=50, test_samples=20))
+    board.write_probe(0, ProbeResult("vision", 0.25, 0.5, 0.75, 1.0, k=20, train_samples=50, test_samples=20))
     board.write_config(0, "model:\n  width: 128\n")
     board.close()
     events = read(tmp_path)
@@ -94,51 +90,48 @@ def test_probe_and_config(tmp_path):
     assert {tag for tag in events.Tags()["scalars"]} == {
         "probe/knn_top1",
         "probe/linear_top1",
-        "probe/pixels_knn_top1",
-        "probe/pixels_linear_top1",
+        "probe/baseline_knn_top1",
+        "probe/baseline_linear_top1",
     }
     [text] = events.Tensors("config/text_summary")
     assert text.tensor_proto.string_val[0].decode() == "```yaml\nmodel:\n  width: 128\n```"
 
 
-def test_picture_in_the_event_file_is_the_picture_of_the_batch(tmp_path):
+def test_in_a_mixture_every_tag_ends_with_the_modality(tmp_path):
+    board = Board(tmp_path, 0, mixture=True, tokenizer=TOKENIZER)
+    for modality, loss in (("vision", 1.0), ("speech", 2.0)):
+        board.write(replace(ROW, modality=modality, loss=loss))
+    board.write_probe(1, ProbeResult("text", 0.25, 0.5, 0.75, 1.0, k=20, train_samples=50, test_samples=20))
+    for batch in (image_batch(torch.zeros(1, 3, 28, 28, dtype=torch.uint8), torch.arange(49) < 20), clips(), texts()):
+        board.write_picture(1, batch)
+    board.close()
+    events = read(tmp_path)
+    assert events.Scalars("loss/speech")[0].value == 2 and events.Scalars("loss/vision")[0].value == 1
+    assert events.Scalars("probe/knn_top1/text")[0].value == 0.25
+    assert set(events.Tags()["images"]) == {"masked_batch/vision", "masked_batch/speech"}
+    assert "masked_batch/text/text_summary" in events.Tags()["tensors"]
+
+
+@pytest.mark.parametrize("modality", ["vision", "speech"])
+def test_picture_in_the_event_file_is_the_picture_of_the_batch(tmp_path, modality):
     images = torch.randint(256, (3, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = batch_of(images, torch.arange(49) < 20)
+    batch = image_batch(images, torch.arange(49) < 20) if modality == "vision" else clips()
     board = Board(tmp_path, 0)
     board.write_picture(7, batch)
     board.close()
     [event] = read(tmp_path).Images("masked_batch")
     png = Image.open(io.BytesIO(event.encoded_image_string))
     pixels = torch.frombuffer(bytearray(png.tobytes()), dtype=torch.uint8)
-    expected = masked_batch_picture(batch)
+    expected = images_picture(batch) if modality == "vision" else spectrograms_picture(batch)
     assert event.step == 7 and (event.height, event.width) == tuple(expected.shape[1:])
     assert torch.equal(pixels.view(event.height, event.width, 3), expected.permute(1, 2, 0))
 
 
-def test_picture_shows_images_above_and_hides_masked_patches_below():
-    images = torch.full((10, 3, 28, 28), 200, dtype=torch.uint8)
-    mask = torch.zeros(49, dtype=torch.bool)
-    mask[8] = True  # row 1, column 1
-    picture = masked_batch_picture(batch_of(images, mask))
-    assert picture.dtype == torch.uint8 and picture.shape == (3, 2 * 116, 8 * 116)  # 28 enlarged to 112, frames of 2
-    above, below = picture.split(116, dim=1)
-    changed = (above != below).any(0)
-    assert changed[18:34, 18:34].all() and changed.sum() == 8 * 16 * 16  # one patch of 4 x 4 pixels, 4 times enlarged
-    assert above[:, 2:114, 2:114].eq(200).all() and above[:, :2].eq(255).all()
-    assert len(below[:, 18:34, 18:34].unique()) == 2  # grey, striped
-
-
-def test_large_images_keep_their_size():
-    images = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
-    assert masked_batch_picture(batch_of(images, torch.zeros(196, dtype=torch.bool))).shape == (3, 2 * 228, 228)
-
-
-def test_colors_are_jittered_as_the_affine_map_says_and_clamped():
-    image = torch.tensor([51, 102, 255], dtype=torch.uint8).view(1, 3, 1, 1)  # 0.2, 0.4, 1.0
-    color = torch.tensor([[[0.0, 1.0, 0.0, 0.2], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5]]])
-    assert jitter_colors(image, color).flatten().tolist() == [153, 102, 255]
-    color[0, 0, 3] = -1.0
-    assert jitter_colors(image, color)[0, 0].item() == 0
+def test_text_without_a_tokenizer_has_no_picture(tmp_path):
+    board = Board(tmp_path, 0)
+    board.write_picture(7, texts())
+    board.close()
+    assert not read(tmp_path).Tags()["tensors"]
 
 
 def test_the_command_names_a_folder_without_files(tmp_path):
