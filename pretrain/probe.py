@@ -1,6 +1,6 @@
-"""How much of the labels a linear map or the neighbours can read from frozen features, beside raw pixels.
+"""How much of the labels a linear map or the neighbours can read from frozen features, beside a simple baseline.
 
-python -m pretrain.probe run=DIR [weights=teacher|student] [train_shards=... test_shards=... k=...]
+python -m pretrain.probe run=DIR [weights=teacher|student] [modality=...] [train_shards=... test_shards=... k=...]
 """
 
 from __future__ import annotations
@@ -8,25 +8,26 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from configs.command import run
 from configs.compose import from_yaml
-from configs.schema import PretrainConfig, ProbeCommandConfig
-from data_shards.labelled import labelled_images
+from configs.schema import Modality, PretrainConfig, ProbeCommandConfig
+from data_shards.batch import MaskedBatch
+from data_shards.labelled import labelled_samples
 from models.data2vec import Data2Vec, Weights
 from pretrain import distributed
+from pretrain.baselines import NAMES, baseline
 from pretrain.checkpoint import load_weights
 from pretrain.metrics import ProbeResult
 
 _TEMPERATURE = 0.07  # of the neighbours' votes: DINO (arXiv 2104.14294) and Wu et al. (arXiv 1805.01978)
 _PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # tried for the linear probe
-_PIXEL_SIDE = 32  # larger images are averaged down to this side for the raw-pixel baseline
+_NOUNS: dict[Modality, str] = {"vision": "images", "speech": "recordings", "text": "texts"}
 _DISTANCES = 2**24  # similarities held at once
 
 
@@ -78,66 +79,59 @@ def _choose_penalty(x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
     return best
 
 
-def pixels(images: Tensor) -> Tensor:
-    """uint8 [N, 3, S, S] as fp32 features [N, D], averaged down to at most 32 pixels a side; equal channels once."""
-    if images.shape[-1] > _PIXEL_SIDE:
-        images = torch.cat([adaptive_avg_pool2d(part.float(), _PIXEL_SIDE) for part in images.split(256)])
-    grey = bool((images[:, :1] == images).all())
-    return (images[:, :1] if grey else images).flatten(1).float() / 255
+def features(model: Data2Vec, batch: MaskedBatch, weights: Weights, size: int, device: torch.device) -> Tensor:
+    """Features fp32 [N, H] of all samples on every rank; each rank computes its share, `size` samples at a time.
 
-
-def features(model: Data2Vec, images: Tensor, weights: Weights, batch: int, device: torch.device) -> Tensor:
-    """Features fp32 [N, H] of all images on every rank; each rank computes its share.
-
-    Every rank runs the same number of equal batches, repeating images at the end, since ZeRO 3 gathers parameters in
-    each forward pass.
+    Samples of like length go together. Every rank runs the same number of equal batches, repeating the longest sample
+    at the end, since ZeRO 3 gathers parameters in each forward pass.
     """
     rank, world = distributed.rank(), distributed.world()
-    share = -(-len(images) // (world * batch)) * batch
-    mine = (torch.arange(share) + rank * share) % len(images)
-    parts = [model.features(images[some].to(device), weights) for some in mine.split(batch)]
+    order = batch.lengths.argsort(stable=True)
+    steps = -(-len(batch) // (world * size))
+    places = torch.arange(steps * size * world).clamp(max=len(batch) - 1).view(steps, size, world)
+    parts = [model.features(batch.take(order[rows]).to(device), weights) for rows in places[:, :, rank]]
     local = torch.cat(parts)
-    if world == 1:
-        return local[: len(images)]
-    shares = [torch.empty_like(local) for _ in range(world)]
-    dist.all_gather(shares, local)
-    return torch.cat(shares)[: len(images)]
+    shares = [local]
+    if world > 1:
+        shares = [torch.empty_like(local) for _ in range(world)]
+        dist.all_gather(shares, local)
+    by_length = torch.stack(shares, dim=1).flatten(0, 1)[: len(batch)]
+    return by_length[order.argsort().to(device)]
 
 
-def probe(model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher") -> ProbeResult:
-    """Probe the features of the model on `config.probe`'s images; every rank calls it and gets the same result.
+def probes(model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher") -> list[ProbeResult]:
+    """Probe every modality for which the configuration names labelled samples; every rank calls it and gets the same.
 
-    Raises ValueError where shards are not named, are missing or hold no labels.
+    Raises ValueError where shards are missing or hold no labels.
     """
+    parts = [config.part(modality) for modality in config.modalities]
+    return [probe(model, part, weights) for part in parts if part.probe.train_shards]
+
+
+def probe(model: Data2Vec, part: PretrainConfig, weights: Weights = "teacher") -> ProbeResult:
+    """Probe the features of one modality."""
+    (modality,) = part.modalities
     device = next(model.parameters()).device
-    train, train_labels = _images("train", config.probe.train_shards, config, config.probe.train_samples)
-    test, test_labels = _images("test", config.probe.test_shards, config, config.probe.test_samples)
+    train, train_labels = labelled_samples(part.probe.train_shards, part, part.probe.train_samples)
+    test, test_labels = labelled_samples(part.probe.test_shards, part, part.probe.test_samples)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
-    batch = config.batch.micro
-    sets = (
-        (features(model, train, weights, batch, device), features(model, test, weights, batch, device)),
-        (pixels(train).to(device), pixels(test).to(device)),
-    )
-    knn, pixels_knn = (knn_top1(a, train_labels, b, test_labels, config.probe.k) for a, b in sets)
-    linear, pixels_linear = (linear_top1(a, train_labels, b, test_labels) for a, b in sets)
-    return ProbeResult(knn, linear, pixels_knn, pixels_linear, config.probe.k, len(train), len(test))
+    own = [features(model, batch, weights, part.batch.micro, device) for batch in (train, test)]
+    plain = [values.to(device) for values in baseline(train, test)]
+    knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, part.probe.k) for a, b in (own, plain))
+    linear, baseline_linear = (linear_top1(a, train_labels, b, test_labels) for a, b in (own, plain))
+    return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, part.probe.k, len(train), len(test))
 
 
 def table(results: dict[str, ProbeResult]) -> str:
-    """Lines to print: one network per name, raw pixels last. All results are of the same images."""
+    """Lines to print: one network per name, the baseline last. All results are of the same samples."""
     one = next(iter(results.values()))
     rows = [(name, result.knn_top1, result.linear_top1) for name, result in results.items()]
-    rows.append(("raw pixels", one.pixels_knn_top1, one.pixels_linear_top1))
+    rows.append((NAMES[one.modality], one.baseline_knn_top1, one.baseline_linear_top1))
     knn_header, width = f"{one.k}-NN", max(len(name) for name, _, _ in rows)
     lines = [f"{name:{width}}  {knn:{max(len(knn_header), 5)}.3f}  {linear:6.3f}" for name, knn, linear in rows]
-    title = f"top-1 accuracy on {one.test_samples} held-out images, {one.train_samples} labelled images as reference"
+    noun = _NOUNS[one.modality]
+    title = f"top-1 accuracy on {one.test_samples} held-out {noun}, {one.train_samples} labelled {noun} as reference"
     return "\n".join([title, f"{'':{width}}  {knn_header:>5}  linear", *lines])
-
-
-def _images(split: Literal["train", "test"], shards: str, config: PretrainConfig, limit: int) -> tuple[Tensor, Tensor]:
-    if not shards:
-        raise ValueError(f"probe.{split}_shards is empty: name labelled shards ({split}_shards= of ./run.sh probe)")
-    return labelled_images(shards, config.vision, limit)
 
 
 def _logistic(x: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
@@ -163,20 +157,47 @@ def _accuracy(weight: Tensor, x: Tensor, labels: Tensor) -> float:
 
 
 def main(command: ProbeCommandConfig) -> None:
-    """Print the accuracies of a run's weights, of the untrained network and of raw pixels."""
-    config = _with_shards(from_yaml(Path(command.run) / "config.yaml"), command)
+    """Print, for each modality, the accuracies of a run's weights, of the untrained network and of the baseline."""
+    config = from_yaml(Path(command.run) / "config.yaml")
+    parts = _parts(config, command)
     state, step = load_weights(Path(command.run), command.weights)
     model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # as drawn at step 0
-    untrained = probe(model, config, command.weights)
-    getattr(model, command.weights).load_state_dict(state)
-    trained = probe(model, config, command.weights)
-    print(table({"untrained network": untrained, f"{command.weights} at step {step}": trained}))
+    untrained = [probe(model, part, command.weights) for part in parts]
+    _load(model, state)
+    trained = [probe(model, part, command.weights) for part in parts]
+    for before, after in zip(untrained, trained, strict=True):
+        print(table({"untrained network": before, f"{command.weights} at step {step}": after}))
 
 
-def _with_shards(config: PretrainConfig, command: ProbeCommandConfig) -> PretrainConfig:
-    """The run's configuration with the shards and k that the command names."""
-    train, test = command.train_shards or config.probe.train_shards, command.test_shards or config.probe.test_shards
-    return replace(config, probe=replace(config.probe, k=command.k, train_shards=train, test_shards=test))
+@torch.no_grad()
+def _load(model: Data2Vec, state: dict[str, Tensor]) -> None:
+    """Overwrite both networks: one of them is probed."""
+    model.student.load_state_dict(state)
+    for name, _, teacher in model.tracked():
+        teacher.copy_(state[name])
+
+
+def _parts(config: PretrainConfig, command: ProbeCommandConfig) -> list[PretrainConfig]:
+    """The run's modalities that are probed, with the shards and k that the command names.
+
+    Raises ValueError where it is not clear which, or no labelled shards are named.
+    """
+    named = command.train_shards or command.test_shards
+    asked = [command.modality] if command.modality else config.modalities
+    if command.modality and command.modality not in config.modalities:
+        raise ValueError(f"modality={command.modality}: the run is of {', '.join(config.modalities)}")
+    if named and len(asked) > 1:
+        raise ValueError(f"{named}: of which modality? Add modality= and one of {', '.join(config.modalities)}")
+    parts = [_with_shards(config.part(modality), command) for modality in asked]
+    parts = [part for part in parts if part.probe.train_shards and part.probe.test_shards]
+    if not parts:
+        raise ValueError("the run names no labelled shards: add train_shards=PATTERN test_shards=PATTERN")
+    return parts
+
+
+def _with_shards(part: PretrainConfig, command: ProbeCommandConfig) -> PretrainConfig:
+    train, test = command.train_shards or part.probe.train_shards, command.test_shards or part.probe.test_shards
+    return replace(part, probe=replace(part.probe, k=command.k, train_shards=train, test_shards=test))
 
 
 if __name__ == "__main__":

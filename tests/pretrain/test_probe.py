@@ -14,11 +14,12 @@ from torch import distributed as dist
 
 from configs.compose import to_yaml
 from configs.schema import BuildConfig, ProbeCommandConfig, ProbeConfig
+from data_shards.batch import MaskedBatch
 from data_shards.build import build
 from models.data2vec import Data2Vec
 from pretrain import probe as probe_module
 from pretrain.metrics import ProbeResult
-from pretrain.probe import features, knn_top1, linear_top1, main, pixels, probe, table
+from pretrain.probe import features, knn_top1, linear_top1, main, probe, table
 from tests.models.common import tiny_config
 
 
@@ -90,20 +91,11 @@ def test_linear_probe_finds_what_neighbours_miss_and_ignores_constant_features()
     assert linear_top1(*parts) == linear_top1(*parts)
 
 
-def test_pixels_are_averaged_down_and_grey_is_counted_once():
-    grey = torch.arange(28 * 28).remainder(256).to(torch.uint8).view(1, 1, 28, 28).expand(2, 3, 28, 28)
-    assert torch.equal(pixels(grey), grey[:, 0].flatten(1) / 255)
-    colour = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    colour[:, 0, ::2] = 255  # every second row red: half red
-    assert pixels(colour).shape == (2, 3 * 32 * 32)
-    assert pixels(colour)[:, :1024].eq(0.5).all() and pixels(colour)[:, 1024:].eq(0).all()
-
-
 def test_table_names_the_networks_and_the_pixels():
     text = table(
         {
-            "untrained network": ProbeResult(0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20),
-            "teacher at step 9": ProbeResult(0.75, 0.65, 0.7, 0.8, k=20, train_samples=50, test_samples=20),
+            "untrained network": ProbeResult("vision", 0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20),
+            "teacher at step 9": ProbeResult("vision", 0.75, 0.65, 0.7, 0.8, k=20, train_samples=50, test_samples=20),
         }
     )
     assert text.splitlines() == [
@@ -115,38 +107,52 @@ def test_table_names_the_networks_and_the_pixels():
     ]
 
 
-class FirstPixel(torch.nn.Module):
-    """A network whose feature is the image's first pixel; it remembers the batches it saw."""
+class LengthPlusId(torch.nn.Module):
+    """A network whose feature is made from a text's length and first token; it remembers the batches it saw."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.batches: list[int] = []
+        self.batches: list[list[int]] = []
 
-    def features(self, images: Tensor, weights: str) -> Tensor:
-        self.batches.append(len(images))
-        return images[:, :1, 0, 0].float()
+    def features(self, batch: MaskedBatch, weights: str) -> Tensor:
+        self.batches.append(batch.lengths.tolist())
+        assert batch.inputs.shape[1] == batch.lengths.max()  # no padding that is not needed
+        return (batch.inputs[:, :1] + 100 * batch.lengths[:, None]).float()
+
+
+LENGTHS = [3, 9, 4, 8, 5, 7, 6, 2, 3, 9, 4]
+
+
+def made_up_texts(lengths: list[int]) -> tuple[MaskedBatch, list[int]]:
+    """Texts of these lengths, and what LengthPlusId makes of them."""
+    count, longest = len(lengths), max(lengths)
+    ids = torch.arange(count, dtype=torch.int32)[:, None].expand(-1, longest)
+    mask = torch.zeros(count, longest, dtype=torch.bool)
+    batch = MaskedBatch("text", ids, mask, torch.tensor(lengths), torch.arange(count))
+    return batch, [i + 100 * length for i, length in enumerate(lengths)]
 
 
 def features_on_two_ranks(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    model, images = FirstPixel(), torch.arange(11, dtype=torch.uint8)[:, None, None, None].expand(11, 3, 4, 4)
-    got = features(model, images, "teacher", batch=2, device=torch.device("cpu"))
+    model, (batch, _) = LengthPlusId(), made_up_texts(LENGTHS)
+    got = features(model, batch, "teacher", size=2, device=torch.device("cpu"))
     torch.save((got, model.batches), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_ranks_share_the_images_in_equal_batches(tmp_path):
+def test_ranks_share_the_samples_in_equal_batches_of_like_length(tmp_path):
     torch.multiprocessing.spawn(features_on_two_ranks, (tmp_path,), nprocs=2)
+    expected = made_up_texts(LENGTHS)[1]
+    seen = [[[2, 3], [4, 5], [8, 9]], [[3, 4], [6, 7], [9, 9]]]  # sorted, dealt out; the longest twice
     for rank in range(2):
         got, batches = torch.load(tmp_path / f"{rank}.pt")
-        assert got.flatten().tolist() == list(range(11))
-        assert batches == [2, 2, 2]
+        assert got.flatten().tolist() == expected
+        assert batches == seen[rank]
 
 
-def test_one_process_computes_every_image_once():
-    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 4, 4)
-    got = features(FirstPixel(), images, "teacher", batch=4, device=torch.device("cpu"))
-    assert got.flatten().tolist() == list(range(5))
+def test_one_process_computes_every_sample():
+    batch, expected = made_up_texts(LENGTHS[:5])
+    assert features(LengthPlusId(), batch, "teacher", size=4, device=torch.device("cpu")).flatten().tolist() == expected
 
 
 @pytest.fixture
@@ -164,11 +170,11 @@ def shards(tmp_path) -> str:
 
 def test_probe_of_a_network_reads_what_its_images_show(shards):
     samples = ProbeConfig(train_shards=shards, test_shards=shards, train_samples=40, test_samples=60, k=3)
-    config = replace(tiny_config(), probe=samples)
+    config = replace(tiny_config(), probe=samples).part("vision")
     model = Data2Vec(config)
     result = probe(model, config)
     assert (result.k, result.train_samples, result.test_samples) == (3, 40, 60)
-    assert result.knn_top1 == result.linear_top1 == result.pixels_knn_top1 == result.pixels_linear_top1 == 1
+    assert result.knn_top1 == result.linear_top1 == result.baseline_knn_top1 == result.baseline_linear_top1 == 1
     torch.nn.init.zeros_(model.teacher.patch_embedding.weight)  # blind
     assert probe(model, config).knn_top1 == probe(model, config, "teacher").linear_top1 == 0.5
     assert probe(model, config, "student") == result
@@ -180,7 +186,7 @@ def test_the_command_probes_the_weights_beside_the_untrained_network(shards, tmp
     blind = Data2Vec(config).student.state_dict()
     blind["patch_embedding.weight"] = torch.zeros_like(blind["patch_embedding.weight"])
     monkeypatch.setattr(probe_module, "load_weights", lambda run, weights: (blind, 5))
-    with pytest.raises(ValueError, match="probe.train_shards is empty: name labelled shards"):
+    with pytest.raises(ValueError, match="names no labelled shards: add train_shards=PATTERN"):
         main(ProbeCommandConfig(run=str(tmp_path)))
     main(ProbeCommandConfig(run=str(tmp_path), train_shards=shards, test_shards=shards, k=3))
     assert capsys.readouterr().out.splitlines()[2:] == [
