@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.schema import Modality, PretrainConfig
 from data_shards.indexer import file_sha256
 from data_shards.writer import replace_text
 from models.data2vec import Weights
@@ -43,9 +45,11 @@ class RunState:
     steps: int
     skipped: int
     data: dict[str, Any]
-    """The data cursor (`MaskedBatchLoader.state_dict`)."""
+    """The data cursor (the loader's `state_dict`)."""
     bad_samples: tuple[int, int] = (0, 0)
     """Samples replaced and samples read so far, over all ranks."""
+    samples: dict[Modality, int] = field(default_factory=dict)
+    """Samples consumed so far, over all ranks; absent in older checkpoints, which are of vision alone."""
     agreement: dict[str, Any] = field(default_factory=dict)
     """Keys of the config that must be the same when the run goes on, with their values."""
 
@@ -76,7 +80,7 @@ class Checkpoints:
         )
         _write_layout(staging, engine)
         if distributed.rank() == 0:
-            state = RunState(engine.steps, engine.skipped, data, bad_samples, agreement(engine))
+            state = RunState(engine.steps, engine.skipped, data, bad_samples, engine.samples, agreement(engine))
             _write_json(staging / STATE, asdict(state))
         distributed.barrier()
         digests = _digests(staging, sorted(p.name for p in staging.iterdir()))
@@ -116,7 +120,8 @@ class Checkpoints:
         engine.deepspeed.load_checkpoint(
             str(self.folder), tag=folder.name, load_module_strict=False, load_lr_scheduler_states=False
         )
-        engine.resume(state.steps, state.skipped)
+        samples = state.samples or {"vision": state.steps * engine.config.batch.global_}
+        engine.resume(state.steps, state.skipped, samples)
         return state
 
     def _check_room(self, engine: Engine) -> None:
@@ -153,7 +158,9 @@ def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], in
 def agreement(engine: Engine) -> dict[str, Any]:
     """What has to be the same in the process that saves and the one that resumes."""
     config = engine.config
-    return {
+    parts = [config.part(modality) for modality in config.modalities]
+    agreed: dict[str, Any] = {
+        "modality": f"[{','.join(config.modalities)}]" if config.is_mixture else config.modality,
         "ranks": distributed.world(),
         "deepspeed.stage": config.deepspeed.stage,
         "precision": engine.precision,
@@ -163,10 +170,32 @@ def agreement(engine: Engine) -> dict[str, Any]:
         "model.heads": config.model.heads,
         "model.ffn": config.model.ffn,
         "model.layer_scale > 0": config.model.layer_scale > 0,
+        "model.norm": _common([part.model.norm for part in parts]),
+        "teacher.average": _common([part.teacher.average for part in parts]),
         "optimizer.decay_rule": config.optimizer.decay_rule,
-        "vision.image_size": config.vision.image_size,
-        "vision.patch_size": config.vision.patch_size,
     }
+    if config.is_mixture:
+        agreed["mixture.blocks"] = config.mixture.blocks
+    for modality in config.modalities:
+        agreed |= _shape(config, modality)
+    return agreed
+
+
+def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
+    """What the parameters of a modality's own modules depend on."""
+    match modality:
+        case "vision":
+            keys = ["image_size", "patch_size"]
+        case "speech":
+            keys = ["conv_width", "position_layers", "position_kernel", "position_groups"]
+        case "text":
+            keys = ["vocab_size", "max_tokens"]
+    return {f"{modality}.{key}": getattr(getattr(config, modality), key) for key in keys}
+
+
+def _common(values: Sequence[str | None]) -> str | None:
+    """The value of all modalities; where they differ, "null": each has its own."""
+    return values[0] if len(set(values)) == 1 else "null"
 
 
 def _write_json(path: Path, value: Any) -> None:

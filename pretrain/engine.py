@@ -1,7 +1,7 @@
 """The student, its teacher and ZeRO behind one `step()`.
 
-DeepSpeed averages gradients over ranks and micro-batches. The objective wants the sum over all masked positions of
-the step divided by their number, so the model divides by the whole step's count and `step()` undoes the averaging.
+DeepSpeed averages gradients over ranks. The objective wants the sum over all masked positions of the step divided by
+their number, so the model divides by the whole step's count and `step()` undoes the averaging.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from configs.checks import resolve_precision
 from configs.deepspeed import deepspeed_config
-from configs.schema import PretrainConfig
+from configs.schema import Modality, PretrainConfig
 from data_shards.batch import MaskedBatch
 from models import kernels
 from models.data2vec import Data2Vec, parameter_groups
-from models.flops import parameters
+from models.flops import flops, parameters
 from pretrain import distributed
 from pretrain.schedules import learning_rate, teacher_decay
 from pretrain.teacher import teacher_optimizer
@@ -31,6 +31,7 @@ from pretrain.zero_partitions import Tracked, partitions
 class StepResult:
     """What one step did, on this rank. Sums over ranks are taken when a row is logged, not every step."""
 
+    modality: Modality
     applied: bool
     """False where a gradient was not finite: nothing moved."""
     loss: Tensor
@@ -40,7 +41,12 @@ class StepResult:
     lr: float
     teacher_decay: float
     masked: Tensor
-    """int64 scalar: masked positions of the whole step."""
+    tokens: Tensor
+    positions: Tensor
+    samples: Tensor
+    """int64 scalars of the whole step: masked positions, real tokens, tokens that were computed, samples."""
+    flops: float
+    """Floating-point operations of this rank (`models.flops`)."""
     target_moments: Tensor
     prediction_moments: Tensor
     """Additive moments of this rank's masked positions (`models.statistics`)."""
@@ -50,6 +56,7 @@ class Engine:
     """One optimizer step at a time.
 
     `steps` counts the steps taken, `skipped` those that were not applied; the schedules see their difference.
+    `samples` counts the samples of each modality over all ranks.
     """
 
     def __init__(self, model: Data2Vec, config: PretrainConfig, device: torch.device) -> None:
@@ -58,8 +65,9 @@ class Engine:
         self.precision = resolve_precision(config, device.type == "cuda")
         self.steps = 0
         self.skipped = 0
+        self._samples = {modality: torch.zeros((), dtype=torch.int64, device=device) for modality in config.modalities}
+        self._parts = {modality: config.part(modality) for modality in config.modalities}
         self.model = model.to(device)
-        self.micro_steps = config.batch.global_ // (config.batch.micro * distributed.world())
         settings = deepspeed_config(config, distributed.world(), cuda=device.type == "cuda")
         self.optimizer = self._optimizer(settings)
         names = {parameter: name for name, parameter in model.student.named_parameters()}
@@ -92,9 +100,11 @@ class Engine:
             settings["gradient_clipping"] = 0.0
         return optimizer
 
-    def resume(self, steps: int, skipped: int) -> None:
+    def resume(self, steps: int, skipped: int, samples: dict[Modality, int]) -> None:
         """Go on after DeepSpeed has loaded a checkpoint of `steps` steps, `skipped` of them not applied."""
         self.steps, self.skipped = steps, skipped
+        for modality, count in samples.items():
+            self._samples[modality].fill_(count)
         for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
             group.update(options)  # the configuration's, not the checkpoint's
         self.partitions.refresh()
@@ -103,6 +113,11 @@ class Engine:
     def applied(self) -> int:
         """Applied steps: what the schedules are functions of."""
         return self.steps - self.skipped
+
+    @property
+    def samples(self) -> dict[Modality, int]:
+        """Samples consumed since the start of training, over all ranks."""
+        return {modality: int(count) for modality, count in self._samples.items()}
 
     @property
     def loss_scale(self) -> float | None:
@@ -116,20 +131,20 @@ class Engine:
         return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
     def step(self, micro_batches: list[MaskedBatch]) -> StepResult:
-        """Forward and backward of this rank's micro-batches, then one update of student and teacher."""
-        assert len(micro_batches) == self.micro_steps
+        """Forward and backward of this rank's micro-batches, then one update of student and teacher.
+
+        All micro-batches are of one modality; their number is the same on every rank, and may differ between steps.
+        """
+        modality = micro_batches[0].modality
         lr, decay = self._set_schedules()
-        masked = torch.stack([batch.mask.sum() for batch in micro_batches]).sum().to(self.device)
-        distributed.all_sum(masked)
-        undo_averaging = float(self.micro_steps * distributed.world())
+        counts = distributed.all_sum(_counts(micro_batches).to(self.device))
+        masked, tokens, positions, samples = counts
+        self._samples[modality] += samples
+        self.optimizer.active = modality
+        self.partitions.clear_gradients()
         self.deepspeed.train()
-        outputs = []
-        for index, batch in enumerate(micro_batches):
-            torch.manual_seed(_dropout_seed(self.config.train.seed, self.steps, index, distributed.rank()))
-            output = self.deepspeed(batch.to(self.device, non_blocking=True), masked)
-            self.deepspeed.backward(output.loss * undo_averaging)
-            outputs.append((output.loss.detach(), output.target_moments, output.prediction_moments))
-            self.deepspeed.step()
+        outputs = [self._micro_step(micro_batches, index, masked) for index in range(len(micro_batches))]
+        self.deepspeed.step()
         applied = self.deepspeed.was_step_applied()
         if applied:
             self.partitions.refresh()
@@ -138,7 +153,26 @@ class Engine:
         loss, targets, predictions = (torch.stack(values).sum(0) for values in zip(*outputs, strict=True))
         norm = self.deepspeed.get_global_grad_norm()
         norm = float("nan") if norm is None else norm
-        return StepResult(applied, loss, norm, lr, decay, masked, targets, predictions)
+        work = sum(self._flops(batch) for batch in micro_batches)
+        return StepResult(
+            modality, applied, loss, norm, lr, decay, masked, tokens, positions, samples, work, targets, predictions
+        )
+
+    def _micro_step(self, micro_batches: list[MaskedBatch], index: int, masked: Tensor) -> tuple[Tensor, ...]:
+        """Add the gradient of a micro-batch; loss and moments of targets and predictions."""
+        seed, batch = self.config.train.seed, micro_batches[index]
+        # One pattern of dropped blocks for the whole step: its gradient does not depend on how the step is cut, and
+        # DeepSpeed loses what a parameter got in earlier micro-batches, if it gets nothing in the last one, where it
+        # reduces or offloads at the last one only (stage 1 with overlapped communication; offload).
+        shared_seed = _seed(seed, self.steps)
+        torch.manual_seed(_seed(seed, self.steps, index, distributed.rank()))
+        self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+        output = self.deepspeed(batch.to(self.device, non_blocking=True), masked, shared_seed)
+        self.deepspeed.backward(output.loss * float(distributed.world()))
+        return output.loss.detach(), output.target_moments, output.prediction_moments
+
+    def _flops(self, batch: MaskedBatch) -> float:
+        return flops(self._parts[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
 
     def _set_schedules(self) -> tuple[float, float]:
         config = self.config
@@ -150,7 +184,14 @@ class Engine:
         return lr, decay
 
 
-def _dropout_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
-    """The generator of dropout and drop path, a pure function of its key, so that nothing has to be saved."""
-    digest = hashlib.blake2b(struct.pack("<4q", seed, step, micro_batch, rank), digest_size=7).digest()
+def _counts(micro_batches: list[MaskedBatch]) -> Tensor:
+    """int64 [4]: masked positions, real tokens, positions that are computed, samples."""
+    counts = [(b.mask.sum(), b.lengths.sum(), b.mask.numel(), len(b)) for b in micro_batches]
+    return torch.tensor(counts).sum(0)
+
+
+def _seed(*key: int) -> int:
+    """Seed of the generator for (seed, step), which chooses the dropped blocks, or for (seed, step, micro-batch, rank),
+    which draws dropout and drop path: a pure function of its key, so that nothing has to be saved."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=7).digest()
     return int.from_bytes(digest, "little")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from configs.schema import PretrainConfig
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loader import MaskedBatchLoader, MixtureLoader, open_loader
 from models.data2vec import Data2Vec
 from pretrain import distributed
 from pretrain.checkpoint import Checkpoints
@@ -17,9 +17,9 @@ from pretrain.engine import Engine
 from pretrain.guard import Guard
 from pretrain.metrics import ProbeResult, read_rows
 from pretrain.preempt import Preemption
-from pretrain.probe import probe, table
+from pretrain.probe import probes, table
 from pretrain.report import Report
-from pretrain.run_directory import write_config
+from pretrain.run_directory import keep_tokenizer, write_config
 from pretrain.start_weights import load_student
 
 
@@ -36,26 +36,30 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     model = Data2Vec(config)
     start = load_student(model, config.init) if config.init and not resume else "student and teacher start at random"
     engine = Engine(model, config, device)
-    loader = MaskedBatchLoader(config, distributed.rank(), distributed.world())
+    loader = open_loader(config, distributed.rank(), distributed.world())
     if resume:
         state = checkpoints.load(engine, resume)
         loader.load_state_dict(state.data)
         if distributed.rank() == 0:  # the counts are of all ranks
             loader.restore_bad_counts(*state.bad_samples)
         start = f"resuming from {resume} (step {state.steps})"
-    changes, text = write_config(folder, config, distributed.world()) if distributed.rank() == 0 else ("", "")
+    changes, text = "", ""
+    if distributed.rank() == 0:
+        keep_tokenizer(folder, config)
+        changes, text = write_config(folder, config, distributed.world())
     if changes and resume:
         start += f"; changed since the last start: {changes}"
     report = Report(folder, config, engine, text)
     try:
-        report.say(f"{engine.description}; {loader.samples} samples, {loader.steps_per_epoch} steps per epoch\n{start}")
+        report.say(f"{engine.description}; {loader.description}\n{start}")
         if engine.steps == 0:
             _probe(model, config, report)
         stopped = _train(config, engine, loader, checkpoints, report, preemption)
         if not stopped:
-            result = _probe(model, config, report)
-            if result and distributed.rank() == 0:
-                report.say(_summary(config, engine.steps, result))
+            results = _probe(model, config, report)
+            if distributed.rank() == 0:
+                for result in results:
+                    report.say(_summary(config, engine.steps, result))
         return not stopped
     finally:
         loader.close()
@@ -65,7 +69,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
 def _train(
     config: PretrainConfig,
     engine: Engine,
-    loader: MaskedBatchLoader,
+    loader: MaskedBatchLoader | MixtureLoader,
     checkpoints: Checkpoints,
     report: Report,
     preemption: Preemption,
@@ -93,19 +97,18 @@ def _train(
     return False
 
 
-def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> ProbeResult | None:
-    """Probe the teacher where the configuration names labelled images."""
-    if not config.probe.train_shards:
-        return None
-    result = probe(model, config)
-    report.probe(result)
-    return result
+def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> list[ProbeResult]:
+    """Probe the teacher on each modality for which the configuration names labelled samples."""
+    results = probes(model, config)
+    for result in results:
+        report.probe(result)
+    return results
 
 
 def _summary(config: PretrainConfig, steps: int, trained: ProbeResult) -> str:
     """The probe's table, with the row of the network that this run started from beside it."""
     metrics = read_rows(Path(config.run.dir) / "metrics.jsonl")
-    rows = [row for row in metrics if row["step"] == 0 and "knn_top1" in row]
+    rows = [row for row in metrics if row["step"] == 0 and row.get("modality") == trained.modality]
     results = {f"teacher at step {steps}": trained}
     if rows:
         first = replace(trained, **{key: rows[-1][key] for key in ("knn_top1", "linear_top1")})

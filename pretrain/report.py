@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 
-from configs.schema import PretrainConfig
+from configs.deepspeed import NEVER
+from configs.schema import Modality, PretrainConfig
 from data_shards.batch import MaskedBatch
-from models.flops import flops_per_sample
+from data_shards.index import TOKENIZER_NAME
+from data_shards.mixture import mixture_of
+from data_shards.tokenizer import Tokenizer, load_tokenizer
 from models.statistics import std_from_moments
 from pretrain import distributed, speed
 from pretrain.board import Board
@@ -23,22 +26,23 @@ class Report:
 
     def __init__(self, folder: Path, config: PretrainConfig, engine: Engine, config_text: str) -> None:
         self._config, self._engine = config, engine
-        work = speed.Work(
-            config.batch.global_, config.vision.tokens, flops_per_sample(config), distributed.world()
-        )
-        self._meter = speed.Meter(work, speed.peak(engine.device, engine.precision, config.log.peak_tflops))
+        peak = speed.peak(engine.device, engine.precision, config.log.peak_tflops)
+        self._meters = {modality: speed.Meter(peak) for modality in config.modalities}
+        self._mixture = mixture_of(config)
+        self._pictured: set[Modality] = set(config.modalities if engine.steps else ())
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
-            self._board = Board(folder / "tensorboard", engine.steps)
+            self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
             self._board.write_config(engine.steps, config_text)
             self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
 
     def step(self, result: StepResult, seconds: float, data_wait: float, epoch: int, bad_samples: int) -> None:
-        """Count a step; write a row every `log.every` steps and at the last one."""
-        self._meter.add(seconds, data_wait)
+        """Count a step; write a row every `log.every` steps, of each modality that they hold, and at the last one."""
+        work = speed.Work(seconds, data_wait, int(result.samples), int(result.tokens), result.flops)
+        self._meters[result.modality].add(work)
         step = self._engine.steps
-        if step % self._config.log.every and step != self._config.train.steps:
+        if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
             return
         row = self._row(result, epoch, bad_samples)
         if self._writes:
@@ -47,9 +51,13 @@ class Report:
             self._progress.update(step, row.loss, row.samples_per_s)
 
     def picture(self, batch: MaskedBatch) -> None:
-        """Picture of a micro-batch of the step just taken, at the first step and every `log.pictures_every`."""
-        every, step = self._config.log.pictures_every, self._engine.steps
-        if self._writes and every and (step == 1 or step % every == 0):
+        """Picture of a micro-batch of the step just taken: of each modality its first, and every `log.pictures_every`
+        steps."""
+        every, step, modality = self._config.log.pictures_every, self._engine.steps, batch.modality
+        if not (self._writes and every):
+            return
+        if modality not in self._pictured or self._mixture.last_of(step, every, NEVER):
+            self._pictured.add(modality)
             self._board.write_picture(step, batch)
 
     def probe(self, result: ProbeResult) -> None:
@@ -79,23 +87,28 @@ class Report:
         ]))  # fmt: skip
         loss, bad = sums[:2].tolist()
         target, prediction = (std_from_moments(moments).item() for moments in sums[2:].chunk(2))
-        config, engine = self._config, self._engine
-        positions = config.batch.global_ * config.vision.tokens
+        engine = self._engine
         return MetricsRow(
             step=engine.steps,
             epoch=epoch,
-            samples=engine.steps * config.batch.global_,
-            modality=config.modality,
+            samples=engine.samples[result.modality],
+            modality=result.modality,
             loss=loss,
             lr=result.lr,
             teacher_decay=result.teacher_decay,
             grad_norm=float(result.grad_norm),
             target_std=target,
             prediction_std=prediction,
-            masked_fraction=int(result.masked) / positions,
-            **asdict(self._meter.take()),
+            masked_fraction=int(result.masked) / int(result.tokens),
+            padding=1 - int(result.tokens) / int(result.positions),
+            **asdict(self._meters[result.modality].take()),
             memory_gib=speed.memory_gib(engine.device),
             skipped_steps=engine.skipped,
             bad_samples=int(bad),
             loss_scale=engine.loss_scale,
         )
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of the run's text, if it has any."""
+    return load_tokenizer(folder / TOKENIZER_NAME) if (folder / TOKENIZER_NAME).is_dir() else None
