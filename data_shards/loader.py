@@ -163,6 +163,8 @@ class MaskedBatchLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
+        if names := state.get("modalities"):
+            raise ValueError(f"the checkpoint is of a mixture; set modality=[{','.join(names)}], or use a new run.dir")
         return self._cursor.load_state_dict(state)
 
     def close(self) -> None:
@@ -241,16 +243,18 @@ class MixtureLoader:
         """The data position for a checkpoint, as `MaskedBatchLoader`: the mixture's, and each modality's own."""
         before = self._mixture.before(consumed_steps)
         parts = {name: loader.state_dict(before[name]) for name, loader in self._loaders.items()}
-        return {"consumed_steps": consumed_steps, "weights": dict(self._mixture.shares()), "parts": parts}
+        meaning = {"modalities": list(self._mixture.modalities), "weights": list(self._mixture.weights)}
+        return {"consumed_steps": consumed_steps, **meaning, "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
-        if state.get("weights") != dict(self._mixture.shares()):
-            began = state.get("weights", {})
-            keys = " ".join(f"mixture.{name}.weight={weight}" for name, weight in began.items())
-            raise ValueError(
-                f"the checkpoint has another mixture; set modality=[{','.join(began)}] {keys}, or use a new run.dir"
-            )
+        if "modalities" not in state:
+            raise ValueError("the checkpoint is of one modality; set modality to it, or use a new run.dir")
+        began = list(zip(state["modalities"], state["weights"], strict=True))
+        if began != list(self._mixture.shares()):
+            names = ",".join(state["modalities"])
+            keys = " ".join(f"mixture.{name}.weight={weight}" for name, weight in began)
+            raise ValueError(f"the checkpoint has another mixture; set modality=[{names}] {keys}, or use a new run.dir")
         for name, loader in self._loaders.items():
             with _named(f"mixture.{name}: "):
                 loader.load_state_dict(state["parts"][name])

@@ -122,7 +122,8 @@ class MicroBatches(Dataset):
         if self._epoch_order is None or self._epoch_order.epoch != request.epoch:
             self._epoch_order = EpochOrder(self.index.counts, self.order, request.epoch)
         order = self._epoch_order
-        for step in range(1, min(_TRIES, order.lane_length)):
+        tries = min(_TRIES, order.lane_length)
+        for step in range(1, tries):
             position = (int(request.positions[i]) + step) % order.lane_length
             samples = order.ids(request.lanes[i : i + 1], position, position + 1)[0]
             sample, draws = int(samples[0]), self._draws(request.epoch, samples)[0]
@@ -132,6 +133,6 @@ class MicroBatches(Dataset):
                 reports.append(self.reader.report(sample, str(error)))
         shard, name, reason = reports[-1]
         raise NoUsableSample(
-            f"data.shards: no usable sample among {_TRIES} in a row, the last: {shard}, {name}: {reason}; "
+            f"data.shards: no usable sample among {tries} in a row, the last: {shard}, {name}: {reason}; "
             f"see ./run.sh shards validate shards={shard}"
         )

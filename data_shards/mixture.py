@@ -15,7 +15,7 @@ import numpy as np
 
 from configs.schema import Modality, PretrainConfig
 
-_KEY = 2**64 - 1  # second word of the key, where orders have the epoch
+_KEY = 2**63 - 1  # second word of the key, where orders have the epoch
 
 
 @dataclass(frozen=True)

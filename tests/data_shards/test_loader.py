@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,23 +16,34 @@ import pytest
 import torch
 from shard_tools import flip_byte, make_shards, small_config
 
+from configs.schema import MODALITIES
+from data_shards.batch import samples_of
 from data_shards.index import read_rows
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loader import MaskedBatchLoader, open_loader
 from data_shards.microbatch import MicroBatches
 from data_shards.order import EpochOrder
 
 
+def real_part(batch, i):
+    """The tensors of sample i, without padding."""
+    tokens = int(batch.lengths[i])
+    whole = {"vision": None, "speech": samples_of(tokens), "text": tokens}[batch.modality]
+    cropped = [batch.mask[i, :tokens], batch.inputs[i, ..., :whole]]
+    others = [batch.color, batch.scale, None if batch.corrupted is None else batch.corrupted[:, :tokens]]
+    return [*cropped, *(other[i] for other in others if other is not None)]
+
+
 def contents(config, world=1, first=0, steps=4):
-    """Per step: sample -> its tensors, in the order of the ranks."""
-    loaders = [MaskedBatchLoader(config, rank, world) for rank in range(world)]
+    """Per step: sample -> its tensors; images in the order of the ranks, others by their ids."""
+    loaders = [open_loader(config, rank, world) for rank in range(world)]
     runs = [loader.steps(first) for loader in loaders]
     found = []
     for ranks in zip(*(islice(run, steps) for run in runs), strict=True):
+        assert len({len(micro_batches) for micro_batches in ranks}) == 1
         batches = [batch for micro_batches in ranks for batch in micro_batches]
-        assert {len(batch) for batch in batches} == {config.batch.micro}
-        samples = [int(i) for batch in batches for i in batch.sample_ids]
-        tensors = [t for b in batches for t in zip(b.inputs, b.color, b.mask, strict=True)]
-        found.append(list(zip(samples, tensors, strict=True)))
+        assert sum(map(len, batches)) == config.batch.global_ and max(map(len, batches)) <= config.batch.micro
+        pairs = [(int(batch.sample_ids[i]), real_part(batch, i)) for batch in batches for i in range(len(batch))]
+        found.append(pairs if config.modality == "vision" else sorted(pairs, key=lambda pair: pair[0]))
     for loader in loaders:
         loader.close()
     return found
@@ -50,9 +62,16 @@ def shards(tmp_path_factory):
     return make_shards(tmp_path_factory.mktemp("shards"), (30, 0, 17, 23))
 
 
+@pytest.fixture(scope="module", params=MODALITIES)
+def of_modality(request, tmp_path_factory):
+    """A function that makes configurations of one modality, over shards of 70 samples."""
+    pattern = make_shards(tmp_path_factory.mktemp(request.param), (30, 0, 17, 23), modality=request.param)
+    return partial(small_config, pattern, modality=request.param)
+
+
 @pytest.fixture(scope="module")
-def reference(shards):
-    return contents(small_config(shards, batch=8, micro=4), steps=12)
+def reference(of_modality):
+    return contents(of_modality(batch=8, micro=4), steps=12)
 
 
 def test_shapes_and_types(shards):
@@ -60,25 +79,25 @@ def test_shapes_and_types(shards):
     assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
     assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
     assert batch.mask.shape == (4, 49) and batch.mask.dtype == torch.bool and batch.mask.any(1).all()
-    assert batch.sample_ids.dtype == torch.int64
+    assert batch.sample_ids.dtype == batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [49] * 4
 
 
 @pytest.mark.parametrize(
     ("world", "micro", "workers"), [(1, 8, 0), (2, 2, 0), (4, 1, 0), (8, 1, 0), (1, 2, 1), (1, 4, 2), (2, 2, 2)]
 )
-def test_a_step_does_not_depend_on_ranks_micro_batches_and_workers(shards, reference, world, micro, workers):
-    config = small_config(shards, batch=8, micro=micro, workers=workers)
-    assert same(contents(config, world, steps=12), reference)
+def test_a_step_does_not_depend_on_ranks_micro_batches_and_workers(of_modality, reference, world, micro, workers):
+    assert same(contents(of_modality(batch=8, micro=micro, workers=workers), world, steps=12), reference)
 
 
 @pytest.mark.parametrize("first", [1, 7, 8, 10])
-def test_resuming_anywhere_gives_the_same_steps(shards, reference, first):
-    assert same(contents(small_config(shards), first=first, steps=12 - first), reference[first:])
+def test_resuming_anywhere_gives_the_same_steps(of_modality, reference, first):
+    assert same(contents(of_modality(), first=first, steps=12 - first), reference[first:])
 
 
-def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order(shards, reference):
-    loader = MaskedBatchLoader(small_config(shards), 0, 1)
+def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order(of_modality, reference):
+    loader = open_loader(of_modality(), 0, 1)
     assert loader.samples == 70 and loader.steps_per_epoch == 8
+    assert loader.description == "70 samples, 8 steps per epoch"
     assert [loader.epoch_of(step) for step in (0, 7, 8, 16)] == [0, 0, 1, 2]
     epoch = [sample for step in reference[:8] for sample, _ in step]
     assert len(set(epoch)) == 64
@@ -89,40 +108,52 @@ def test_the_same_sample_is_masked_and_cropped_anew_in_another_epoch(reference):
     first = dict(pair for step in reference[:8] for pair in step)
     second = dict(pair for step in reference[8:] for pair in step)
     common = first.keys() & second.keys()
-    assert common
-    assert not any(torch.equal(a, b) for i in common for a, b in zip(first[i], second[i], strict=True))
+    equal = [i for i in common if torch.equal(first[i][0], second[i][0])]
+    assert len(equal) < len(common) / 2, "masks (of texts of three tokens there is but one)"
+    cropped = [i for i in common if not torch.equal(first[i][1], second[i][1])]
+    assert len(cropped) > len(common) / 4, "windows of the samples that are too long"
 
 
-def test_state_is_json_and_resumes(shards):
-    loader = MaskedBatchLoader(small_config(shards, lanes=4), 0, 1)
+def test_state_is_json_and_resumes(of_modality):
+    loader = open_loader(of_modality(lanes=4), 0, 1)
     state = json.loads(json.dumps(loader.state_dict(9)))
     assert (state["consumed_steps"], state["epoch"], state["lane_pos"]) == (9, 1, 2)
-    assert MaskedBatchLoader(small_config(shards, micro=2, lanes=4), 1, 2).load_state_dict(state) == 9
+    assert open_loader(of_modality(micro=2, lanes=4), 1, 2).load_state_dict(state) == 9
     with pytest.raises(ValueError, match=r"data\.lanes: set it to 4"):
-        MaskedBatchLoader(small_config(shards, lanes=8), 0, 1).load_state_dict(state)
+        open_loader(of_modality(lanes=8), 0, 1).load_state_dict(state)
 
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Shards of which sample 5 has a flipped byte; in epoch 0, its step is `step`."""
+    """Shards of which sample 5 has a flipped byte."""
     pattern = make_shards(tmp_path, (30, 17, 23))
-    flip_byte(tmp_path / "train-000000.tar", int(read_rows(tmp_path / "train-000000.tar")["offset"][5]) + 1600)
+    damage(tmp_path)
     return pattern
 
 
-@pytest.mark.parametrize(("world", "micro", "workers"), [(1, 8, 0), (2, 2, 0), (1, 4, 2)])
-def test_a_bad_image_is_replaced_by_the_next_of_its_lane(damaged, caplog, world, micro, workers):
-    config = small_config(damaged, micro=micro, workers=workers)
-    loader = MaskedBatchLoader(config, 0, 1)
+def damage(folder):
+    """Flip a byte of sample 5."""
+    flip_byte(folder / "train-000000.tar", int(read_rows(folder / "train-000000.tar")["offset"][5]) + 600)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_bad_sample_is_replaced_by_the_next_of_its_lane(tmp_path, caplog, modality):
+    pattern = make_shards(tmp_path, (30, 17, 23), modality=modality)
+    config = small_config(pattern, modality=modality)
+    loader = open_loader(config, 0, 1)
     order = EpochOrder(loader._index.counts, loader._cursor.order, 0)
     lanes = order.ids(torch.arange(8).numpy(), 0, order.lane_length).tolist()
-    [(lane, position)] = [(i, samples.index(5)) for i, samples in enumerate(lanes) if 5 in samples]
-    found = contents(config, world, steps=8)
-    expected = [[lane[step] for lane in lanes] for step in range(8)]
-    expected[position][lane] = lanes[lane][(position + 1) % len(lanes[lane])]
-    assert [[sample for sample, _ in step] for step in found] == expected
-    assert caplog.text.count("bad sample") == 1
-    assert "train-000000.tar, key '000005' (row 5): checksum" in caplog.text
+    [(lane, position)] = [(lane, lane.index(5)) for lane in lanes if 5 in lane]
+    instead = lane[(position + 1) % len(lane)]
+    expected = [[instead if sample == 5 else sample for sample, _ in step] for step in contents(config, steps=8)]
+    damage(tmp_path)
+    for world, micro, workers in ((1, 8, 0), (2, 2, 0), (1, 4, 2)):
+        caplog.clear()
+        found = contents(small_config(pattern, modality=modality, micro=micro, workers=workers), world, steps=8)
+        inside = list if modality == "vision" else sorted
+        assert [[sample for sample, _ in step] for step in found] == [inside(step) for step in expected]
+        assert caplog.text.count("bad sample") == 1
+        assert "train-000000.tar, key '000005' (row 5): checksum" in caplog.text
 
 
 def test_only_replacements_of_consumed_steps_count(damaged):
@@ -164,6 +195,28 @@ def test_shards_without_any_usable_image_end_with_their_name(tmp_path, workers):
     loader = MaskedBatchLoader(small_config(pattern, workers=workers), 0, 1)
     with pytest.raises(ValueError, match=r"no usable sample among .*train-000000\.tar"):
         next(loader.steps(0))
+
+
+@pytest.mark.parametrize(
+    ("stored", "modality", "words"),
+    [("speech", "vision", "no image among"), ("text", "speech", "no recording among"), ("vision", "text", "no token")],
+)
+def test_shards_of_another_modality(tmp_path, stored, modality, words):
+    pattern = make_shards(tmp_path, (16,), modality=stored)
+    with pytest.raises(ValueError, match=f"no usable sample among .*{words} .*cls"):
+        next(open_loader(small_config(pattern, modality=modality), 0, 1).steps(0))
+
+
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_micro_batches_keep_to_their_budget_on_every_rank(tmp_path, modality):
+    pattern = make_shards(tmp_path, (70,), modality=modality)
+    config = small_config(pattern, batch=16, micro=8, micro_tokens=30, modality=modality)
+    ranks = [list(islice(open_loader(config, rank, 2).steps(0), 4)) for rank in range(2)]
+    sizes = {len(step) for step in ranks[0]}
+    assert len(sizes) > 1 and [len(step) for step in ranks[0]] == [len(step) for step in ranks[1]]
+    batches = [batch for rank in ranks for step in rank for batch in step]
+    assert all(batch.mask.numel() <= 30 and len(batch) <= 8 for batch in batches)
+    assert max(map(len, batches)) > 2, "short ones come in greater numbers"
 
 
 def test_warnings_come_from_rank_0_alone(tmp_path, caplog):

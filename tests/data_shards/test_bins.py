@@ -1,0 +1,116 @@
+import hashlib
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pytest
+from shard_tools import make_shards, small_config
+
+from data_shards.bins import Bins, cut, equal_tokens, sample_lengths
+from data_shards.cursor import Cursor
+from data_shards.index import load_index, read_rows
+from data_shards.loader import open_loader
+from data_shards.order import EpochOrder, OrderConfig
+
+COUNTS = np.array([700, 0, 1300])
+LENGTHS = (20 + np.arange(2000) * 7919 % 997).astype(np.uint32)  # 20 to 1016 tokens
+
+
+def bins_of(equal="samples", per_lane=4, window=32, longest=800):
+    return Bins(COUNTS, LENGTHS, Cursor(OrderConfig(7, 8, 16, window), per_lane, 250, "", equal, longest))
+
+
+def epoch_of(bins, epoch=0):
+    first = epoch * bins.cursor.steps_per_epoch
+    found = [bins.step(first + i) for i in range(bins.cursor.steps_per_epoch)]
+    assert {number for number, _ in found} == {epoch}
+    return [step for _, step in found]
+
+
+@pytest.mark.parametrize("equal", ["samples", "tokens"])
+def test_a_window_keeps_its_samples_and_its_number_of_steps(equal):
+    """Bins only deal a window's samples to its steps: windows of 8 steps of 32 samples, the last of 6."""
+    bins = bins_of(equal)
+    steps = epoch_of(bins)
+    assert len(steps) == 62 == 250 // 4
+    order = EpochOrder(COUNTS, bins.cursor.order, 0)
+    for first in range(0, 62, 8):
+        part = steps[first : first + 8]
+        samples = sorted(chain.from_iterable(step.samples.tolist() for step in part))
+        whole = order.ids(np.arange(8), 4 * first, 4 * (first + len(part)))
+        assert samples == sorted(whole.ravel().tolist())
+    for step in steps[:9]:
+        places = [order.ids(np.array([lane]), at, at + 1)[0, 0] for lane, at in zip(step.lanes, step.positions)]  # noqa: B905
+        assert places == step.samples.tolist()
+
+
+def test_steps_are_of_one_length():
+    steps = epoch_of(bins_of())
+    assert all(len(step.samples) == 32 for step in steps)
+    for step in steps:
+        assert step.lengths.tolist() == sorted(np.minimum(LENGTHS[step.samples], 800).tolist(), reverse=True)
+    spread = [step.lengths[0] - step.lengths[-1] for step in steps]
+    assert np.mean(spread) < 997 / 8, "a window has 8 bins"
+    firsts = [step.lengths[0] for step in steps[:8]]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+def test_steps_of_equal_tokens():
+    bins = bins_of("tokens", per_lane=16, window=64)
+    sizes = [len(step.samples) for step in epoch_of(bins)]
+    assert len(sizes) == 15 and all(size % 8 == 0 for size in sizes)
+    assert max(sizes) > 2 * min(sizes), "short samples come in greater numbers"
+    tokens = np.array([step.lengths.sum() for step in epoch_of(bins)])
+    assert tokens.std() / tokens.mean() < 0.1
+    equal_samples = np.array([step.lengths.sum() for step in epoch_of(bins_of("samples", 16, 64))])
+    assert equal_samples.std() / equal_samples.mean() > 0.3
+
+
+@pytest.mark.parametrize("tokens", [[1] * 8, [1000, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1000], [0] * 8])
+def test_no_bin_is_empty(tokens):
+    for bins in (1, 3, 8):
+        edges = equal_tokens(np.array(tokens), bins)
+        assert len(edges) == bins + 1 and edges[0] == 0 and edges[-1] == 8 and (np.diff(edges) > 0).all()
+
+
+def test_golden_bins():
+    """Guards the order of speech and text, as the golden order that of images."""
+    first, second = epoch_of(bins_of()), epoch_of(bins_of("tokens"), 1)
+    samples = np.concatenate([step.samples for step in (*first, *second)])
+    assert hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()[:16] == "13ba9b14f1d52a24"
+
+
+def test_any_step_is_found_without_those_before():
+    steps = epoch_of(bins_of(), 1)
+    for number in (61, 0, 17):
+        _, step = bins_of().step(62 + number)
+        assert all(map(np.array_equal, step, steps[number]))
+
+
+def test_micro_batches_are_cut_from_the_longest():
+    lengths = np.array([90, 90, 50, 50, 40, 40, 10, 10, 10, 10, 10, 10])
+    assert cut(lengths, 1, 4, None) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert cut(lengths, 1, 100, 100) == [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 6), slice(6, 12)]
+    assert cut(lengths, 2, 100, 100) == [slice(0, 1), slice(1, 3), slice(3, 6)]
+    assert cut(lengths, 2, 2, 100) == [slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 6)]
+    with pytest.raises(ValueError, match=r"batch\.micro_tokens=89 .* 90 tokens: set batch\.micro_tokens=90"):
+        cut(lengths, 1, 4, 89)
+
+
+def test_lengths_come_from_the_sidecars(tmp_path):
+    pattern = make_shards(tmp_path, (5, 0, 3), modality="text")
+    index = load_index(pattern)
+    lengths = sample_lengths(index)
+    assert lengths.tolist() == [row for path in index.paths for row in read_rows(path)["length"].tolist()]
+    assert len(lengths) == 8 and 3 <= lengths.min() < lengths.max() <= 20
+
+
+def test_another_bin_or_crop_cannot_resume(tmp_path):
+    config = small_config(make_shards(tmp_path, (70,), modality="text"), lanes=4, modality="text")
+    state = open_loader(config, 0, 1).state_dict(3)
+    other = replace(config, batch=replace(config.batch, equal="tokens"))
+    with pytest.raises(ValueError, match=r"another equal; batch\.equal: set it to samples"):
+        open_loader(other, 0, 1).load_state_dict(state)
+    shorter = replace(config, text=replace(config.text, max_tokens=10))
+    with pytest.raises(ValueError, match=r"text\.max_tokens: set it as the run began, 12"):
+        open_loader(shorter, 0, 1).load_state_dict(state)

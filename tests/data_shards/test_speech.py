@@ -1,0 +1,147 @@
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from shard_tools import SPEECH, clip, make_shards, small_config
+from torch.nn import functional as F
+
+from configs.schema import SpeechMaskConfig
+from data_shards.audio import flac, read_audio
+from data_shards.batch import frames, samples_of
+from data_shards.index import FolderIndex
+from data_shards.loader import open_loader
+from data_shards.reader import BadSample
+from data_shards.speech import Clips, crop, decode, statistics
+from data_shards.writer import save_folder_index, write_shard
+
+CLIPS = Clips(small_config("", modality="speech"))
+
+
+def shards_of(folder, samples):
+    """Shards of clips of so many samples each."""
+    entry = write_shard(
+        folder / "train-000000.tar", [(f"{i:06d}", {"flac": clip(i, n)}) for i, n in enumerate(samples)]
+    )
+    save_folder_index(folder, FolderIndex((entry,)))
+    return f"{folder}/train-*.tar"
+
+
+def test_a_recording_is_normalised_whole_and_as_published():
+    """Layer normalisation over the waveform in [-1, 1], before the crop."""
+    samples = read_audio(clip(3, 16000))
+    mean, inverse_std = statistics(samples)
+    wave = torch.from_numpy(samples / 32768).float()
+    ours = (torch.from_numpy(samples).float() - mean) * inverse_std
+    assert torch.allclose(ours, F.layer_norm(wave, wave.shape), atol=1e-4)
+    assert statistics(np.zeros(1000, np.int16)) == (0.0, pytest.approx(1 / (32768 * 1e-5**0.5)))
+    batch = CLIPS.unmasked(np.arange(1), [CLIPS.load({"flac": clip(3, 16000)}, np.array([0.3]), 5)])
+    assert batch.inputs.shape == (1, samples_of(5))
+    assert batch.scale.tolist() == [pytest.approx([mean, inverse_std])]
+
+
+def test_crops_reach_from_end_to_end():
+    samples = np.arange(2000, dtype=np.int16)
+    assert crop(samples, 2, 0.0).tolist() == list(range(720))
+    assert crop(samples, 2, 1 - 2**-53).tolist() == list(range(1280, 2000))
+    assert len(crop(samples, 6, 0.9)) == samples_of(6) == 2000
+    assert crop(samples[:1999], 9, 0.9).tolist() == list(range(samples_of(5))), "all its frames: nothing is random"
+
+
+def test_a_batch_is_padded_to_its_longest_clip():
+    loaded = [CLIPS.load({"flac": clip(i, n)}, np.array([0.0]), 24) for i, n in enumerate((1000, 5000, 9000))]
+    batch = CLIPS.masked(0, np.array([7, 8, 9]), loaded, None)
+    assert batch.lengths.tolist() == [2, 15, 24]
+    assert batch.inputs.shape == (3, samples_of(24)) and batch.inputs.dtype == torch.int16
+    assert batch.mask.shape == (3, 24) and batch.mask.any(1).all()
+    assert not batch.inputs[0, samples_of(2) :].any() and not batch.mask[0, 2:].any()
+    assert batch.scale.dtype == torch.float32 and batch.sample_ids.tolist() == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"flac": flac(np.zeros(719, np.int16))}, "719 samples at 16 kHz, fewer than the 720 of 2 frames"),
+        ({"flac": flac(np.zeros(399, np.int16))}, "399 samples"),
+        ({"flac": clip(0, 5000)[:900]}, "not decodable"),
+        ({"flac": b""}, "not decodable: 0 bytes"),
+        ({"txt": b"words", "cls": b"1"}, "no recording among its members: cls, txt"),
+    ],
+)
+def test_what_cannot_be_used(members, reason):
+    with pytest.raises(BadSample, match=reason):
+        CLIPS.load(members, np.array([0.5]), 24)
+
+
+def test_the_shortest_clip_that_can_be_used():
+    assert frames(len(decode(flac(np.zeros(720, np.int16))))) == 2
+
+
+@pytest.fixture
+def config(tmp_path):
+    lengths = np.random.default_rng(0).integers(3000, 20000, 64).tolist()
+    return small_config(shards_of(tmp_path, lengths), batch=16, micro=4, modality="speech")
+
+
+def with_speech(config, **keys):
+    return replace(config, speech=replace(SPEECH, **keys))
+
+
+def test_crop_to_shortest(config):
+    """Published: no padding, a step's clips are as long as its shortest; others keep theirs."""
+    own = [step for step in islice(open_loader(with_speech(config, crop="own"), 0, 1).steps(0), 4)]
+    for world in (1, 2):
+        ranks = [open_loader(with_speech(config, crop="shortest"), rank, world) for rank in range(world)]
+        steps = zip(*(islice(loader.steps(0), 4) for loader in ranks), strict=True)
+        for step, whole in zip(steps, own, strict=True):
+            shortest = min(int(batch.lengths.min()) for batch in whole)
+            batches = [batch for rank in step for batch in rank]
+            assert {length for batch in batches for length in batch.lengths.tolist()} == {shortest}
+    assert len({int(batch.lengths[i]) for step in own for batch in step for i in range(len(batch))}) > 4
+
+
+def test_the_same_count_in_every_clip_of_a_step(config):
+    """Of the whole step, as every rank finds it from the index alone."""
+    counts = []
+    for rank in range(2):
+        same = with_speech(config, mask=SpeechMaskConfig(same_count=True))
+        steps = islice(open_loader(same, rank, 2).steps(0), 4)
+        counts.append([{int(n) for batch in step for n in batch.mask.sum(1)} for step in steps])
+    assert counts[0] == counts[1] and all(len(step) == 1 for step in counts[0])
+    free = islice(open_loader(config, 0, 1).steps(0), 4)
+    fewest = [min(int(batch.mask.sum(1).min()) for batch in step) for step in free]
+    assert [next(iter(step)) for step in counts[0]] == fewest
+
+
+def test_a_replacement_is_cropped_to_its_step(tmp_path):
+    """A clip that is too short is replaced by one that may be long: it must not need more memory than its step."""
+    lengths = [*[2000] * 20, *[8000] * 20, 500]  # 6, 24 and 1 frames
+    config = small_config(shards_of(tmp_path, lengths), batch=8, micro=8, lanes=1, window=40, modality="speech")
+    batches = [step[0] for step in islice(open_loader(config, 0, 1).steps(0), 25)]
+    found = {(int(i) >= 20, int(n)) for batch in batches for i, n in zip(batch.sample_ids, batch.lengths, strict=True)}
+    assert found == {(False, 6), (True, 24), (True, 6)}
+
+
+def test_damaged_lengths_in_the_index_do_not_shorten_a_step(tmp_path):
+    """A recording of unknown length (0 in the index) is no shortest clip."""
+    shards = shards_of(tmp_path, [8000] * 15)
+    entry = write_shard(tmp_path / "train-000001.tar", [("bad", {"flac": b"no audio"})])
+    first = write_shard(tmp_path / "train-000000.tar", [(f"{i:06d}", {"flac": clip(i, 8000)}) for i in range(15)])
+    save_folder_index(tmp_path, FolderIndex((first, entry)))
+    config = with_speech(small_config(shards, batch=16, micro=16, lanes=4, modality="speech"), crop="shortest")
+    [batch] = next(open_loader(config, 0, 1).steps(0))
+    assert batch.lengths.tolist() == [24] * 16
+
+
+def test_an_evaluation_takes_the_middle(tmp_path):
+    whole = read_audio(clip(0, 12000))
+    loaded = CLIPS.load_whole({"flac": clip(0, 12000)})
+    assert frames(8000) == 24 and np.array_equal(loaded.samples, whole[2120:9880])
+
+
+def test_shards_of_speech_are_read_in_any_worker(tmp_path):
+    pattern = make_shards(tmp_path, (20,), modality="speech")
+    config = small_config(pattern, batch=4, micro=2, workers=1, modality="speech")
+    step = next(open_loader(config, 0, 1).steps(0))
+    assert {batch.modality for batch in step} == {"speech"}
