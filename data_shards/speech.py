@@ -52,10 +52,10 @@ def decode(data: bytes) -> np.ndarray:
 
 def statistics(samples: np.ndarray) -> tuple[float, float]:
     """Mean of int16 samples, and 1 / their standard deviation."""
-    values = samples.astype(np.float64)
-    mean = float(values.mean())
-    values -= mean
-    return mean, float((values @ values / len(values) + _EPS) ** -0.5)
+    values = samples.astype(np.int32)  # whole numbers: the sums are exact, whatever adds them up
+    mean = int(values.sum(dtype=np.int64)) / len(values)
+    square = int(np.square(values, out=values).sum(dtype=np.int64)) / len(values)
+    return mean, (square - mean**2 + _EPS) ** -0.5
 
 
 def crop(samples: np.ndarray, limit: int, place: float) -> np.ndarray:

@@ -40,8 +40,8 @@ def test_a_window_keeps_its_samples_and_its_number_of_steps(equal):
         whole = order.ids(np.arange(8), 4 * first, 4 * (first + len(part)))
         assert samples == sorted(whole.ravel().tolist())
     for step in steps[:9]:
-        places = [order.ids(np.array([lane]), at, at + 1)[0, 0] for lane, at in zip(step.lanes, step.positions)]  # noqa: B905
-        assert places == step.samples.tolist()
+        places = zip(step.lanes, step.positions, strict=True)
+        assert [order.ids(np.array([lane]), at, at + 1)[0, 0] for lane, at in places] == step.samples.tolist()
 
 
 def test_steps_are_of_one_length():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from shard_tools import flip_byte, make_shards, small_config
 
+from data_shards.batch import EOS, samples_of
 from data_shards.index import FolderIndex, load_index, read_rows
 from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
@@ -17,6 +18,22 @@ def test_images_are_spread_over_the_shards_and_carry_their_labels(tmp_path):
     assert batch.mask.shape == (6, 49) and not batch.mask.any() and batch.sample_ids.tolist() == [0, 5, 10, 15, 20, 25]
     assert labels.tolist() == [i % 3 for i in (0, 5, 10, 15, 20, 25)] and labels.dtype == torch.int64
     assert len(labelled_samples(pattern, small_config(""), 100)[1]) == 30
+
+
+def test_clips_and_texts_are_whole_and_padded_to_the_longest(tmp_path):
+    for modality in ("speech", "text"):
+        pattern = make_shards(tmp_path / modality, (10, 10), modality=modality)
+        batch, labels = labelled_samples(pattern, small_config("", modality=modality), 20)
+        index = load_index(pattern)
+        stored = [int(n) for path in index.paths for n in read_rows(path)["length"]]
+        longest = {"speech": 24, "text": 12}[modality]
+        assert batch.lengths.tolist() == [min(n, longest) for n in stored] and max(stored) > longest
+        assert batch.mask.shape == (20, longest) and not batch.mask.any()
+        assert labels.tolist() == [i % 3 for i in range(20)]
+        if modality == "speech":
+            assert batch.inputs.shape == (20, samples_of(24)) and batch.scale.shape == (20, 2)
+        else:
+            assert (batch.inputs.gather(1, batch.lengths[:, None] - 1) == EOS).all()
 
 
 def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):

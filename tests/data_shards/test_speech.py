@@ -114,6 +114,25 @@ def test_the_same_count_in_every_clip_of_a_step(config):
     assert [next(iter(step)) for step in counts[0]] == fewest
 
 
+def test_the_published_batches_do_not_depend_on_ranks(config):
+    """Equal tokens, crop to the shortest and the same count together: no padding at all, and the same on any ranks."""
+    config = with_speech(config, crop="shortest", mask=SpeechMaskConfig(same_count=True))
+    batch = replace(config.batch, equal="tokens", micro_tokens=100)
+    config = replace(config, batch=batch, data=replace(config.data, lanes=4, window=16))
+    found = {}
+    for world in (1, 2, 4):
+        ranks = [open_loader(config, rank, world) for rank in range(world)]
+        for step in islice(zip(*(loader.steps(0) for loader in ranks), strict=True), 8):
+            batches = [batch for rank in step for batch in rank]
+            shapes = {(int(n), int(m)) for b in batches for n, m in zip(b.lengths, b.mask.sum(1), strict=True)}
+            assert len(shapes) == 1 and len({len(rank) for rank in step}) == 1
+            assert all(batch.mask.numel() <= 100 for batch in batches)
+            rows = [(int(i), mask.tolist()) for b in batches for i, mask in zip(b.sample_ids, b.mask, strict=True)]
+            found.setdefault(world, []).append(sorted(rows))
+    assert found[1] == found[2] == found[4]
+    assert len({len(rows) for rows in found[1]}) > 1, "steps of shorter clips have more of them"
+
+
 def test_a_replacement_is_cropped_to_its_step(tmp_path):
     """A clip that is too short is replaced by one that may be long: it must not need more memory than its step."""
     lengths = [*[2000] * 20, *[8000] * 20, 500]  # 6, 24 and 1 frames
