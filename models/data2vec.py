@@ -1,12 +1,12 @@
 """The objective: a student sees a masked sample and predicts, where it is masked, what a teacher sees in the whole.
 
-Shapes: B samples, T patches, M rows: the masked patches of a sample, padded to a fixed number, H width, K top blocks.
+Shapes: B samples, T tokens, M rows: the masked tokens of a sample, padded to a common number, H width, K top blocks.
 The teacher is the exponential moving average of the student; who averages it is not this file's business.
 """
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,15 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.checks import check_sizes
-from configs.schema import Normalisation, OptimizerConfig, PretrainConfig
+from configs.schema import LossConfig, Modality, Normalisation, OptimizerConfig, PretrainConfig, TeacherConfig
 from data_shards.batch import MaskedBatch
+from models.network import Network, real_tokens
+from models.sharing import make_student, make_teacher, modality_of, network_of, part_state
 from models.statistics import moments
-from models.transformer import select_tokens
-from models.vision import VisionTransformer, normalise, patchify
+from models.transformer import Block, select_tokens
+
+__all__ = ["Data2Vec", "Data2VecOutput", "Weights", "parameter_groups", "part_state"]
 
 Weights = Literal["teacher", "student"]
 
-FEATURE_BATCH = 256  # images per forward pass of `features`
+FEATURE_BATCH = 256  # samples per forward pass of `features` at most,
+FEATURE_TOKENS = 8192  # and speech and text tokens: a pass of the feature encoder holds 300 times their bytes
+
+_EPS = 1e-5  # of normalised targets (data2vec.md section 1)
 
 
 class Data2VecOutput(NamedTuple):
@@ -37,7 +43,7 @@ class Data2VecOutput(NamedTuple):
 
 
 class Data2Vec(nn.Module):
-    """Student and teacher of one modality."""
+    """Student and teacher of one modality, or of several that take turns."""
 
     def __init__(self, config: PretrainConfig) -> None:
         """Draw the student from `train.seed` (the global generator is left alone); the teacher is its exact copy.
@@ -47,44 +53,70 @@ class Data2Vec(nn.Module):
         super().__init__()
         check_sizes(config)
         self.config = config
+        self.parts = {modality: config.part(modality) for modality in config.modalities}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.train.seed)
-            self.student = VisionTransformer(config)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+            self.student = make_student(config)
+        self.teacher = make_teacher(self.student, config)
         if config.model.compile:
-            self.student.encoder.compile_blocks()
-            self.teacher.encoder.compile_blocks()
+            self._compile()
 
-    def forward(self, batch: MaskedBatch, masked_count: Tensor) -> Data2VecOutput:
+    def _compile(self) -> None:
+        """Compile each block in place with torch.compile; parameter names stay. Lengths of speech and text vary."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=self.config.modalities != ("vision",))
+
+    def forward(self, batch: MaskedBatch, masked_count: Tensor, shared_seed: int = 0) -> Data2VecOutput:
         """Loss and statistics of a micro-batch.
 
-        masked_count: scalar, the masked patches of the whole optimizer step over all ranks; the losses of its
-        micro-batches then sum to the mean over every masked element.
+        masked_count: scalar, the masked tokens of the whole optimizer step over all ranks; the losses of its
+        micro-batches then sum to the mean over every masked token. shared_seed: the same on every rank; layer drop is
+        drawn from it.
         """
-        patches = self.patches(batch)
-        rows, weight = masked_rows(batch.mask, self.config.vision.mask.patches)
-        targets = self.targets(patches, rows)
-        predictions = self.predictions(patches, batch.mask, rows)
-        loss = regression_loss(predictions, targets, weight, self.config.loss.beta) / masked_count
+        part = self.parts[batch.modality]
+        rows, weight = masked_rows(batch.mask, _row_count(part, batch))
+        seen, whole = self.local(batch)
+        targets = self.targets(batch, whole, rows)
+        predictions = self.predictions(batch, seen, rows, shared_seed)
+        loss = regression_loss(predictions, targets, weight, part.loss) / masked_count
         flat = weight.flatten()
         return Data2VecOutput(loss, moments(targets.flatten(0, 1), flat), moments(predictions.flatten(0, 1), flat))
 
-    def patches(self, batch: MaskedBatch) -> Tensor:
-        """Augmented, normalised patches [B, T, 3 * P * P] in the parameters' dtype, the same for both networks."""
-        vision, dtype = self.config.vision, next(self.student.parameters()).dtype
-        return patchify(normalise(batch.inputs, batch.color, vision.mean, vision.std, dtype), vision.patch_size)
+    def network(self, modality: Modality, weights: Weights) -> Network:
+        """The student's or the teacher's network of one modality."""
+        return network_of(self.teacher if weights == "teacher" else self.student, self.config, modality)
+
+    def local(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """[B, T, H] twice: what each token says on its own, to the student and to the teacher.
+
+        Computed once where the teacher averages none of it and sees what the student sees (unmasked).
+        """
+        student, teacher = self.network(batch.modality, "student"), self.network(batch.modality, "teacher")
+        seen, whole = student.views(batch)
+        features = student.local(seen)
+        if whole is seen and self.parts[batch.modality].teacher.average != "all":
+            return features, features.detach()
+        with torch.no_grad():
+            return features, teacher.local(whole)
 
     @torch.no_grad()
-    def targets(self, patches: Tensor, rows: Tensor) -> Tensor:
+    def targets(self, batch: MaskedBatch, whole: Tensor, rows: Tensor) -> Tensor:
         """float32 [B, M, H]: the teacher's top K blocks at the rows, normalised, averaged, normalised."""
-        *lower, last = self.teacher(patches, rows=rows, top=self.config.teacher.layers)
-        blocks = [select_tokens(output, rows + 1) for output in lower] + [last]  # + 1: the CLS token comes first
-        return average(blocks, self.config.teacher.block_norm, self.config.teacher.mean_norm)
+        options = self.parts[batch.modality].teacher
+        network = self.network(batch.modality, "teacher")
+        if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
+            outputs = network(whole, batch.lengths, top=options.layers, target=options.target)
+            return select_tokens(average(outputs, batch.lengths, options), rows)
+        *lower, last = network(whole, batch.lengths, rows=rows, top=options.layers, target=options.target)
+        outputs = [select_tokens(output, rows + network.prefix) for output in lower] + [last]
+        return average(outputs, batch.lengths, options)
 
-    def predictions(self, patches: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """float32 [B, M, H]: the regression head on the student's final norm at the rows."""
-        (last,) = self.student(patches, mask, rows)
-        return self.student.head(self.student.norm(last)).float()
+    def predictions(self, batch: MaskedBatch, seen: Tensor, rows: Tensor, shared_seed: int = 0) -> Tensor:
+        """float32 [B, M, H]: the regression head on the student's last block at the rows."""
+        network = self.network(batch.modality, "student")
+        (last,) = network(seen, batch.lengths, batch.mask, rows, layer_seed=shared_seed)
+        return network.predict(last).float()
 
     def train(self, mode: bool = True) -> Data2Vec:
         """As nn.Module.train; the teacher stays in evaluation mode."""
@@ -93,30 +125,51 @@ class Data2Vec(nn.Module):
         return self
 
     def tracked(self) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
-        """(name, student's parameter, teacher's parameter) of all that is averaged: in vision the whole model (BV)."""
+        """(name, student's parameter, teacher's parameter) of all that is averaged."""
         teacher = dict(self.teacher.named_parameters())
-        return [(name, parameter, teacher[name]) for name, parameter in self.student.named_parameters()]
+        student = self.student.named_parameters()
+        return [(name, parameter, teacher[name]) for name, parameter in student if name in teacher]
 
     @torch.no_grad()
-    def features(self, images: Tensor, weights: Weights = "teacher") -> Tensor:
-        """uint8 [N, 3, S, S] -> float32 [N, H]: the target representation (all K blocks) averaged over the patches."""
-        network = self.teacher if weights == "teacher" else self.student
+    def features(self, batch: MaskedBatch, weights: Weights = "teacher") -> Tensor:
+        """float32 [N, H]: what the targets are made of, all K blocks averaged, as its mean over a sample's content.
+
+        `batch` is of any size, on the model's device, and nothing in it is masked. The number of forward passes
+        depends on N alone (ZeRO 3 needs it equal on all ranks). Over a sample's tokens the mean of an instance norm
+        is zero, so LayerNorm takes its place.
+        """
+        network = self.network(batch.modality, weights)
         was_training = network.training
         network.eval()
-        features = torch.cat([self._features(network, chunk) for chunk in images.split(FEATURE_BATCH)])
+        chunks = torch.arange(len(batch), device=batch.inputs.device).split(_feature_batch(self.parts[batch.modality]))
+        features = torch.cat([self._features(network, batch.take(rows)) for rows in chunks])
         network.train(was_training)
         return features
 
-    def _features(self, network: nn.Module, images: Tensor) -> Tensor:
-        color = torch.eye(3, 4, device=images.device).expand(len(images), 3, 4)
-        nothing = torch.empty(len(images), 0, device=images.device)
-        patches = self.patches(MaskedBatch("vision", images, color, mask=nothing, sample_ids=nothing))
-        blocks = [output[:, 1:] for output in network(patches, top=self.config.teacher.layers)]
-        return average(blocks, self.config.teacher.block_norm, "none").mean(1)
+    def _features(self, network: Network, batch: MaskedBatch) -> Tensor:
+        options = self.parts[batch.modality].teacher
+        norm: Normalisation | None = "layer" if options.block_norm == "instance" else options.block_norm
+        _, whole = network.views(batch)
+        outputs = network(network.local(whole), batch.lengths, top=options.layers, target=options.target)
+        outputs = [output[:, network.prefix :] for output in outputs]
+        content = network.content(batch)[..., None]
+        mean = average(outputs, batch.lengths, replace(options, block_norm=norm, mean_norm="none"))
+        return mean.masked_fill(~content, 0).sum(1) / content.sum(1).clamp(min=1)
+
+
+def _row_count(part: PretrainConfig, batch: MaskedBatch) -> int:
+    """Rows of every sample: static for images; for others as many as this micro-batch needs (a GPU has to be asked)."""
+    return part.vision.mask.patches if part.modality == "vision" else max(1, int(batch.mask.sum(1).max()))
+
+
+def _feature_batch(part: PretrainConfig) -> int:
+    """Samples per forward pass of `features`, from the longest that there may be."""
+    longest = {"vision": 1, "speech": part.speech.max_frames, "text": part.text.max_tokens}
+    return max(1, min(FEATURE_BATCH, FEATURE_TOKENS // longest[part.modalities[0]]))
 
 
 def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """mask bool [B, T] -> positions int64 [B, M] of the masked patches, and weight float32 [B, M].
+    """mask bool [B, T] -> positions int64 [B, M] of the masked tokens, and weight float32 [B, M].
 
     M = min(count, T) whatever the mask holds, so that shapes are static; padding rows have weight 0.
     """
@@ -125,38 +178,63 @@ def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return order, mask.gather(1, order).float()
 
 
-def average(blocks: list[Tensor], block_norm: Normalisation, mean_norm: Normalisation) -> Tensor:
-    """Block outputs [..., H] -> their normalised average, float32 [..., H]."""
+def average(blocks: list[Tensor], lengths: Tensor, options: TeacherConfig) -> Tensor:
+    """Block outputs [B, N, H] -> their normalised average, float32 [B, N, H]."""
     total = torch.zeros_like(blocks[0], dtype=torch.float32)
     for block in blocks:
-        total += _normalise(block.float(), block_norm)
-    return _normalise(total / len(blocks), mean_norm)
+        total += _normalise(block.float(), lengths, options.block_norm)
+    return _normalise(total / len(blocks), lengths, options.mean_norm)
 
 
-def _normalise(x: Tensor, kind: Normalisation) -> Tensor:
-    """LayerNorm over channels without affine, eps 1e-5 (data2vec.md section 1), or nothing."""
-    return F.layer_norm(x, x.shape[-1:]) if kind == "layer" else x
+def _normalise(x: Tensor, lengths: Tensor, kind: Normalisation | None) -> Tensor:
+    """x [B, N, H] over the channels of a token, over the real tokens of a sample, or not at all; without affine."""
+    match kind:
+        case "layer":
+            return F.layer_norm(x, x.shape[-1:], eps=_EPS)
+        case "instance":
+            return _instance_norm(x, lengths)
+    return x
 
 
-def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, beta: float) -> Tensor:
-    """Smooth-L1 (beta 0: squared error, without 1/2) of [B, M, H], mean over H, weighted sum over B and M."""
-    if beta:
-        elements = F.smooth_l1_loss(predictions, targets, reduction="none", beta=beta)
+def _instance_norm(x: Tensor, lengths: Tensor) -> Tensor:
+    """x [B, N, H], lengths [B] -> each channel with mean 0 and biased variance 1 over a sample's real tokens."""
+    padding, count = ~real_tokens(lengths, x.shape[1])[..., None], lengths[:, None, None]
+    x = x - x.masked_fill(padding, 0).sum(1, keepdim=True) / count
+    variance = x.square().masked_fill_(padding, 0).sum(1, keepdim=True) / count
+    return x * (variance + _EPS).rsqrt()
+
+
+def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: LossConfig) -> Tensor:
+    """Smooth-L1 (beta 0: squared error, without 1/2) of [B, M, H], reduced over H, weighted sum over B and M."""
+    if loss.beta:
+        elements = F.smooth_l1_loss(predictions, targets, reduction="none", beta=loss.beta)
     else:
         elements = F.mse_loss(predictions, targets, reduction="none")
-    return (elements.mean(-1) * weight).sum()
+    match loss.reduction:
+        case "sqrt":
+            of_tokens = elements.sum(-1) * elements.shape[-1] ** -0.5
+        case "sum":
+            of_tokens = elements.sum(-1)
+        case _:
+            of_tokens = elements.mean(-1)
+    return (of_tokens * weight).sum()
 
 
 def parameter_groups(model: Data2Vec, config: OptimizerConfig) -> list[dict]:
-    """The student's parameters as optimizer groups, with and without weight decay; all are averaged by the teacher.
+    """The student's parameters as optimizer groups: params, weight_decay, teacher, modality.
 
-    `matrices` excludes one-dimensional parameters, biases and the CLS vector; the mask vector and the relative
-    position table are decayed (data2vec.md 2.6, BV).
+    `teacher`: whether they are averaged. `modality`: in a mixture the only one whose steps may move them, None where
+    all may. The decay rule `matrices` spares one-dimensional parameters, biases and the CLS vector; vision's mask
+    vector and relative position table are decayed (data2vec.md 2.6, BV).
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    averaged = {name for name, _, _ in model.tracked()}
+    groups: dict[tuple, list[nn.Parameter]] = {}
     for name, parameter in model.student.named_parameters():
-        exempt = parameter.dim() <= 1 or name.endswith("bias") or name == "tokens.cls"
-        (spared if exempt and config.decay_rule == "matrices" else decayed).append(parameter)
-    groups = [(decayed, config.weight_decay), (spared, 0.0)]
-    return [{"params": params, "weight_decay": decay, "teacher": True} for params, decay in groups if params]
+        exempt = parameter.dim() <= 1 or name.endswith(("bias", "tokens.cls"))
+        key = (modality_of(name, model.config), name in averaged, exempt and config.decay_rule == "matrices")
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": 0.0 if spared else config.weight_decay, "teacher": t, "modality": m}
+        for key in sorted(groups, key=lambda key: (key[0] or "", not key[1], key[2]))
+        for m, t, spared in [key]
+    ]

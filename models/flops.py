@@ -1,43 +1,77 @@
-"""Parameters, and floating-point operations of a training sample: for MFU and the estimate.
+"""Parameters, and floating-point operations of a training step: for MFU and the estimate.
 
 Counted are the matrix products that the objective needs, a multiply-add as two operations: the expectation over
-stochastic depth, the last blocks for the masked patches alone; no recomputation by activation checkpointing.
+stochastic depth and layer drop; real tokens alone; the last block for the masked tokens alone where that suffices; no
+recomputation by activation checkpointing.
 """
 
 from __future__ import annotations
 
-from configs.schema import ModelConfig, PretrainConfig
+from collections.abc import Sequence
+
+import torch
+
+from configs.schema import ModelConfig, PretrainConfig, SpeechConfig
+from data_shards.batch import CONV_KERNELS, CONV_STRIDES, samples_of
+from models.sharing import make_student
 
 
 def parameters(config: PretrainConfig) -> int:
-    """Parameters of the student, regression head and mask vector included; the teacher has as many."""
-    model, vision = config.model, config.vision
-    width = model.width
-    attention = 3 * width * width + 2 * width + width * width + width
-    feed_forward = 2 * model.ffn * width + model.ffn + width
-    block = attention + feed_forward + 4 * width + (2 * width if model.layer_scale > 0 else 0)
-    embedding = 3 * vision.patch_size**2 * width + width + 2 * width
-    positions = ((2 * vision.grid - 1) ** 2 + 3) * model.heads
-    return model.layers * block + embedding + positions + 2 * width + width * width + width
+    """Parameters of the student, regression heads and mask vectors included, of all modalities of a mixture."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in make_student(config).parameters())
 
 
-def flops_per_sample(config: PretrainConfig) -> float:
-    """One sample's training step: student forward and backward, teacher forward."""
-    model, vision = config.model, config.vision
-    rows = min(vision.mask.patches, vision.tokens)
-    embedding = 2 * vision.tokens * 3 * vision.patch_size**2 * model.width
-    head = 2 * rows * model.width**2
-    teacher = embedding + sum(_blocks(config, [1.0] * model.layers))
-    keep = [1 - model.drop_path * i / max(model.layers - 1, 1) for i in range(model.layers)]
-    student = sum(_blocks(config, keep)) + head
-    return teacher + 3 * student + 2 * embedding  # images need no gradient
+def flops(part: PretrainConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
+    """Student forward and backward, and teacher forward, of samples with so many real and so many masked tokens."""
+    return sum(_sample(part, tokens, rows) for tokens, rows in zip(lengths, masked, strict=True))
 
 
-def _blocks(config: PretrainConfig, keep: list[float]) -> list[float]:
-    """Forward operations of each block; the last one answers the masked patches alone."""
-    tokens = config.vision.tokens + 1
-    rows = [tokens] * (len(keep) - 1) + [min(config.vision.mask.patches, config.vision.tokens)]
-    return [k * _block(config.model, tokens, r) for k, r in zip(keep, rows, strict=True)]
+def _sample(part: PretrainConfig, tokens: int, masked: int) -> float:
+    """One sample's training step: a backward pass is twice its forward pass, but for what needs no gradient."""
+    model, teacher = part.model, part.teacher
+    keep = [(1 - model.drop_path * i / max(model.layers - 1, 1)) * (1 - model.layer_drop) for i in range(model.layers)]
+    teacher_rows = tokens if "instance" in (teacher.block_norm, teacher.mean_norm) else masked
+    first, local, positions, head = _around_blocks(part, tokens)
+    tokens += part.modality == "vision"  # CLS
+    student_pass = local + positions + _blocks(model, tokens, masked, keep) + masked * head
+    teacher_pass = positions + _blocks(model, tokens, teacher_rows, [1.0] * model.layers)
+    teacher_pass += first + local if teacher.average == "all" else 0
+    return teacher_pass + 3 * student_pass + 2 * first
+
+
+def _around_blocks(part: PretrainConfig, tokens: int) -> tuple[float, float, float, float]:
+    """Forward operations of a sample before and after the blocks.
+
+    What takes the sample itself, which needs no gradient; what else each token says on its own; the positions; and the
+    head for one token.
+    """
+    width = part.model.width
+    match part.modality:
+        case "vision":
+            return 2 * tokens * 3 * part.vision.patch_size**2 * width, 0, 0, 2 * width**2
+        case "speech":
+            first, *others = _convolutions(part.speech, tokens)
+            projection = 2 * tokens * part.speech.conv_width * width
+            window = part.speech.position_layers * part.speech.position_kernel
+            positions = 2 * tokens * window * width**2 / part.speech.position_groups
+            return first, sum(others) + projection, positions, 2 * width**2
+    return 0, 0, 0, 8 * width**2
+
+
+def _convolutions(speech: SpeechConfig, frames: int) -> list[float]:
+    """Forward operations of each layer of the feature encoder."""
+    length, channels, operations = samples_of(frames), 1, []
+    for kernel, stride in zip(CONV_KERNELS, CONV_STRIDES, strict=True):
+        length = (length - kernel) // stride + 1
+        operations.append(2.0 * length * kernel * channels * speech.conv_width)
+        channels = speech.conv_width
+    return operations
+
+
+def _blocks(model: ModelConfig, tokens: int, rows: int, keep: list[float]) -> float:
+    """Forward operations of all blocks, each run with a probability; the last one answers `rows` tokens alone."""
+    return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 
 def _block(model: ModelConfig, tokens: int, rows: int) -> float:

@@ -32,10 +32,12 @@ class Kernel:
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32 on a float32 residual stream; returns the parameters' dtype."""
+    """LayerNorm computed in float32, also on a float32 residual stream; returns the parameters' dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., H] -> [..., H]."""
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)  # torch's own kernels sum in float32
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
 

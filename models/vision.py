@@ -1,4 +1,4 @@
-"""Images to tokens: normalisation, patch embedding, mask and CLS vectors, relative positions, the vision Transformer.
+"""Images to tokens: normalisation, patch embedding, mask and CLS vectors, relative positions, the vision network.
 
 Shapes: B images of S pixels a side, patches of P pixels, g = S / P patches a side, T = g * g patches, H width.
 Sources: data2vec.md section 2.1 (the code behind the paper's vision numbers).
@@ -6,16 +6,17 @@ Sources: data2vec.md section 2.1 (the code behind the paper's vision numbers).
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.schema import PretrainConfig
-from models.transformer import Encoder, layer_norm
+from data_shards.batch import MaskedBatch
+from models.network import Network
+from models.transformer import truncated_normal_
 
-INIT_STD = 0.02  # and cut off at +-0.02, one sigma
 _ALIGNMENT = 8  # columns: fused attention copies a bias whose rows are not aligned to this, in every block
 
 
@@ -89,49 +90,50 @@ def relative_position_index(grid: int) -> Tensor:
     return index
 
 
-def truncated_normal_(x: Tensor) -> None:
-    """Fill with a normal of standard deviation INIT_STD cut off at one sigma.
-
-    By the inverse distribution function: torch's `trunc_normal_` redraws what falls outside, 15 times slower.
-    """
-    bound = math.erf(math.sqrt(0.5))
-    x.uniform_(-bound, bound).erfinv_().mul_(math.sqrt(2) * INIT_STD).clamp_(-INIT_STD, INIT_STD)
-
-
-class VisionTransformer(nn.Module):
+class VisionNetwork(Network):
     """Patches to block outputs, and the regression head; positions come from the relative bias alone."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        """`config` has passed `configs.checks.check_sizes`."""
+    prefix = 1  # CLS
+
+    def __init__(self, part: PretrainConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`part` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
         super().__init__()
-        width, vision = config.model.width, config.vision
+        width, vision = part.model.width, part.vision
+        self.config = vision
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
         self.tokens = Tokens(width)
-        self.positions = RelativePositions(vision.grid, config.model.heads)
-        self.encoder = Encoder(config.model)
-        self.norm = layer_norm(width)
-        self.head = nn.Linear(width, width)
-        self.initialise()
+        self.positions = RelativePositions(vision.grid, part.model.heads)
+        self._add_transformer(part, nn.Linear(width, width), blocks)
+        self._initialise()
+
+    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised patches [B, T, 3 * P * P] in the parameters' dtype, the same for both networks."""
+        vision, dtype = self.config, self.patch_embedding.weight.dtype
+        assert batch.color is not None
+        patches = patchify(normalise(batch.inputs, batch.color, vision.mean, vision.std, dtype), vision.patch_size)
+        return patches, patches
+
+    def local(self, view: Tensor) -> Tensor:
+        """Embedded patches [B, T, H]."""
+        return self.patch_embedding(view)
 
     def forward(
-        self, patches: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, top: int = 1
+        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """patches [B, T, 3 * P * P] -> float32 outputs of the last `top` blocks, [B, 1 + T, H] each.
+        """As `Network`; all patches of an image are real."""
+        rows = None if rows is None else rows + self.prefix
+        return self.encoder(self.tokens(x, mask), self.positions(), rows=rows, **asked)
 
-        mask: bool [B, T], patches replaced by the mask vector. rows: int64 [B, M], the patches whose output the last
-        block computes; its output is then [B, M, H].
-        """
-        x = self.tokens(self.patch_embedding(patches), mask)
-        return self.encoder(x, self.positions(), None if rows is None else rows + 1, top)
+    def content(self, batch: MaskedBatch) -> Tensor:
+        """All patches."""
+        return torch.ones_like(batch.mask)
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Truncated normal weights, then the outputs of block l (from 1) divided by sqrt(2 l)."""
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1 and not name.endswith("positions.table"):
-                truncated_normal_(parameter)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        for number, block in enumerate(self.encoder.blocks, start=1):
-            for output in ("attention.proj.weight", "feed_forward.fc2.weight"):
-                block.get_parameter(output).div_(math.sqrt(2 * number))
+    def _initialise(self) -> None:
+        """Truncated normal weights; the position table stays zero."""
+        for parameter in (self.patch_embedding.weight, self.tokens.cls, self.tokens.mask):
+            truncated_normal_(parameter)
+        self._initialise_blocks()
+        assert isinstance(self.head, nn.Linear)
+        truncated_normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)

@@ -1,0 +1,93 @@
+"""Subwords to tokens: embedding, learned positions and their norm, as in RoBERTa.
+
+Shapes: B texts of T subwords, V types, H width. Sources: data2vec.md sections 4.1 and 4.3; the teacher sees the whole
+text, as in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import PUBLISHED, PretrainConfig
+from data_shards.batch import BOS, EOS, PAD, MaskedBatch
+from models.network import Network
+from models.transformer import INIT_STD, FeedForward, layer_norm
+
+_FIRST_POSITION = PAD + 1  # row of the first token: RoBERTa's counts from its padding, whose row is zero
+
+
+class Embedding(nn.Module):
+    """A vector for each type."""
+
+    def __init__(self, types: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_table(types, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> [B, T, H]."""
+        return F.embedding(ids, self.weight)
+
+
+class Positions(nn.Module):
+    """A vector for each position, added."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_table(tokens + _FIRST_POSITION, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, H] -> [B, T, H]."""
+        return x + self.weight[_FIRST_POSITION : _FIRST_POSITION + x.shape[1]]
+
+
+def _table(rows: int, width: int) -> Tensor:
+    """[rows, H], normal of deviation 0.02 with a zero row for <pad>."""
+    table = torch.empty(rows, width).normal_(std=INIT_STD)
+    table[PAD] = 0
+    return table
+
+
+class TextNetwork(Network):
+    """Subwords to block outputs, and the regression head."""
+
+    def __init__(self, part: PretrainConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`part` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
+        super().__init__()
+        width, text = part.model.width, part.text
+        self.embedding = Embedding(text.vocab_size, width)
+        self.positions = Positions(text.max_tokens, width)
+        self.norm_embeddings = layer_norm(width, PUBLISHED["text"].norm_eps)
+        self._add_transformer(part, FeedForward(width, 2 * width), blocks)
+        self._initialise()
+
+    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """Ids int32 [B, T]: the corrupted ones for the student, the whole text for the teacher."""
+        return (batch.inputs if batch.corrupted is None else batch.corrupted), batch.inputs
+
+    def local(self, view: Tensor) -> Tensor:
+        """Embedded ids [B, T, H]."""
+        return self.embedding(view)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
+    ) -> list[Tensor]:
+        """As `Network`; the mask is in the ids already."""
+        x = self.norm_embeddings(self.positions(x))
+        return self.encoder(x, lengths=lengths, rows=rows, **asked)
+
+    def content(self, batch: MaskedBatch) -> Tensor:
+        """All but <s>, </s> and <pad>."""
+        return (batch.inputs != BOS) & (batch.inputs != EOS) & (batch.inputs != PAD)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """BERT's initial weights."""
+        self._initialise_blocks()
+        for module in self.head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
