@@ -553,15 +553,16 @@ class BuildConfig:
     output: str
     """Folder of the shards."""
     input: str = ""
-    """Folder of the source files (for `demo`: optional, a folder that already holds them)."""
+    """Folder of the source files, or one file of documents or a manifest (for `demo*`: optional, a folder that already
+    holds them)."""
     name: str = "train"
     """Shards are called NAME-000000.tar."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
-    """Size at which a shard is closed, in MiB."""
+    """Size at which a shard is closed, in MiB; text: of the source, before compression about."""
     workers: Annotated[int | None, Field(ge=1)] = None
     """Processes; null is the number of cores."""
-    min_seconds: Annotated[float, Field(ge=0)] = 0.025
-    """Audio: shorter recordings are left out (published: 2). At least the feature encoder's receptive field."""
+    min_seconds: Annotated[float, Field(ge=0.025)] = 0.025
+    """Audio: shorter recordings are left out (published: 2). The least is the feature encoder's receptive field."""
     segment_seconds: Annotated[float | None, Field(gt=0)] = None
     """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
     tokenizer: str = ""
@@ -573,6 +574,8 @@ class BuildConfig:
     """Text: longest sequence, <s> and </s> included."""
     pack: Literal["documents", "full"] = "documents"
     """Text: `documents`: no sequence holds parts of two documents; `full`: documents are joined by </s>."""
+    documents: Literal["files", "paragraphs", "lines"] = "files"
+    """Text: what a document is for `textfiles`: a file, a block between blank lines, or a line."""
     text_field: str = "text"
     """Text: name of the field (jsonl) or column (parquet) that holds the text."""
     label_field: str = ""

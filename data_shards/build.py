@@ -17,11 +17,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configs.schema import BuildConfig
-from data_shards.index import FolderIndex, ShardEntry, read_folder_index, sidecar
+from configs.schema import FRAME_STRIDE, BuildConfig
+from data_shards.audio import SAMPLE_RATE
+from data_shards.index import (
+    TOKENIZER_NAME,
+    FolderIndex,
+    ShardEntry,
+    TokenizerEntry,
+    read_folder_index,
+    sidecar,
+)
 from data_shards.processes import each
-from data_shards.sources import Item, Split, open_source
+from data_shards.sources import open_source
 from data_shards.tar import BLOCK
+from data_shards.units import LeftOut, Split, Unit
 from data_shards.writer import locked, replacing, save_folder_index, write_shard
 
 _FORMAT = 1  # of the shards' bytes; a change makes every shard unfinished
@@ -38,11 +47,11 @@ class ShardPlan:
     """What one shard will hold."""
 
     path: Path
-    items: tuple[Item, ...]
+    units: tuple[Unit, ...]
 
     def digest(self) -> str:
         """Hash of everything the shard's bytes depend on."""
-        facts = [(i.key, Path(i.path).suffix, i.size, i.label, i.row, i.modified) for i in self.items]
+        facts = [unit.facts() for unit in self.units]
         return hashlib.sha256(repr((_FORMAT, facts)).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
@@ -50,42 +59,54 @@ class ShardPlan:
         """The file that says that the shard is finished."""
         return record_folder(self.path.parent, self.path.name.rpartition("-")[0]) / f"{self.path.stem}.json"
 
-    def finished(self) -> ShardEntry | None:
-        """The entry of the finished shard, if it is."""
+    def finished(self) -> Written | None:
+        """The finished shard, if it is."""
         try:
             record = json.loads(self.record.read_text())
-            entry = ShardEntry(**record["entry"])
-            complete = record["plan"] == self.digest() and self.path.stat().st_size == entry.filesize
+            written = Written(ShardEntry(**record["entry"]), _left_out(record.get("left_out", {})))
+            complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return entry if complete and sidecar(self.path).is_file() else None
+        return written if complete and sidecar(self.path).is_file() else None
 
 
-def _tar_size(item: Item) -> int:
-    """Bytes of the item's members in a tar, about."""
-    return 2 * BLOCK + item.size + (0 if item.label is None else 2 * BLOCK)
+@dataclass(frozen=True)
+class Written:
+    """A shard that is there, and what was left out of it."""
+
+    entry: ShardEntry
+    left_out: LeftOut
+
+
+def _left_out(reasons: dict[str, list]) -> LeftOut:
+    left_out = LeftOut()
+    left_out.reasons = {reason: (count, names) for reason, (count, names) in reasons.items()}
+    return left_out
 
 
 def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
-    """Cut the split's samples, in their order, into shards of at most `shard_mb` MiB (or one sample)."""
-    plans: list[list[Item]] = []
+    """Cut the split's units, in their order, into shards of at most `shard_mb` MiB (or one unit)."""
+    plans: list[list[Unit]] = []
     size = 0
-    for item in split.items:
-        if not plans or size + _tar_size(item) > shard_mb * _MIB or len(plans[-1]) >= split.shard_samples:
+    for unit in split.units:
+        more = 2 * BLOCK + unit.size
+        if not plans or size + more > shard_mb * _MIB or len(plans[-1]) >= split.shard_units:
             plans.append([])
             size = 0
-        plans[-1].append(item)
-        size += _tar_size(item)
-    return [ShardPlan(output / f"{split.name}-{i:06d}.tar", tuple(items)) for i, items in enumerate(plans)]
+        plans[-1].append(unit)
+        size += more
+    return [ShardPlan(output / f"{split.name}-{i:06d}.tar", tuple(units)) for i, units in enumerate(plans)]
 
 
-def _write(plan: ShardPlan) -> ShardEntry:
+def _write(plan: ShardPlan) -> Written:
     """Write one shard; its record goes first and comes last."""
     plan.record.unlink(missing_ok=True)
-    entry = write_shard(plan.path, ((item.key, item.members()) for item in plan.items))
+    left_out = LeftOut()
+    entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
+    record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
     with replacing(plan.record) as file:
-        file.write(json.dumps({"plan": plan.digest(), "entry": asdict(entry)}).encode())
-    return entry
+        file.write(json.dumps(record).encode())
+    return Written(entry, left_out)
 
 
 def _shards_of(folder: Path, name: str) -> set[Path]:
@@ -108,29 +129,63 @@ def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: lis
     others = [entry for entry in kept if output / entry.url not in there]
     if others and list(index.classes) != split.classes:
         raise ValueError(f"{output} holds shards with other classes, as {others[0].url}; choose another output")
+    if others and index.tokenizer != _tokenizer(split):
+        raise ValueError(
+            f"{output} holds shards of another tokenizer, as {others[0].url}; choose another output, or the same one "
+            f"with tokenizer={output / TOKENIZER_NAME}"
+        )
     if len(kept) < len(index.shards):
-        save_folder_index(output, FolderIndex(kept, index.classes))
+        save_folder_index(output, FolderIndex(kept, index.classes, index.tokenizer))
     for path in surplus:
         for file in (record_folder(output, split.name) / f"{path.stem}.json", sidecar(path), path):
             file.unlink(missing_ok=True)
 
 
-def _build_split(split: Split, output: Path, config: BuildConfig) -> None:
-    """Write the shards of one split that are not finished, then index.json."""
+def _tokenizer(split: Split) -> TokenizerEntry | None:
+    return split.tokenizer.entry if split.tokenizer else None
+
+
+def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardEntry]:
+    """Write the shards of one split that are not finished, then index.json; returns their entries.
+
+    Raises ValueError where no sample is left.
+    """
     plans = plan_shards(split, output, config.shard_mb)
     finished = {plan.path.name: plan.finished() for plan in plans}
     unfinished = [plan for plan in plans if finished[plan.path.name] is None]
     _retract(split, output, plans, unfinished)
     record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
-    entries = {name: entry for name, entry in finished.items() if entry}
-    bar = tqdm(total=len(split.items), initial=sum(e.nsamples for e in entries.values()), unit=" samples", disable=None)
-    with bar:
-        bar.set_description(split.name)
-        for entry in each(_write, unfinished, config.workers):
-            entries[entry.url] = entry
-            bar.update(entry.nsamples)
+    if split.tokenizer:
+        split.tokenizer.save(output / TOKENIZER_NAME)
+    written = [shard for shard in finished.values() if shard]
+    with tqdm(total=len(plans), initial=len(written), unit=" shards", disable=None, desc=split.name) as bar:
+        for shard in each(_write, unfinished, config.workers):
+            written.append(shard)
+            bar.update()
+    for shard in sorted(written, key=lambda shard: shard.entry.url):
+        split.left_out.merge(shard.left_out)
+    entries = {shard.entry.url: shard.entry for shard in written}
+    if not sum(entry.nsamples for entry in entries.values()):
+        raise ValueError(
+            "; ".join([f"{split.name}: no sample is left of input={config.input}", *split.left_out.notes()])
+        )
     others = [e for e in read_folder_index(output).shards if e.url not in entries]
-    save_folder_index(output, FolderIndex((*others, *entries.values()), tuple(split.classes)))
+    index = FolderIndex((*others, *entries.values()), tuple(split.classes), _tokenizer(split))
+    save_folder_index(output, index)
+    return list(entries.values())
+
+
+def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
+    """What was made, in a line."""
+    length = sum(entry.length_sum for entry in entries)
+    facts = [f"{sum(entry.nsamples for entry in entries):,} samples in {len(entries)} shards"]
+    match split.modality:
+        case "speech":
+            facts.append(f"{length * FRAME_STRIDE / SAMPLE_RATE / 3600:,.2f} hours")
+        case "text":
+            facts.append(f"{length:,} tokens")
+    facts.append(f"{len(split.classes)} classes" if split.classes else "no labels")
+    return f"{split.name}: {', '.join(facts)}: {output}"
 
 
 def build(config: BuildConfig) -> list[str]:
@@ -144,8 +199,6 @@ def build(config: BuildConfig) -> list[str]:
     lines = []
     for split in open_source(config):
         with locked(output):
-            _build_split(split, output, config)
-        shards = len(plan_shards(split, output, config.shard_mb))
-        classes = f"{len(split.classes)} classes" if split.classes else "no labels"
-        lines += [*split.notes, f"{split.name}: {len(split.items):,} samples in {shards} shards, {classes}: {output}"]
+            entries = _build_split(split, output, config)
+        lines += [*split.notes, *split.left_out.notes(), _summary(split, entries, output)]
     return list(dict.fromkeys(lines))

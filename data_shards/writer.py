@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from configs.schema import frames
 from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
 from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
 from data_shards.tar import END, sample_blocks
@@ -39,8 +40,6 @@ def _image_length(data: bytes) -> int:
 
 def _audio_length(data: bytes) -> int:
     """Frames, from the header."""
-    from data_shards.batch import frames  # brings torch, which the builders of images and text do without
-
     return frames(audio_samples(data))
 
 

