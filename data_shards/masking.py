@@ -160,5 +160,5 @@ def _corrupted(
     fate = np.where(chosen, draws[:, :, 0], -1.0)
     masked = fate >= np.minimum(config.random + config.keep, fate.max(1, keepdims=True))
     ordinary = (UNK + 1 + draws[:, :, 1] * (mask_id - UNK - 1)).astype(np.int32)
-    seen = np.where(chosen & (fate < config.random) & ~masked, ordinary, tokens)
+    seen = np.where(chosen & (fate < config.random), ordinary, tokens)
     return masked, np.where(masked, np.int32(mask_id), seen)
