@@ -1,15 +1,23 @@
+import math
+
 import pytest
 import torch
 
-from configs.schema import ModelConfig
-from models.transformer import Encoder, factors, kept_samples
+from configs.schema import PUBLISHED, ModelConfig, PretrainConfig
+from models.stochastic_depth import factors, kept_layers, kept_samples
+from models.transformer import Call, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
 from tests.models.common import randomise
 
 CPU = torch.device("cpu")
+ROWS = torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
+LENGTHS = torch.tensor([5, 9, 4, 8, 6])
+NORMS = ["pre", "post", "deep"]
 
 
-def make_encoder(**model) -> Encoder:
-    encoder = Encoder(ModelConfig(layers=3, width=32, heads=4, ffn=64, **model))
+def make_encoder(norm: str = "pre", **model) -> Encoder:
+    options = {"layers": 3, "dropout": 0.0, "attention_dropout": 0.0} | model
+    part = PretrainConfig(model=ModelConfig(width=32, heads=4, ffn=64, norm=norm, **options))
+    encoder = Encoder(part, PUBLISHED["vision" if norm == "pre" else "speech"])
     randomise(encoder)
     return encoder
 
@@ -19,18 +27,41 @@ def make_inputs():
     return torch.randn(5, 9, 32, generator=generator), torch.randn(4, 9, 16, generator=generator)
 
 
-def test_rows_of_the_last_block_equal_the_full_computation():
-    encoder, (x, bias) = make_encoder().train(), make_inputs()
-    rows = torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
-    full = encoder(x, bias)[-1].gather(1, rows[..., None].expand(-1, -1, 32))
-    torch.testing.assert_close(encoder(x, bias, rows)[-1], full)
+@pytest.mark.parametrize("norm", NORMS)
+def test_rows_of_the_last_block_equal_the_full_computation(norm):
+    encoder, (x, bias) = make_encoder(norm).train(), make_inputs()
+    for target in ("block", "ffn"):
+        full = encoder(x, bias, LENGTHS, top=2, target=target)
+        lower, last = encoder(x, bias, LENGTHS, ROWS, top=2, target=target)
+        assert torch.equal(lower, full[0])
+        torch.testing.assert_close(last, select_tokens(full[1], ROWS))
 
 
 def test_the_top_blocks_are_handed_out_in_order():
     encoder, (x, bias) = make_encoder(), make_inputs()
     first, second, third = encoder(x, bias, top=3)
-    torch.testing.assert_close(encoder.blocks[2](second, bias), third)
-    torch.testing.assert_close(encoder.blocks[0](x, bias), first)
+    torch.testing.assert_close(encoder.blocks[2](second, Call(bias)), third)
+    torch.testing.assert_close(encoder.blocks[0](x, Call(bias)), first)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_blocks_against_plain_formulas(norm):
+    """Sums and norms in the order that each kind of block has them; the feed-forward layer's result before its sum."""
+    encoder, (x, _) = make_encoder(norm), make_inputs()
+    block = encoder.blocks[0]
+    attention = lambda x: block.attention(x, Call(), None, None)  # noqa: E731
+    if norm == "pre":
+        x = x + block.gamma1 * attention(block.norm1(x))
+        f = block.feed_forward(block.norm2(x))
+        expected = x + block.gamma2 * f
+    else:
+        alpha = 6**0.25 if norm == "deep" else 1
+        x = block.norm1(alpha * x + attention(x))
+        f = block.feed_forward(x)
+        expected = block.norm2(alpha * x + f)
+    output, ffn = block(make_inputs()[0], Call(hands_out_ffn=True))
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(ffn, f)
 
 
 def test_bias_padding_columns_are_ignored():
@@ -38,7 +69,7 @@ def test_bias_padding_columns_are_ignored():
     torch.testing.assert_close(encoder(x, bias)[0], encoder(x, bias[..., :9])[0])
 
 
-@pytest.mark.parametrize("rows", [None, torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])])
+@pytest.mark.parametrize("rows", [None, ROWS])
 def test_gathered_stochastic_depth_equals_the_multiplicative_form(rows, monkeypatch):
     """The same kept sets, one of them empty: outputs and gradients agree."""
     encoder, (x, bias) = make_encoder(drop_path=0.5), make_inputs()
@@ -47,7 +78,7 @@ def test_gathered_stochastic_depth_equals_the_multiplicative_form(rows, monkeypa
     results = []
     for form in (kept_samples, factors):
         monkeypatch.setattr(encoder, "_draw_paths", lambda x, form=form: form(kept, rates, CPU))
-        output = encoder(x, bias, rows)[-1]
+        output = select_tokens(encoder(x, bias, LENGTHS, rows)[-1], torch.tensor([[0, 1]] * 5))
         results.append([output, *torch.autograd.grad(output.square().sum(), list(encoder.parameters()))])
     for gathered, multiplied in zip(*results, strict=True):
         torch.testing.assert_close(gathered, multiplied, rtol=1e-4, atol=1e-5)
@@ -70,12 +101,38 @@ def test_stochastic_depth_grows_linearly_and_is_off_in_evaluation():
     assert torch.equal(encoder(x, bias)[0], encoder(x, bias)[0])
 
 
+def test_layer_drop_leaves_blocks_out_by_the_shared_seed_alone():
+    encoder, (x, bias) = make_encoder("post", layer_drop=0.5).train(), make_inputs()
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed + 100)  # the rank's own generator says nothing
+        kept = kept_layers(3, 0.5, seed)
+        expected = x
+        for block in [block for block, keep in zip(encoder.blocks, kept, strict=True) if keep]:
+            expected = block(expected, Call(bias))
+        for rows in (None, ROWS):  # a last block that is left out still selects
+            (output,) = encoder(x, bias, rows=rows, layer_seed=seed)
+            torch.testing.assert_close(output, expected if rows is None else select_tokens(expected, rows))
+        seen.add(tuple(kept))
+    assert len(seen) == 8
+    assert abs(sum(sum(kept_layers(10, 0.05, seed)) for seed in range(1000)) / 10000 - 0.95) < 0.01
+    assert torch.equal(encoder.eval()(x, bias, layer_seed=1)[0], encoder(x, bias, layer_seed=2)[0])
+
+
+def test_dropout_is_of_the_encoder_and_off_in_evaluation():
+    x, _ = make_inputs()
+    plain, dropping = (make_encoder("post", dropout=rate, attention_dropout=rate) for rate in (0.0, 0.4))
+    assert not torch.equal(dropping.train()(x)[0], dropping(x)[0])
+    assert torch.equal(dropping.eval()(x)[0], plain.eval()(x)[0])
+
+
 def test_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
-        encoder = make_encoder(drop_path=0.5, attention_dropout=0.2, activation_checkpointing=checkpointing).train()
+        options = {"drop_path": 0.5, "dropout": 0.1, "attention_dropout": 0.2}
+        encoder = make_encoder(activation_checkpointing=checkpointing, **options).train()
         torch.manual_seed(3)
-        output = encoder(*make_inputs())[-1]
+        output = encoder(*make_inputs(), LENGTHS)[-1]
         gradients.append(torch.autograd.grad(output.square().sum(), list(encoder.parameters())))
     for kept, recomputed in zip(*gradients, strict=True):
         assert torch.equal(kept, recomputed)
@@ -83,24 +140,51 @@ def test_checkpointing_changes_no_gradient():
 
 @pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="torch.compile does not quote its own path, which has a blank")
-def test_compiled_blocks_agree():
-    (x, bias), rows = make_inputs(), torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
-    results = []
+@pytest.mark.parametrize(
+    ("norm", "lengths", "drop_path", "layers"), [("pre", None, 0.5, 2), ("post", LENGTHS, 0.0, 1)]
+)
+def test_compiled_blocks_agree(norm, lengths, drop_path, layers):
+    (x, bias), results = make_inputs(), []
+    bias = bias if lengths is None else None
     for compiled in (False, True):
-        encoder = make_encoder(drop_path=0.5, compile=compiled).train()
-        if compiled:
-            encoder.compile_blocks()
+        encoder = make_encoder(norm, layers=layers, drop_path=drop_path, compile=compiled).train()
+        for block in encoder.blocks if compiled else []:
+            block.compile(dynamic=lengths is not None)
         torch.manual_seed(3)
-        output = encoder(x, bias, rows)[-1]
-        results.append([output, *torch.autograd.grad(output.square().sum(), list(encoder.parameters()))])
+        output = encoder(x, bias, lengths, torch.tensor([[1, 2], [0, 3], [2, 3], [1, 0], [1, 1]]))[-1]
+        weights = [weight for weight in encoder.parameters() if weight.dim() > 1]
+        results.append([output, *torch.autograd.grad(output.square().sum(), weights)])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_parameters_keep_a_float32_residual_stream():
     """With LayerScale at 1e-4 a bfloat16 sum would return the input unchanged."""
-    encoder, (x, bias) = Encoder(ModelConfig(layers=2, width=32, heads=4, ffn=64)).bfloat16(), make_inputs()
+    encoder, (x, bias) = make_encoder().bfloat16(), make_inputs()
     randomise(encoder, std=1e-4)  # LayerScale too: the branches are all but nothing
     output = encoder(x, bias.bfloat16())[-1]
     assert output.dtype == torch.float32
     assert 0 < float((output - x).detach().abs().max()) < 1e-4
+
+
+def test_bfloat16_sums_of_post_norm_blocks_are_float32():
+    """The sum of 256 and 0.5 does not exist in bfloat16."""
+    encoder, (x, _) = make_encoder("post").bfloat16(), make_inputs()
+    seen = []
+    encoder.blocks[0].norm1.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].dtype))
+    (output,) = encoder(x.bfloat16())
+    assert seen == [torch.float32] and output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), make_encoder("post")(x)[0], rtol=0.1, atol=0.1)
+
+
+def test_initial_weights_of_deep_norm():
+    """arXiv 2203.00555: gain 1 for queries and keys, (8 N)^(-1/4) for the rest; alpha (2 N)^(1/4)."""
+    model = ModelConfig(layers=12, width=128, heads=4, ffn=512, norm="deep", dropout=0.0, attention_dropout=0.0)
+    encoder = Encoder(PretrainConfig(model=model), PUBLISHED["speech"])
+    initialise_blocks(encoder.blocks, "deep")
+    q, k, v = encoder.blocks[3].attention.qkv.weight.detach().chunk(3)
+    fc1 = encoder.blocks[3].feed_forward.fc1.weight.detach()
+    for weight, gain in ((q, 1.0), (k, 1.0), (v, 96**-0.25), (fc1, 96**-0.25)):
+        assert float(weight.std()) == pytest.approx(gain * math.sqrt(2 / sum(weight.shape)), rel=0.03)
+    assert encoder.blocks[0].alpha == deep_norm_alpha(12) == pytest.approx(2.2134, abs=1e-4)
+    assert float(encoder.blocks[0].attention.qkv.k_bias.detach().abs().max()) == 0
