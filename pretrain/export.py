@@ -1,6 +1,6 @@
 """Write the weights of a run as a folder that Hugging Face Transformers loads.
 
-python -m pretrain.export run=DIR out=DIR [weights=teacher|student]
+python -m pretrain.export run=DIR out=DIR [weights=teacher|student] [modality=vision|speech|text]
 """
 
 from __future__ import annotations
@@ -14,49 +14,86 @@ from torch import Tensor
 
 from configs.command import run
 from configs.compose import from_yaml
-from configs.schema import ExportConfig, PretrainConfig
-from models.huggingface import save_pretrained
+from configs.schema import ExportConfig, Modality, PretrainConfig
+from models.data2vec import part_state
+from models.huggingface import layout_of, save_pretrained
 from pretrain.checkpoint import load_weights
 
 
-def export(command: ExportConfig) -> int:
-    """Write the newest good checkpoint's weights to `command.out`; returns their step.
+def export(command: ExportConfig) -> tuple[Modality, int]:
+    """Write the newest good checkpoint's weights to `command.out`; returns their modality and their step.
 
-    The folder appears whole or not at all. Raises ValueError where `out` holds something already, or where the run or
-    its checkpoint is missing.
+    The folder appears whole or not at all. Raises ValueError where `out` holds something already, where Transformers
+    has no such model, or where the run, its checkpoint or its tokenizer is missing.
     """
     out = Path(command.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out} is not empty: name a new folder, or remove this one")
     config = from_yaml(Path(command.run) / "config.yaml")
+    modality = _modality(command, config)
+    part = config.part(modality)
+    layout_of(part)  # refuses before anything is read
     state, step = load_weights(Path(command.run), command.weights)
-    _write(out, state, config)
-    return step
+    _write(out, part_state(state, config, modality), part, Path(command.run) / "tokenizer")
+    return modality, step
 
 
-def _write(out: Path, state: dict[str, Tensor], config: PretrainConfig) -> None:
+def _modality(command: ExportConfig, config: PretrainConfig) -> Modality:
+    """Of the run's modalities the one that is meant; ValueError that lists them where it is none or unclear."""
+    known = ", ".join(config.modalities)
+    if command.modality is None and config.is_mixture:
+        raise ValueError(f"run={command.run} has several modalities ({known}): add modality={config.modalities[0]}")
+    modality = command.modality or config.modalities[0]
+    if modality not in config.modalities:
+        raise ValueError(f"modality={modality} is not in run={command.run}: it has {known}")
+    return modality
+
+
+def _write(out: Path, state: dict[str, Tensor], part: PretrainConfig, tokenizer: Path) -> None:
     """Write into a temporary folder beside `out`, then rename it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        save_pretrained(temporary, state, config)
+        save_pretrained(temporary, state, part, tokenizer)
         temporary.replace(out)  # an empty folder may be replaced
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
+def usage(modality: Modality, folder: str) -> list[str]:
+    """Python that loads the folder and uses it."""
+    load = "model = AutoModel.from_pretrained(folder)"
+    match modality:
+        case "vision":
+            classes, lines = "AutoModel", ["hidden = model(pixel_values).last_hidden_state  # [N, 1 + patches, H]"]
+        case "speech":
+            classes = "AutoFeatureExtractor, AutoModel"
+            lines = [
+                "extractor = AutoFeatureExtractor.from_pretrained(folder)",
+                'inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")  # waveform: [samples]',
+                "hidden = model(**inputs).last_hidden_state  # [1, frames, H]",
+            ]
+        case "text":
+            classes = "AutoModel, AutoTokenizer"
+            lines = [
+                "tokenizer = AutoTokenizer.from_pretrained(folder)",
+                'inputs = tokenizer("some text", truncation=True, return_tensors="pt")',
+                "hidden = model(**inputs).last_hidden_state  # [1, tokens, H]",
+            ]
+    return [f"from transformers import {classes}", f"folder = {folder!r}", load, *lines]
+
+
 def main(command: ExportConfig) -> None:
     """Export, then say what was written and how to load it."""
-    step = export(command)
-    print(f"{command.weights} weights of step {step} of {command.run} written to {command.out}:")
+    modality, step = export(command)
+    print(f"{modality} {command.weights} weights of step {step} of {command.run} written to {command.out}:")
     for file in sorted(Path(command.out).iterdir()):
         print(f"  {file.name}  {file.stat().st_size:,} bytes")
     print("Load them with:")
-    print("  from transformers import Data2VecVisionModel")
-    print(f"  model = Data2VecVisionModel.from_pretrained({command.out!r})")
-    print("  hidden = model(pixel_values).last_hidden_state  # [N, 1 + patches, H]")
+    for line in usage(modality, command.out):
+        print(f"  {line}")
 
 
 if __name__ == "__main__":

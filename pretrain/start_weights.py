@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.data2vec import Data2Vec
+import torch
+from torch import Tensor
+
+from configs.compose import from_yaml
+from configs.schema import PretrainConfig
+from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained
 from pretrain.checkpoint import load_weights
 
@@ -13,15 +18,15 @@ def load_student(model: Data2Vec, init: str) -> str:
     """Load the weights of `init` into the student and copy them to the teacher; returns a line for the log.
 
     A run directory gives its newest checkpoint's student, regression head included: optimizer, schedules and teacher
-    start anew (phase 2 of the published Large). A Hugging Face folder has no head, and may lack the mask vector: those
-    keep their initial values. Raises ValueError that names the folder and what does not fit.
+    start anew (phase 2 of the published Large); of a mixture's run, one modality may go on alone. A Hugging Face folder
+    has no head, and may lack the mask vector: those keep their initial values. Raises ValueError that names the folder
+    and what does not fit.
     """
     folder = Path(init)
     if (folder / "checkpoints").is_dir():
-        weights, step = load_weights(folder, "student")
-        source = f"student of {folder} at step {step}"
+        weights, source = _of_run(folder, model.config)
     elif (folder / "config.json").is_file():
-        weights, source = load_pretrained(folder, model.config), f"Hugging Face folder {folder}"
+        weights, source = _of_huggingface(folder, model.config), f"Hugging Face folder {folder}"
     else:
         raise ValueError(f"init={init} is no run directory (checkpoints/) and no Hugging Face folder (config.json)")
     own = model.student.state_dict()
@@ -29,9 +34,37 @@ def load_student(model: Data2Vec, init: str) -> str:
         if name not in own or own[name].shape != values.shape:
             there = tuple(own[name].shape) if name in own else "absent"
             raise ValueError(
-                f"init={init}: {name} is {tuple(values.shape)} there and {there} here: use the same model= and vision.*"
+                f"init={init}: {name} is {tuple(values.shape)} there and {there} here: use the same model= and the "
+                f"same {', '.join(f'{modality}.*' for modality in model.config.modalities)}"
             )
     kept = sorted(own.keys() - weights.keys())
     model.student.load_state_dict(weights, strict=False)
-    model.teacher.load_state_dict(model.student.state_dict())
+    with torch.no_grad():
+        for _, student, teacher in model.tracked():
+            teacher.copy_(student)
     return f"student and teacher start from the {source}" + (f"; not in it: {', '.join(kept)}" if kept else "")
+
+
+def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], str]:
+    """The weights of a run's student for a run of `config`, and what they are; ValueError where they are others."""
+    theirs = from_yaml(folder / "config.yaml")
+    there, here = set(theirs.modalities), set(config.modalities)
+    if here != there and (config.is_mixture or not here < there):
+        known, asked = ",".join(theirs.modalities), ",".join(config.modalities)
+        raise ValueError(f"init={folder} was trained on {known}, this run has modality={asked}: give a run of {asked}")
+    for modality in config.modalities:
+        norm, own = theirs.part(modality).model.norm, config.part(modality).model.norm
+        if norm != own:
+            raise ValueError(
+                f"init={folder} has {norm}-norm {modality} blocks, here they are {own}: set model.norm={norm}"
+            )
+    weights, step = load_weights(folder, "student")
+    if not config.is_mixture:
+        weights = part_state(weights, theirs, config.modalities[0])
+    return weights, f"student of {folder} at step {step}"
+
+
+def _of_huggingface(folder: Path, config: PretrainConfig) -> dict[str, Tensor]:
+    if config.is_mixture:
+        raise ValueError(f"init={folder} holds one modality: a mixture starts from the run directory of a mixture")
+    return load_pretrained(folder, config.part(config.modalities[0]))

@@ -19,6 +19,7 @@ from configs.schema import PretrainConfig
 from models.huggingface import speech, text, vision
 from models.huggingface.files import read_config, read_weights
 from models.huggingface.layout import Layout
+from models.transformer import deep_norm_alpha
 
 _BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward.fc2.weight", "feed_forward.fc2.bias")
 
@@ -103,7 +104,7 @@ def _from_huggingface(theirs: dict[str, Tensor], folder: Path, part: PretrainCon
 
 def _depth_scale(part: PretrainConfig) -> float:
     """DeepNorm's factor on the residual stream; 1 in other blocks."""
-    return (2 * part.model.layers) ** 0.25 if part.model.norm == "deep" else 1.0
+    return deep_norm_alpha(part.model.layers) if part.model.norm == "deep" else 1.0
 
 
 def _scaled_branches(state: dict[str, Tensor], factor: float) -> dict[str, Tensor]:

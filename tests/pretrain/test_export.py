@@ -4,68 +4,126 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Data2VecVisionModel
+from transformers import AutoModel
 
 from configs.command import run as run_command
 from configs.compose import to_yaml
-from configs.schema import ExportConfig, ModelConfig, PretrainConfig, TeacherConfig, VisionConfig
+from configs.schema import (
+    MODALITIES,
+    ExportConfig,
+    MixtureConfig,
+    ModelConfig,
+    PretrainConfig,
+    SpeechConfig,
+    TeacherConfig,
+    TextConfig,
+    VisionConfig,
+)
+from data_shards.tokenizer import train_tokenizer
 from models.data2vec import Data2Vec
 from pretrain import export as export_module
 from pretrain.export import export, main
 
-CONFIG = PretrainConfig(
-    model=ModelConfig(layers=2, width=16, heads=2, ffn=32),
-    vision=VisionConfig(image_size=16, patch_size=4),
-    teacher=TeacherConfig(layers=1),
-)
+TOKENIZER = train_tokenizer(["some text of a few words"], 300)
+SPOT = {"vision": "embeddings.cls_token", "speech": "masked_spec_embed", "text": "embeddings.LayerNorm.bias"}
+"""Of each model a parameter that is not all ones at the start."""
+
+
+def config_of(modality, **mixture) -> PretrainConfig:
+    return PretrainConfig(
+        modality=modality,
+        model=ModelConfig(layers=2, width=16, heads=2, ffn=32),
+        vision=VisionConfig(image_size=16, patch_size=4),
+        speech=SpeechConfig(conv_width=8, position_layers=2, position_kernel=3, position_groups=2),
+        text=TextConfig(vocab_size=TOKENIZER.vocab_size, max_tokens=16),
+        teacher=TeacherConfig(layers=1),
+        mixture=MixtureConfig(**mixture),
+    )
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Path:
+def make_run(tmp_path, monkeypatch):
     """A run directory whose checkpoint of step 7 holds a teacher of ones and a student as drawn."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(to_yaml(CONFIG))
-    student = Data2Vec(CONFIG).student.state_dict()
-    states = {"student": student, "teacher": {name: torch.ones_like(tensor) for name, tensor in student.items()}}
-    monkeypatch.setattr(export_module, "load_weights", lambda folder, weights: (states[weights], 7))
-    return tmp_path / "run"
+
+    def make(config: PretrainConfig) -> Path:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(to_yaml(config))
+        student = Data2Vec(config).student.state_dict()
+        states = {"student": student, "teacher": {name: torch.ones_like(tensor) for name, tensor in student.items()}}
+        monkeypatch.setattr(export_module, "load_weights", lambda folder, weights: (states[weights], 7))
+        if "text" in config.modalities:
+            TOKENIZER.save(folder / "tokenizer")
+        return folder
+
+    return make
 
 
 @pytest.mark.parametrize("weights", ["teacher", "student"])
-def test_transformers_loads_the_weights_that_were_asked_for(run, tmp_path, capsys, weights):
-    out = tmp_path / "deep" / "out"
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_transformers_loads_the_weights_that_were_asked_for(make_run, tmp_path, capsys, modality, weights):
+    run, out = make_run(config_of(modality)), tmp_path / "deep" / "out"
     main(ExportConfig(run=str(run), out=str(out), weights=weights))
-    model, report = Data2VecVisionModel.from_pretrained(out, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    cls = model.embeddings.cls_token
-    assert torch.equal(cls, torch.ones_like(cls) if weights == "teacher" else Data2Vec(CONFIG).student.tokens.cls)
-    assert model(torch.zeros(1, 3, 16, 16)).last_hidden_state.shape == (1, 17, 16)
+    model, report = AutoModel.from_pretrained(out, output_loading_info=True)
+    assert not report["unexpected_keys"] and not {key for key in report["missing_keys"] if "pooler" not in key}
+    parameter = model.get_parameter(SPOT[modality])
+    assert torch.equal(parameter, torch.ones_like(parameter)) == (weights == "teacher")
     printed = capsys.readouterr().out
-    assert f"{weights} weights of step 7" in printed and "model.safetensors" in printed
+    assert f"{modality} {weights} weights of step 7" in printed and "model.safetensors" in printed
     lines = [line.strip() for line in printed.partition("Load them with:\n")[2].splitlines()]
-    exec("\n".join(lines), {"pixel_values": torch.zeros(1, 3, 16, 16)})  # what it says about loading is true
+    names = {"pixel_values": torch.zeros(1, 3, 16, 16), "waveform": torch.randn(1000).numpy()}
+    exec("\n".join(lines), names)  # what it says about loading is true
+    tokens = {"vision": 17, "speech": 2, "text": len(TOKENIZER.encode("some text")) + 2}[modality]
+    assert names["hidden"].shape == (1, tokens, 16)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_an_empty_folder_is_taken_and_a_full_one_refused(run, tmp_path):
+def test_the_modality_of_a_mixture(make_run, tmp_path):
+    run = make_run(config_of(("vision", "speech"), blocks="separate"))
+    with pytest.raises(ValueError, match="has several modalities .*vision.*: add modality="):
+        export(ExportConfig(run=str(run), out=str(tmp_path / "out")))
+    with pytest.raises(ValueError, match=f"modality=text is not in run={run}"):
+        export(ExportConfig(run=str(run), out=str(tmp_path / "out"), modality="text"))
+    assert export(ExportConfig(run=str(run), out=str(tmp_path / "out"), modality="speech")) == ("speech", 7)
+    assert type(AutoModel.from_pretrained(tmp_path / "out")).__name__ == "Data2VecAudioModel"
+
+
+def test_what_transformers_cannot_hold_is_refused(make_run, tmp_path):
+    """A mixture's shared blocks are pre-norm unless told otherwise."""
+    run = make_run(config_of(("vision", "speech")))
+    with pytest.raises(ValueError, match="model.norm=pre: .*Data2VecAudioModel .*mixture.blocks=separate"):
+        export(ExportConfig(run=str(run), out=str(tmp_path / "out"), modality="speech"))
+    assert export(ExportConfig(run=str(run), out=str(tmp_path / "out"), modality="vision")) == ("vision", 7)
+
+
+def test_a_missing_tokenizer_is_named(make_run, tmp_path):
+    run = make_run(config_of("text"))
+    for file in (run / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=f"{run}/tokenizer has no vocab.json"):
+        export(ExportConfig(run=str(run), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_refused(make_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    command = ExportConfig(run=str(run), out=str(out))
-    assert export(command) == 7
+    command = ExportConfig(run=str(make_run(config_of("vision"))), out=str(out))
+    assert export(command) == ("vision", 7)
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ValueError, match=f"out={out} is not empty: name a new folder"):
         export(command)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == files
 
 
-def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
-    def fail(folder, state, config):
+def test_a_failed_export_leaves_nothing(make_run, tmp_path, monkeypatch):
+    def fail(folder, *_):
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(export_module, "save_pretrained", fail)
     with pytest.raises(OSError, match="No space left"):
-        export(ExportConfig(run=str(run), out=str(tmp_path / "out")))
+        export(ExportConfig(run=str(make_run(config_of("vision"))), out=str(tmp_path / "out")))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -81,6 +139,6 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert usage == (2, "error: unknown key 'weight': did you mean 'weights'?")
     code, error = command(capsys, f"run={tmp_path}/none", f"out={tmp_path}/out")
     assert code == 1 and error.startswith(f"error: {tmp_path}/none/config.yaml: No such file")
-    (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
+    (tmp_path / "config.yaml").write_text(to_yaml(config_of("vision")))
     code, error = command(capsys, f"run={tmp_path}", f"out={tmp_path}/out", "weights=teacher")
     assert code == 1 and error.startswith(f"error: run={tmp_path} has no complete checkpoint")

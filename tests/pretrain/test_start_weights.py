@@ -1,35 +1,99 @@
-"""`init=DIR`: a Hugging Face folder, and what is refused."""
+"""`init=DIR`: a Hugging Face folder, a run, a mixture's run, and what is refused."""
 
 import pytest
 import torch
 
-from configs.compose import compose_pretrain
-from models.data2vec import Data2Vec
+from configs.compose import compose_pretrain, to_yaml
+from configs.schema import MODALITIES
+from models.data2vec import Data2Vec, part_state
 from models.huggingface import save_pretrained
+from pretrain import start_weights
 from pretrain.start_weights import load_student
 
-SMALL = ["model.layers=2", "model.width=16", "model.heads=2", "model.ffn=32", "teacher.layers=2"]
+SMALL = [
+    *("model.layers=2", "model.width=16", "model.heads=2", "model.ffn=32", "teacher.layers=2"),
+    *("speech.conv_width=8", "speech.position_groups=2", "text.vocab_size=300", "text.max_tokens=16"),
+]
+MIXTURE = "modality=[vision,speech]"
 
 
 def model(*overrides: str) -> Data2Vec:
-    return Data2Vec(compose_pretrain([*SMALL, *overrides]))
+    config = compose_pretrain([*SMALL, *overrides])
+    return Data2Vec(config if config.is_mixture else config.part(config.modalities[0]))
 
 
-def test_student_and_teacher_start_from_a_hugging_face_folder(tmp_path):
-    source, target = model("train.seed=1"), model("train.seed=2")
+@pytest.fixture
+def run_of(tmp_path, monkeypatch):
+    """A run directory whose checkpoint of step 7 holds the model's student."""
+
+    def make(source: Data2Vec):
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "config.yaml").write_text(to_yaml(source.config))
+        monkeypatch.setattr(start_weights, "load_weights", lambda folder, weights: (source.student.state_dict(), 7))
+        return tmp_path
+
+    return make
+
+
+def check_started(target: Data2Vec, theirs: dict[str, torch.Tensor], but: tuple[str, ...] = ()) -> None:
+    """The student is `theirs`, weights that start with `but` aside; the teacher is its copy, whatever it averages."""
+    own = target.student.state_dict()
+    for name, values in own.items():
+        if values.count_nonzero():  # biases are zeros in both
+            assert torch.equal(values, theirs[name]) != name.startswith(but or ("none",)), name
+    assert target.tracked() and all(torch.equal(student, teacher) for _, student, teacher in target.tracked())
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_student_and_teacher_start_from_a_hugging_face_folder(tmp_path, modality):
+    source, target = model(f"modality={modality}", "train.seed=1"), model(f"modality={modality}", "train.seed=2")
     save_pretrained(tmp_path, source.student.state_dict(), source.config)
     line = load_student(target, str(tmp_path))
-    assert f"Hugging Face folder {tmp_path}; not in it: head.bias, head.weight" in line
-    theirs = source.student.state_dict()
-    for name, values in target.student.state_dict().items():
-        assert torch.equal(values, theirs[name]) == (not name.startswith("head.weight"))
-        assert torch.equal(values, target.teacher.state_dict()[name])
+    assert f"Hugging Face folder {tmp_path}; not in it: head." in line
+    check_started(target, source.student.state_dict(), but=("head.",))
 
 
-def test_another_size_and_another_kind_of_folder_are_refused(tmp_path):
+def test_a_run_gives_its_head_too(run_of):
+    source, target = model("modality=text", "train.seed=1"), model("modality=text", "train.seed=2")
+    assert load_student(target, str(run_of(source))).endswith("at step 7")
+    check_started(target, source.student.state_dict())
+
+
+@pytest.mark.parametrize("blocks", ["shared", "separate"])
+def test_a_mixture_starts_a_mixture_and_one_of_its_modalities(run_of, blocks):
+    source = model(MIXTURE, f"mixture.blocks={blocks}", "train.seed=1")
+    folder = str(run_of(source))
+    target = model(MIXTURE, f"mixture.blocks={blocks}", "train.seed=2")
+    load_student(target, folder)
+    check_started(target, source.student.state_dict())
+    norm = "pre" if blocks == "shared" else "post"
+    alone = model("modality=speech", f"model.norm={norm}", "train.seed=2")
+    load_student(alone, folder)
+    check_started(alone, part_state(source.student.state_dict(), source.config, "speech"))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (["modality=vision"], ["modality=speech"], "trained on vision, this .*=speech: give a run of speech"),
+        (["modality=vision"], [MIXTURE], "trained on vision, this run has modality=vision,speech"),
+        ([MIXTURE], ["modality=text"], "trained on vision,speech, this run has modality=text"),
+        ([MIXTURE], ["modality=speech"], "has pre-norm speech blocks, here they are post: set model.norm=pre"),
+        (["modality=text"], ["modality=text", "model.norm=deep"], "here they are deep: set model.norm=post"),
+        (["modality=text"], ["modality=text", "text.max_tokens=32"], "positions.weight is .18, 16.* same .*text"),
+    ],
+)  # fmt: skip
+def test_runs_of_another_kind_are_refused(run_of, source, target, message):
+    with pytest.raises(ValueError, match=message):
+        load_student(model(*target), str(run_of(model(*source))))
+
+
+def test_folders_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"init={tmp_path} is no run directory"):
         load_student(model(), str(tmp_path))
     source = model()
     save_pretrained(tmp_path, source.student.state_dict(), source.config)
     with pytest.raises(ValueError, match="24"):
         load_student(model("model.width=24"), str(tmp_path))
+    with pytest.raises(ValueError, match="holds one modality: a mixture starts from the run directory of a mixture"):
+        load_student(model(MIXTURE), str(tmp_path))
