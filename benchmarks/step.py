@@ -30,10 +30,10 @@ from benchmarks.data import noise_photo
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from data_shards.index import FolderIndex
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loader import open_loader
 from data_shards.writer import save_folder_index, write_shard
 from models.data2vec import Data2Vec
-from models.flops import flops_per_sample
+from models.flops import flops
 from pretrain import distributed
 from pretrain.engine import Engine
 
@@ -75,7 +75,7 @@ class Clock:
 
 def time_phases(clock: Clock, engine: Engine) -> None:
     """Time the engine's own calls, in place."""
-    clock.time(engine.model, "patches", "student")
+    clock.time(engine.model, "local", "student")
     clock.time(engine.model, "targets", "teacher")
     clock.time(engine.model, "predictions", "student")
     clock.time(engine.deepspeed, "backward", "backward")
@@ -87,7 +87,7 @@ def time_phases(clock: Clock, engine: Engine) -> None:
 def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:
     """For each step after the first, which warms up: seconds by phase, and the `sgemm` rate in GFLOP/s."""
     engine = Engine(Data2Vec(config), config, torch.device("cpu"))
-    batches = MaskedBatchLoader(config, 0, 1).steps(0)
+    batches = open_loader(config, 0, 1).steps(0)
     clock, results = Clock(), []
     time_phases(clock, engine)
     a, b = torch.randn(SGEMM, SGEMM), torch.randn(SGEMM, SGEMM)
@@ -108,6 +108,12 @@ def sgemm_rate(a: Tensor, b: Tensor, repeats: int = 8) -> float:
     for _ in range(repeats):
         a @ b
     return repeats * 2 * SGEMM**3 / (time.perf_counter() - start) / 1e9
+
+
+def step_flops(config: PretrainConfig) -> float:
+    """Matrix products of a step of images."""
+    vision, size = config.vision, config.batch.global_
+    return flops(config.part("vision"), [vision.tokens] * size, [vision.mask.patches] * size)
 
 
 def report(results: list[dict[str, float]], flops: float) -> None:
@@ -147,7 +153,7 @@ def main() -> None:
         config = compose_pretrain([*RECIPE, f"data.shards={shards}", *arguments.overrides])
         versions = f"torch {torch.__version__}, deepspeed {deepspeed.__version__}, Python {platform.python_version()}"
         print(f"{versions}, {torch.get_num_threads()} threads; {' '.join([*RECIPE, *arguments.overrides])}")
-        report(measure(config, arguments.steps), flops_per_sample(config) * config.batch.global_)
+        report(measure(config, arguments.steps), step_flops(config))
         if arguments.profile:
             with torch.profiler.profile() as profile:
                 measure(config, 1)

@@ -49,13 +49,17 @@ def knn_top1(train_features: Tensor, train_labels: Tensor, test_features: Tensor
     return correct / len(test)
 
 
-def linear_top1(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> float:
-    """Accuracy of multinomial logistic regression on features standardised with the training set's mean and deviation.
+def linear_top1(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, each: bool = True
+) -> float:
+    """Accuracy of multinomial logistic regression on features standardised with the training set's mean and deviation:
+    that of each feature, or one of them all (for counts, whose deviations say what is rare).
 
     The weight penalty is the one that does best on every fifth training sample after a fit to the others. Shapes as
     in `knn_top1`; deterministic.
     """
     mean, std = train_features.mean(0), train_features.std(0)
+    std = std if each else std.square().mean().sqrt()
     scale = torch.where(std > 1e-6, 1 / std, 0.0)  # a feature that never varies says nothing
     train, test = (train_features - mean) * scale, (test_features - mean) * scale
     penalty, weight = _choose_penalty(train, train_labels)
@@ -118,7 +122,8 @@ def probe(model: Data2Vec, part: PretrainConfig, weights: Weights = "teacher") -
     own = [features(model, batch, weights, part.batch.micro, device) for batch in (train, test)]
     plain = [values.to(device) for values in baseline(train, test)]
     knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, part.probe.k) for a, b in (own, plain))
-    linear, baseline_linear = (linear_top1(a, train_labels, b, test_labels) for a, b in (own, plain))
+    linear = linear_top1(own[0], train_labels, own[1], test_labels)
+    baseline_linear = linear_top1(plain[0], train_labels, plain[1], test_labels, each=modality != "text")
     return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, part.probe.k, len(train), len(test))
 
 
