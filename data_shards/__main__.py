@@ -12,8 +12,13 @@ from data_shards.build import build
 from data_shards.indexer import index_shards
 from data_shards.validate import validate_shards
 
-USAGE = """usage: ./run.sh shards build source=imagefolder input=DIR output=DIR [name=train] [shard_mb=256] [workers=N]
-       ./run.sh shards build source=demo output=DIR [input=DIR]
+USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [name=train] [shard_mb=256] [workers=N] ...
+           imagefolder                  class folders, or one flat folder
+           audiofolder                  the same with recordings, LibriSpeech's layout, or a TSV manifest
+                                        [min_seconds=2] [segment_seconds=20]
+           textfiles | jsonl | parquet  a folder or a file of documents [tokenizer=DIR] [vocab_size=50265]
+                                        [max_tokens=512] [pack=full] [documents=lines] [label_field=NAME]
+       ./run.sh shards build source=demo|demo_speech|demo_text output=DIR [input=DIR]
        ./run.sh shards validate shards=PATTERN
        ./run.sh shards index shards=PATTERN
 COMMAND --help lists its keys."""

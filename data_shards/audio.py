@@ -19,12 +19,19 @@ MAX_SECONDS = 8 * 3600
 _BLOCK = 1 << 20  # frames decoded at once
 
 
-def _open(data: bytes) -> soundfile.SoundFile:
+class _Stream(soundfile.SoundFile):
+    """A decoder that only goes forward: libsndfile cannot seek in FLAC that was written to a pipe."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(data: bytes) -> _Stream:
     """The decoder; ValueError where the bytes are no audio, or where their header promises more than MAX_SECONDS."""
     if not data:
         raise ValueError("0 bytes")
     try:
-        file = soundfile.SoundFile(io.BytesIO(data))
+        file = _Stream(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
         raise ValueError(f"no audio that can be read ({_reason(error)})") from None
     if _length_known(file) and file.frames > MAX_SECONDS * file.samplerate:
@@ -38,12 +45,12 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     return error.error_string.rstrip(".") or f"libsndfile error {error.code}"
 
 
-def _length_known(file: soundfile.SoundFile) -> bool:
-    """False for FLAC that was written to a pipe: libsndfile then gives the largest integer."""
+def _length_known(file: _Stream) -> bool:
+    """False for FLAC that was written to a pipe: libsndfile gives the largest integer."""
     return file.frames < 2**62
 
 
-def _blocks(file: soundfile.SoundFile, dtype: str) -> Iterator[np.ndarray]:
+def _blocks(file: _Stream, dtype: str) -> Iterator[np.ndarray]:
     """[frames, channels] pieces to the end; ValueError where the bytes are damaged, cut off, or endless."""
     read = 0
     while True:
@@ -62,7 +69,7 @@ def _blocks(file: soundfile.SoundFile, dtype: str) -> Iterator[np.ndarray]:
         raise ValueError(f"cut off: {read} of {file.frames} samples")
 
 
-def _resampled(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+def _resampled(file: _Stream) -> Iterator[np.ndarray]:
     """float32 mono pieces at 16 kHz: the mean of the channels, resampled in one stream."""
     if file.samplerate == SAMPLE_RATE:
         yield from (block.mean(axis=1) for block in _blocks(file, "float32"))

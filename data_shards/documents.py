@@ -67,7 +67,7 @@ class Whole:
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
         if text := decoded(Path(self.path).read_bytes(), self.path, left_out):
-            yield Document(self.key, text)
+            yield Document(f"{self.key}/0", text)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Rows:
             for batch in file.iter_batches(1024, [group], columns):
                 for texts in batch.to_pylist():
                     name = f"{self.path}, row group {group}, row {row}"
-                    if document := _document(f"{self.key}/{group}_{row}", texts, self.fields, name, left_out):
+                    if document := _document(f"{self.key}/{group}-{row}", texts, self.fields, name, left_out):
                         yield document
                     row += 1
 

@@ -58,7 +58,7 @@ class Recording:
         as_is = len(pieces) == 1 and is_stored_form(data)
         others = label_member(self.label) | ({} if self.text is None else {"txt": self.text.encode()})
         for number, piece in enumerate(pieces):
-            key = self.key if len(pieces) == 1 else f"{self.key}_{number:04d}"
+            key = self.key if len(pieces) == 1 else f"{self.key}/piece{number:04d}"
             yield key, {"flac": data if as_is else flac(piece), **others}
 
     def _pieces(self, audio: np.ndarray) -> list[np.ndarray]:
@@ -140,7 +140,7 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     limits = (config.min_seconds, config.segment_seconds)
     units = []
     for key, file, text, label in zip(_manifest_keys(files), files, texts, labels, strict=True):
-        check_name(f"{key}_0000.flac", file.size, file.path)
+        check_name(f"{key}/piece0000.flac", file.size, file.path)
         numbered = None if label is None else number[label]
         units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
     return Split(config.name, "speech", list(mixed(units)), classes, left_out=left_out)

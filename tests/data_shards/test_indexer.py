@@ -1,11 +1,14 @@
+import numpy as np
 import pytest
 import webdataset
-from shard_tools import command, encoded, make_shards, tree
+from shard_tools import clip, command, encoded, make_shards, tree
 
+from configs.schema import frames
 from data_shards.index import load_index, read_rows, sidecar
 from data_shards.indexer import index_shards
 from data_shards.reader import Reader
 from data_shards.tar import END, sample_blocks
+from data_shards.tokenizer import train_tokenizer
 from data_shards.validate import validate_shards
 
 
@@ -39,6 +42,20 @@ def test_indexing_again_gives_what_the_build_wrote(tmp_path):
     assert tree(tmp_path) == before
     assert any("train-000001.tar is empty" in line for line in lines)
     assert read_rows(tmp_path / "train-000000.tar")["length"].tolist() == [2] * 5  # 40 x 30 pixels
+
+
+def test_recordings_and_tokens_of_others_get_their_lengths_and_tokenizer(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "x0.tar")) as writer:
+        writer.write({"__key__": "a", "flac": clip(0, 4000), "txt": "said"})
+        writer.write({"__key__": "b", "wav": b"damaged"})
+        writer.write({"__key__": "c", "npy": np.arange(7, dtype=np.uint16)})
+    index_shards(str(tmp_path))
+    assert read_rows(tmp_path / "x0.tar")["length"].tolist() == [frames(4000), 0, 7]
+    assert load_index(str(tmp_path)).tokenizer is None
+    tokenizer = train_tokenizer(["some text"], 300)
+    tokenizer.save(tmp_path / "tokenizer")
+    index_shards(str(tmp_path))
+    assert load_index(str(tmp_path)).tokenizer == tokenizer.entry
 
 
 def test_keys_in_two_shards_are_refused(tmp_path):

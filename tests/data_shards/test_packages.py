@@ -1,0 +1,70 @@
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from data_shards import packages
+from data_shards.packages import Package, archive, debian, find, unpack_deb
+
+
+def deb(files, kind="xz"):
+    """A Debian package with these files."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=f"w:{kind}") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar.{kind}": data.getvalue()}
+    parts = [b"!<arch>\n"]
+    for name, content in members.items():
+        header = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"
+        parts += [header.encode(), content, b"\n" * (len(content) % 2)]
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz"])
+def test_unpacking(tmp_path, kind):
+    unpack_deb(deb({"usr/share/x/a.txt": b"content"}, kind), tmp_path)
+    assert (tmp_path / "usr/share/x/a.txt").read_bytes() == b"content"
+
+
+def test_files_stay_below_the_folder(tmp_path):
+    with pytest.raises(tarfile.TarError):
+        unpack_deb(deb({"../../evil": b"x"}), tmp_path / "deep" / "er")
+    assert not (tmp_path / "evil").exists()
+
+
+def read(folder, place):
+    return (place, (folder / "a.txt").read_text()) if (folder / "a.txt").is_file() else None
+
+
+def take(unpacked, target):
+    (unpacked / "usr/a.txt").rename(target / "a.txt")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A package in an archive that is a folder, no apt-get, and an empty cache."""
+    (tmp_path / "pool").mkdir()
+    data = deb({"usr/a.txt": b"content"})
+    (tmp_path / "pool/x_1_all.deb").write_bytes(data)
+    monkeypatch.setattr(packages, "_ARCHIVE", f"file://{tmp_path}/pool")
+    monkeypatch.setattr(packages.shutil, "which", lambda _: None)
+    monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path / "cache"))
+    return Package("x", "x_1_all.deb", hashlib.sha256(data).hexdigest())
+
+
+def test_the_archive_serves_where_there_is_no_apt_get(served, tmp_path):
+    places = debian("data", [served], take)
+    assert find("", "a.txt", places, read) == (places[1].title, "content")
+    assert find("", "a.txt", places, read)[0].startswith("the cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["data"]
+
+
+def test_other_bytes_than_the_pinned_ones_are_refused(served, tmp_path):
+    with pytest.raises(RuntimeError, match="another sha256"):
+        archive([Package("x", served.pool, "0" * 64)], tmp_path)
+    with pytest.raises(ValueError, match=r"no apt-get here; .*another sha256"):
+        find("", "a.txt", debian("data", [Package("x", served.pool, "0" * 64)], take), read)
