@@ -8,11 +8,8 @@ from transformers import AutoTokenizer
 from data_shards.tokenizer import load_tokenizer, train_tokenizer
 from data_shards.tokens import read_tokens, tokens_npy
 
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog.",
-    "A dog's naïve café\n\twith 1,234 foxes 😀",
-    "<s><s><s> <mask>",
-] * 20
+PROSE = ["The quick brown fox jumps over the lazy dog.", "A dog's naïve café\n\twith 1,234 foxes 😀"]
+TEXTS = [*PROSE, "<s><s><s> <mask>"] * 20
 
 
 @pytest.fixture(scope="module")
