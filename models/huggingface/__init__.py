@@ -2,7 +2,8 @@
 
 Names: data2vec.md section 11. The regression head has no place there and is left out; a folder without a mask vector
 (the published vision models) leaves ours as initialised. DeepNorm's blocks become post-norm ones:
-LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon, so that the branches' outputs are divided by a.
+LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon (Base: 5e-6 of the hidden states' scale), so that
+the branches' outputs are divided by a.
 """
 
 from __future__ import annotations
