@@ -62,5 +62,5 @@ def test_gradients_with_dropout_are_those_of_the_drawn_mask(lengths):
         torch.manual_seed(1)
         return dropout(attend(*arguments, lengths=lengths, dropout=0.4), 0.3)
 
-    arguments = tuple(tensor.double().detach().requires_grad_() for tensor in inputs()[:3])
+    arguments = tuple(tensor.double()[:, :, :2].detach().requires_grad_() for tensor in inputs()[:3])
     assert torch.autograd.gradcheck(run, arguments)

@@ -4,14 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import OptimizerConfig
-from models.data2vec import Data2Vec, masked_rows, parameter_groups, regression_loss
+from configs.schema import LossConfig, OptimizerConfig, PretrainConfig, TeacherConfig
+from models.data2vec import Data2Vec, average, masked_rows, parameter_groups, regression_loss
 from models.statistics import std_from_moments
-from tests.models.common import random_batch, randomise, tiny_config
+from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
+
+each_modality = pytest.mark.parametrize("modality", MODALITIES)
+each_with_padding = pytest.mark.parametrize("modality", ["speech", "text"])
 
 
 def make_model(**model) -> Data2Vec:
-    model = Data2Vec(tiny_config(**model))
+    return randomised(tiny_config(**model))
+
+
+def randomised(config: PretrainConfig) -> Data2Vec:
+    model = Data2Vec(config)
     randomise(model.student, seed=1)
     randomise(model.teacher, seed=2)
     return model
@@ -22,69 +29,158 @@ def losses(model: Data2Vec, batches) -> list[torch.Tensor]:
     return [model(batch, count).loss for batch in batches]
 
 
-def test_teacher_is_a_frozen_copy_that_stays_in_evaluation_mode():
-    model = Data2Vec(tiny_config(drop_path=0.5)).train()
+@each_modality
+def test_teacher_is_a_frozen_copy_that_stays_in_evaluation_mode(modality):
+    model = Data2Vec(tiny_config(modality=modality)).train()
     for _, student, teacher in model.tracked():
         assert torch.equal(student, teacher) and student is not teacher and not teacher.requires_grad
-    assert len(model.tracked()) == len(list(model.student.parameters()))
     assert model.student.training and not any(module.training for module in model.teacher.modules())
 
 
-def test_every_student_parameter_gets_a_gradient_and_no_teacher_parameter():
-    model = make_model(drop_path=0.9).train()
+@each_modality
+def test_every_student_parameter_gets_a_gradient_and_no_teacher_parameter(modality):
+    model = make_model(modality=modality, drop_path=0.9 if modality == "vision" else 0.0).train()
     losses(model, [random_batch(model.config)])[0].backward()
     assert [name for name, parameter in model.student.named_parameters() if parameter.grad is None] == []
     assert [name for name, parameter in model.teacher.named_parameters() if parameter.grad is not None] == []
 
 
-def test_loss_against_a_plain_implementation():
+def test_vision_loss_against_a_plain_implementation():
     """Full forward of both networks, boolean selection of the masked patches, everything by hand."""
     model = make_model().eval()
     batch = random_batch(model.config, masked=4)
-    patches = model.patches(batch)
-    blocks = [output[:, 1:] for output in model.teacher(patches, top=2)]
+    seen, whole = model.local(batch)
+    blocks = [output[:, 1:] for output in model.teacher(whole, batch.lengths, top=2)]
     target = F.layer_norm(torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0), (32,))[batch.mask]
-    prediction = model.student.head(model.student.norm(model.student(patches, batch.mask)[0]))[:, 1:][batch.mask]
+    prediction = model.student.predict(model.student(seen, batch.lengths, batch.mask)[0])[:, 1:][batch.mask]
     difference = (prediction - target).abs()
     expected = torch.where(difference < 2, 0.5 * difference**2 / 2, difference - 1).mean()
-    output = model(batch, batch.mask.sum())
+    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+
+
+def test_speech_loss_against_a_plain_implementation():
+    """Every clip alone: feed-forward results with zero mean and unit variance over its frames, averaged; the squared
+    error summed over channels, times H^(-1/2)."""
+    model = make_model(modality="speech").eval()
+    batch = random_batch(model.config)
+    targets, predictions = [], []
+    for i, length in enumerate(batch.lengths.tolist()):
+        clip, mask = batch.take(torch.tensor([i])), batch.mask[i, :length]
+        seen, whole = model.local(clip)
+        blocks = model.teacher(whole, clip.lengths, top=2, target="ffn")
+        normalised = [F.instance_norm(block.transpose(1, 2)).transpose(1, 2) for block in blocks]
+        targets.append(torch.stack(normalised).mean(0)[0, mask])
+        predictions.append(model.student.predict(model.student(seen, clip.lengths, clip.mask)[0])[0, mask])
+    target, prediction = torch.cat(targets), torch.cat(predictions)
+    expected = (prediction - target).square().sum(1).mean() / 32**0.5
+    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+
+
+def test_text_loss_against_a_plain_implementation():
+    """The teacher sees the whole text; LayerNorm of feed-forward results, averaged; Smooth-L1 summed over channels."""
+    model = make_model(modality="text").eval()
+    batch = random_batch(model.config)
+    embedding = model.student.embedding.weight
+    blocks = model.teacher(F.embedding(batch.inputs, embedding), batch.lengths, top=2, target="ffn")
+    target = torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0)[batch.mask]
+    seen = F.embedding(batch.corrupted, embedding)
+    prediction = model.student.predict(model.student(seen, batch.lengths)[0])[batch.mask]
+    difference = (prediction - target).abs()
+    expected = torch.where(difference < 4, difference**2 / 8, difference - 2).sum(1).mean()
+    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+
+
+def compare(output, expected: torch.Tensor, target: torch.Tensor, prediction: torch.Tensor) -> None:
     torch.testing.assert_close(output.loss, expected)
-    torch.testing.assert_close(std_from_moments(output.target_moments).float(), (target.var(0) + 1e-6).sqrt().mean())
-    torch.testing.assert_close(
-        std_from_moments(output.prediction_moments).float(), (prediction.var(0) + 1e-6).sqrt().mean()
-    )
+    for moments, values in ((output.target_moments, target), (output.prediction_moments, prediction)):
+        torch.testing.assert_close(std_from_moments(moments).float(), (values.var(0) + 1e-6).sqrt().mean())
 
 
 def test_teacher_sees_the_unmasked_image_and_the_student_the_masked_one():
     model = make_model().eval()
     batch = random_batch(model.config)
-    patches, (rows, _) = model.patches(batch), masked_rows(batch.mask, 6)
-    changed = torch.where(batch.mask[..., None], patches + 1, patches)
-    assert torch.equal(model.predictions(patches, batch.mask, rows), model.predictions(changed, batch.mask, rows))
-    assert not torch.allclose(model.targets(patches, rows), model.targets(changed, rows))
+    (seen, whole), (rows, _) = model.local(batch), masked_rows(batch.mask, 6)
+    changed = [torch.where(batch.mask[..., None], local + 1, local) for local in (seen, whole)]
+    assert torch.equal(model.predictions(batch, seen, rows), model.predictions(batch, changed[0], rows))
+    assert not torch.allclose(model.targets(batch, whole, rows), model.targets(batch, changed[1], rows))
 
 
-def test_smooth_l1_and_squared_error():
-    predictions, targets = torch.tensor([[[0.0, 3.0], [5.0, 5.0]]]), torch.zeros(1, 2, 2)
-    weight = torch.tensor([[1.0, 0.0]])
-    assert float(regression_loss(predictions, targets, weight, beta=2.0)) == (0 + (3 - 1)) / 2
-    assert float(regression_loss(predictions, targets, weight, beta=4.0)) == (0 + 9 / 8) / 2
-    assert float(regression_loss(predictions, targets, weight, beta=0.0)) == 9 / 2
+@each_with_padding
+@pytest.mark.parametrize("norm", ["pre", "post", "deep"])
+def test_a_sample_does_not_depend_on_what_it_is_batched_with(modality, norm):
+    """Loss, statistics and gradients of a padded batch are the sums of those of its samples alone."""
+    model = make_model(modality=modality, norm=norm)
+    batch = random_batch(model.config)
+    alone = [batch.take(torch.tensor([i])) for i in range(4)]
+    whole, summed = results(model, [batch]), results(model, alone)
+    for mine, theirs in zip(whole, summed, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_loss_and_gradient_add_up_over_micro_batches():
-    model = make_model()
-    batch = random_batch(model.config, size=5, masked=4)
+@each_with_padding
+def test_what_lies_behind_a_samples_end_has_no_influence(modality):
+    model, batch = make_model(modality=modality), random_batch(tiny_config(modality=modality))
+    padding = torch.arange(batch.mask.shape[1]) >= batch.lengths[:, None]
+    if modality == "speech":
+        samples = torch.tensor([400 + 320 * (length - 1) for length in batch.lengths.tolist()])
+        padding = torch.arange(batch.inputs.shape[1]) >= samples[:, None]
+    assert bool(padding.any())
+    other = replace(batch, inputs=batch.inputs.masked_fill(padding, 7))
+    for mine, theirs in zip(results(model, [batch]), results(model, [other]), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_leaky_positions_let_padding_through():
+    config = tiny_config(modality="speech")
+    config.speech.leaky_positions = True
+    batch, model = random_batch(config), randomised(config)
+    alone = results(model, [batch.take(torch.tensor([i])) for i in range(4)])[0]
+    assert abs(float(results(model, [batch])[0] - alone)) > 1e-3
+
+
+@each_modality
+def test_loss_and_gradient_add_up_over_micro_batches(modality):
+    model = make_model(modality=modality)
+    batch = random_batch(model.config, size=5, masked=3, lengths=None if modality == "vision" else [9, 14, 8, 11, 12])
     batch.mask[0, batch.mask[0].nonzero()[0]] = False  # unequal counts
-    parts = [batch.map(lambda tensor, s=s: tensor[s]) for s in (slice(0, 2), slice(2, 5))]
-    gradients = []
-    for batches in ([batch], parts):
-        model.zero_grad()
-        total = sum(losses(model, batches))
-        total.backward()
-        gradients.append([total.detach(), *(parameter.grad.clone() for parameter in model.student.parameters())])
-    for whole, summed in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, summed, rtol=1e-4, atol=1e-6)
+    parts = [batch.take(rows) for rows in (torch.arange(2), torch.arange(2, 5))]
+    for whole, summed in zip(results(model, [batch]), results(model, parts), strict=True):
+        torch.testing.assert_close(whole, summed, rtol=1e-4, atol=1e-5)
+
+
+def results(model: Data2Vec, batches) -> list[torch.Tensor]:
+    """The step's loss without dropout, and its gradients."""
+    model.eval().zero_grad()
+    total = sum(losses(model, batches))
+    total.backward()
+    return [total.detach(), *(parameter.grad.clone() for parameter in model.student.parameters())]
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("layer", -1), ("instance", 0), ("none", None)])
+def test_normalisation_of_targets(kind, axis):
+    x, lengths = torch.randn(3, 7, 32) * 5 + 2, torch.tensor([4, 7, 2])
+    got = average([x], lengths, TeacherConfig(block_norm=kind, mean_norm="none"))
+    for sample, normalised, length in zip(x, got, lengths.tolist(), strict=True):
+        expected = sample[:length]
+        if axis is not None:
+            variance, mean = torch.var_mean(expected, axis, correction=0, keepdim=True)
+            expected = (expected - mean) / (variance + 1e-5).sqrt()
+        torch.testing.assert_close(normalised[:length], expected)
+    twice = average([x, -x], lengths, TeacherConfig(block_norm="none", mean_norm=kind))
+    assert float(twice.abs().max()) == 0
+
+
+def test_smooth_l1_squared_error_and_reductions():
+    predictions, targets = torch.tensor([[[0.0, 3.0], [5.0, 5.0]]]), torch.zeros(1, 2, 2)
+
+    def loss(beta: float, reduction: str) -> float:
+        return float(regression_loss(predictions, targets, torch.tensor([[1.0, 0.0]]), LossConfig(beta, reduction)))
+
+    assert loss(2.0, "mean") == (0 + (3 - 1)) / 2
+    assert loss(4.0, "mean") == (0 + 9 / 8) / 2
+    assert loss(0.0, "mean") == 9 / 2
+    assert loss(0.0, "sum") == 9
+    assert loss(0.0, "sqrt") == pytest.approx(9 / 2**0.5)
 
 
 def test_padded_rows_have_no_influence():
@@ -108,31 +204,60 @@ def test_masked_rows():
         masked_rows(mask, 1)
 
 
-def test_bfloat16_forward_has_a_float32_loss_and_integer_positions():
-    model = make_model(drop_path=0.2, attention_dropout=0.1).bfloat16()
-    output = model(random_batch(model.config), torch.tensor(24))
-    output.loss.backward()
-    assert output.loss.dtype == torch.float32 and bool(output.loss.isfinite())
-    assert model.student.positions.index.dtype == torch.int64
-    reference = make_model()(random_batch(model.config), torch.tensor(24)).loss
-    torch.testing.assert_close(output.loss.detach(), reference.detach(), rtol=0.05, atol=0)
+@each_modality
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_bfloat16_forward_has_a_float32_loss(modality, norm):
+    model = make_model(modality=modality, norm=norm, dropout=0.0, attention_dropout=0.0)
+    batch = random_batch(model.config)
+    reference = losses(model, [batch])[0].detach()
+    (loss,) = losses(model.bfloat16(), [batch])
+    loss.backward()
+    assert loss.dtype == torch.float32 and bool(loss.isfinite())
+    torch.testing.assert_close(loss.detach(), reference, rtol=0.05, atol=0)
+    if modality == "vision":
+        assert model.student.positions.index.dtype == torch.int64
 
 
-def test_features_are_of_the_whole_unmasked_image_and_restore_the_mode():
-    model = make_model(drop_path=0.5).train()
-    images = random_batch(model.config, size=3).inputs
-    features = model.features(images)
-    assert features.shape == (3, 32) and features.dtype == torch.float32
-    torch.testing.assert_close(model.features(images[1:2])[0], features[1])
-    assert not torch.allclose(model.features(images, "student"), features)
+@each_modality
+def test_features_are_of_the_whole_sample_and_restore_the_mode(modality, monkeypatch):
+    model = make_model(modality=modality, dropout=0.3).train()
+    batch = random_batch(model.config, size=5)
+    batch = replace(batch, mask=torch.zeros_like(batch.mask), corrupted=None)
+    features = model.features(batch)
+    assert features.shape == (5, 32) and features.dtype == torch.float32
+    assert float(features.abs().mean()) > 0.1  # the mean of an instance norm over a clip would be nothing
+    for i in range(5):
+        torch.testing.assert_close(model.features(batch.take(torch.tensor([i])))[0], features[i], rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("models.data2vec.FEATURE_BATCH", 2)
+    torch.testing.assert_close(model.features(batch), features, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model.features(batch, "student"), features)
     assert model.student.training and not model.teacher.training
+
+
+def test_features_of_text_leave_special_tokens_out():
+    config = tiny_config(modality="text")
+    config.teacher.layers, config.model.layers = 1, 1
+    model, batch = randomised(config), random_batch(config, lengths=[6, 9])
+    batch = replace(batch, corrupted=None)
+    (block,) = model.teacher(model.student.local(batch.inputs), batch.lengths, target="ffn")
+    expected = F.layer_norm(block, (32,))[0, 1:5].mean(0)
+    torch.testing.assert_close(model.features(batch)[0], expected)
+
+
+def test_layer_drop_follows_the_shared_seed():
+    model = make_model(modality="speech", layer_drop=0.5, dropout=0.0, attention_dropout=0.0).train()
+    batch = random_batch(model.config)
+    seeds = {seed: round(float(model(batch, torch.tensor(12), seed).loss.detach()), 5) for seed in (3, 4, 5, 6, 7, 8)}
+    assert len(set(seeds.values())) > 1
+    assert seeds == {seed: round(float(model(batch, torch.tensor(12), seed).loss.detach()), 5) for seed in seeds}
 
 
 def test_parameter_groups_of_the_vision_recipe():
     model = Data2Vec(tiny_config())
     names = {id(parameter): name for name, parameter in model.student.named_parameters()}
     decayed, spared = parameter_groups(model, OptimizerConfig(weight_decay=0.05))
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0) and decayed["teacher"]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    assert decayed["teacher"] and spared["teacher"] and decayed["modality"] is None
     decayed, spared = ({names[id(parameter)] for parameter in group["params"]} for group in (decayed, spared))
     assert {"tokens.mask", "positions.table", "patch_embedding.weight", "head.weight"} <= decayed
     assert {"tokens.cls", "encoder.blocks.0.gamma1", "encoder.blocks.0.attention.qkv.q_bias", "norm.weight"} <= spared
