@@ -3,11 +3,13 @@ torch.compile, batched products on a CPU.
 
 Shapes: B samples, h heads, d channels a head, M queries, N keys. On a CPU `scaled_dot_product_attention` has no
 fused kernel for a bias that needs a gradient, nor for dropout: its fallback scales q and k by copies, draws dropout
-by a serial Bernoulli and walks over all B h M N scores in main memory at every step. Going sample by sample keeps the
-scores in the cache, and takes half the time; and a sample's products then leave its padding out.
+by a serial Bernoulli and walks over all B h M N scores in main memory at every step. Going by a few samples of one
+length at a time keeps the scores in the cache, and takes half the time; and a sample's products leave its padding out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from models.dropout import keep_mask, on_gpu_or_compiled, random_bits
 
+_CACHED = 2**18  # scores that are computed at once, where one sample has fewer
 _ALIGNMENT = 8  # columns: fused attention copies a bias whose rows are not aligned to this
 
 
@@ -29,7 +32,7 @@ def attend(
     if on_gpu_or_compiled(q):
         return _fused(q, k, v, bias, lengths, dropout)
     counts = [k.shape[1]] * len(k) if lengths is None else lengths.tolist()
-    return _SampleBySample.apply(q, k, v, bias, counts, dropout)
+    return _GroupByGroup.apply(q, k, v, bias, counts, dropout)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, lengths: Tensor | None, dropout: float) -> Tensor:
@@ -48,65 +51,82 @@ def _padding_bias(lengths: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(padding.shape, dtype=dtype, device=lengths.device).masked_fill_(padding, -torch.inf)[..., :keys]
 
 
-class _SampleBySample(torch.autograd.Function):
-    """Attention as products of one sample's heads at a time; dropout's scale 1 / (1 - p) goes into the output."""
+def _groups(counts: list[int], scores: int) -> Iterator[tuple[slice, int]]:
+    """Neighbouring samples with the same number of keys, few enough for the cache: (samples, keys).
+
+    scores: of one sample, for each of its keys.
+    """
+    first = 0
+    while first < len(counts):
+        keys = counts[first]
+        last, limit = first + 1, first + max(1, _CACHED // (scores * keys))
+        while last < min(limit, len(counts)) and counts[last] == keys:
+            last += 1
+        yield slice(first, last), keys
+        first = last
+
+
+class _GroupByGroup(torch.autograd.Function):
+    """Attention as products of a group of samples at a time; dropout's scale 1 / (1 - p) goes into the output."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, counts: list[int], dropout: float) -> Tensor:
-        sizes = [q.shape[2] * q.shape[1] * count for count in counts]
+        groups = list(_groups(counts, q.shape[2] * q.shape[1]))
         keep_probabilities = any(ctx.needs_input_grad)
-        probabilities = q.new_empty(sum(sizes) if keep_probabilities else max(sizes))
-        bits = random_bits(sum(sizes)) if dropout else None
+        probabilities: list[Tensor] = []
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        start = 0
-        for b, (count, size) in enumerate(zip(counts, sizes, strict=True)):
-            logits = _logits(q[b], k[b, :count], None if bias is None else _of_sample(bias, b, count))
-            p = probabilities[start : start + size] if keep_probabilities else probabilities[:size]
-            p = torch.softmax(logits, -1, out=p.view(logits.shape))
-            if bits is not None:
-                p = p * keep_mask(bits[start : start + size].view(p.shape), dropout, p.dtype)
-            torch.mul(_heads(p @ _heads(v[b, :count])), 1 / (1 - dropout), out=out[b])
-            start += size
-        ctx.save_for_backward(q, k, v, bias, probabilities, bits)
-        ctx.dropout, ctx.counts, ctx.sizes = dropout, counts, sizes
+        bits = []
+        for some, keys in groups:
+            logits = _logits(q[some], k[some, :keys], None if bias is None else _of_samples(bias, some, keys))
+            p = torch.softmax(logits, -1)
+            if keep_probabilities:
+                probabilities.append(p)
+            if dropout:
+                bits.append(random_bits(p.numel()).view(p.shape))
+                p = p * keep_mask(bits[-1], dropout, p.dtype)
+            torch.mul(_heads(p @ _heads(v[some, :keys])), 1 / (1 - dropout), out=out[some])
+        ctx.save_for_backward(q, k, v, bias, *probabilities, *bits)
+        ctx.dropout, ctx.groups = dropout, groups
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        q, k, v, bias, probabilities, bits = ctx.saved_tensors
+        q, k, v, bias, *saved = ctx.saved_tensors
+        probabilities, bits = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
         scale = q.shape[-1] ** -0.5
         d_q, d_k, d_v = (torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (q, k, v))
         d_bias = None if bias is None else torch.zeros_like(bias)
-        start = 0
-        for b, (count, size) in enumerate(zip(ctx.counts, ctx.sizes, strict=True)):
-            p = probabilities[start : start + size].view(q.shape[2], q.shape[1], count)
-            kept = None if bits is None else keep_mask(bits[start : start + size].view(p.shape), ctx.dropout, p.dtype)
-            d_out = _heads(grad[b] * (1 / (1 - ctx.dropout)))
-            d_v[b, :count] = _heads((p if kept is None else p * kept).mT @ d_out)
-            d_p = d_out @ _heads(v[b, :count]).mT
+        for i, (some, keys) in enumerate(ctx.groups):
+            p = probabilities[i]
+            kept = keep_mask(bits[i], ctx.dropout, p.dtype) if ctx.dropout else None
+            d_out = _heads(grad[some] * (1 / (1 - ctx.dropout)))
+            d_v[some, :keys] = _heads((p if kept is None else p * kept).mT @ d_out)
+            d_p = d_out @ _heads(v[some, :keys]).mT
             d_logits = torch._softmax_backward_data(d_p if kept is None else d_p.mul_(kept), p, -1, p.dtype)
             if d_bias is not None:
-                _of_sample(d_bias, b, count).add_(d_logits)
-            torch.mul(_heads(d_logits @ _heads(k[b, :count])), scale, out=d_q[b])
-            torch.mul(_heads(d_logits.mT @ _heads(q[b])), scale, out=d_k[b, :count])
-            d_k[b, count:], d_v[b, count:] = 0, 0
-            start += size
+                of_samples = _of_samples(d_bias, some, keys)
+                of_samples.add_(d_logits if bias.dim() == 4 else d_logits.sum(0))
+            torch.mul(_heads(d_logits @ _heads(k[some, :keys])), scale, out=d_q[some])
+            torch.mul(_heads(d_logits.mT @ _heads(q[some])), scale, out=d_k[some, :keys])
+            d_k[some, keys:], d_v[some, keys:] = 0, 0
         return d_q, d_k, d_v, d_bias, None, None
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """q [M, h, d], k [n, h, d], bias [h, M, n] -> [h, M, n]."""
+    """q [b, M, h, d], k [b, n, h, d], bias [h, M, n] or [b, h, M, n] -> [b, h, M, n]."""
     scale = q.shape[-1] ** -0.5
     if bias is None:
-        return torch.bmm(_heads(q) * scale, _heads(k).mT)
-    return torch.baddbmm(bias, _heads(q), _heads(k).mT, alpha=scale)
+        return _heads(q * scale) @ _heads(k).mT
+    shape = (len(q), q.shape[2], q.shape[1], k.shape[1])
+    flat = (bias.expand(shape), _heads(q), _heads(k).mT)
+    return torch.baddbmm(*(tensor.reshape(-1, *tensor.shape[2:]) for tensor in flat), alpha=scale).view(shape)
 
 
-def _of_sample(bias: Tensor, sample: int, keys: int) -> Tensor:
-    """bias [h, M, N] or [B, h, M, N] -> the view [h, M, keys] of one sample."""
-    return (bias[sample] if bias.dim() == 4 else bias)[..., :keys]
+def _of_samples(bias: Tensor, samples: slice, keys: int) -> Tensor:
+    """bias [h, M, N] or [B, h, M, N] -> the view [h, M, keys] or [b, h, M, keys] of some samples."""
+    return (bias[samples] if bias.dim() == 4 else bias)[..., :keys]
 
 
 def _heads(x: Tensor) -> Tensor:
-    """[tokens, h, d] <-> [h, tokens, d], as a view."""
-    return x.transpose(0, 1)
+    """[b, tokens, h, d] <-> [b, h, tokens, d], as a view."""
+    return x.transpose(1, 2)
