@@ -82,6 +82,7 @@ def test_speech_is_split_by_its_first_word(tmp_path):
     words = {sample.members["txt"].split()[0] for sample in train}
     assert len(words) == len(train) // 10 and not any("cls" in sample.members for sample in train)
     classes = load_index(f"{tmp_path}/out").classes
+    assert len(probe) == 5 * len(words - {b"The"})
     told = {classes[int(sample.members["cls"])] for sample in probe}
     assert told == {word.decode()[0].lower() for word in words - {b"The"}}
     assert {classes[int(sample.members["cls"])] for sample in test} == {"p", "d", "m"} - told
