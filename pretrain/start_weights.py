@@ -52,6 +52,9 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
     if here != there and (config.is_mixture or not here < there):
         known, asked = ",".join(theirs.modalities), ",".join(config.modalities)
         raise ValueError(f"init={folder} was trained on {known}, this run has modality={asked}: give a run of {asked}")
+    blocks = theirs.mixture.blocks
+    if config.is_mixture and config.mixture.blocks != blocks:
+        raise ValueError(f"init={folder} has mixture.blocks={blocks}, here it is another: set mixture.blocks={blocks}")
     for modality in config.modalities:
         norm, own = theirs.part(modality).model.norm, config.part(modality).model.norm
         if norm != own:

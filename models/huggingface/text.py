@@ -78,7 +78,7 @@ def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 def copy_tokenizer(source: Path, target: Path, part: PretrainConfig) -> None:
     """Copy the tokenizer's files, and say there how long a text may be. ValueError where `source` is no tokenizer."""
     if not (source / "vocab.json").is_file():
-        raise ValueError(f"{source} has no vocab.json: copy the folder `tokenizer` of the run's shards there")
+        raise ValueError(f"{source} has no vocab.json: put there the files of `tokenizer` beside the shards")
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, target / file.name)
     settings = target / "tokenizer_config.json"

@@ -121,7 +121,7 @@ def test_tokenizer_gives_our_ids(tmp_path, tokenizer):
 
 def test_missing_tokenizer(tmp_path):
     config = part("text")
-    with pytest.raises(ValueError, match="none has no vocab.json: copy the folder `tokenizer`"):
+    with pytest.raises(ValueError, match="none has no vocab.json: put there the files of `tokenizer`"):
         save_pretrained(tmp_path, Data2Vec(config).student.state_dict(), config, tmp_path / "none")
 
 

@@ -79,6 +79,7 @@ def test_a_mixture_starts_a_mixture_and_one_of_its_modalities(run_of, blocks):
         (["modality=vision"], [MIXTURE], "trained on vision, this run has modality=vision,speech"),
         ([MIXTURE], ["modality=text"], "trained on vision,speech, this run has modality=text"),
         ([MIXTURE], ["modality=speech"], "has pre-norm speech blocks, here they are post: set model.norm=pre"),
+        ([MIXTURE, "mixture.blocks=separate"], [MIXTURE], "here it is another: set mixture.blocks=separate"),
         (["modality=text"], ["modality=text", "model.norm=deep"], "here they are deep: set model.norm=post"),
         (["modality=text"], ["modality=text", "text.max_tokens=32"], "positions.weight is .18, 16.* same .*text"),
     ],
