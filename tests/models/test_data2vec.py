@@ -213,7 +213,8 @@ def test_bfloat16_forward_has_a_float32_loss(modality, norm):
     (loss,) = losses(model.bfloat16(), [batch])
     loss.backward()
     assert loss.dtype == torch.float32 and bool(loss.isfinite())
-    torch.testing.assert_close(loss.detach(), reference, rtol=0.05, atol=0)
+    # Instance norm over a dozen frames of noise magnifies what they differ by.
+    torch.testing.assert_close(loss.detach(), reference, rtol=0.2 if modality == "speech" else 0.05, atol=0)
     if modality == "vision":
         assert model.student.positions.index.dtype == torch.int64
 

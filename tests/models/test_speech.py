@@ -22,12 +22,17 @@ def test_published_numbers_of_frames(encoder, samples: int, expected: int):
 
 
 def test_feature_encoder_is_a_stack_of_convolutions(encoder):
-    waveform = torch.randn(2, 1234)
+    waveform = torch.randn(2, 1234, requires_grad=True)
     x = waveform[:, None]
     for layer, stride in zip(encoder.layers, CONV_STRIDES, strict=True):
         x = F.conv1d(x, layer.conv.weight, stride=stride).transpose(1, 2)
         x = F.gelu(F.layer_norm(x, (8,), layer.norm.weight, layer.norm.bias, 1e-5)).transpose(1, 2)
-    torch.testing.assert_close(encoder(waveform), x.transpose(1, 2), rtol=1e-4, atol=1e-5)
+    ours = encoder(waveform)
+    torch.testing.assert_close(ours, x.transpose(1, 2), rtol=1e-4, atol=1e-5)
+    inputs, weight = [waveform, *encoder.parameters()], torch.randn_like(ours)
+    gradients = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, x.transpose(1, 2))]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_receptive_field_and_stride(encoder):
