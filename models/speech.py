@@ -54,10 +54,11 @@ class _Products(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.frames = stride, (x.shape[1] - weight.shape[2]) // stride + 1
-        out = None
-        for windows, run in zip(_windows(x, weight, ctx), _runs(weight, ctx), strict=True):
-            run = run.mT.expand(len(x), -1, -1)
-            out = torch.bmm(windows, run) if out is None else torch.baddbmm(out, windows, run, out=out)
+        runs = [run.mT.expand(len(x), -1, -1) for run in _runs(weight, ctx)]
+        first, *others = zip(_windows(x, weight, ctx), runs, strict=True)
+        out = torch.bmm(*first)
+        for windows, run in others:
+            torch.baddbmm(out, windows, run, out=out)
         return out
 
     @staticmethod
