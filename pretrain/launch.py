@@ -28,7 +28,7 @@ from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
 from configs.schema import Modality, PretrainConfig
-from data_shards.demo import cache_folder
+from data_shards.packages import cache_folder
 from data_shards.index import read_folder_index, resolve
 from pretrain.metrics import read_rows
 
@@ -231,7 +231,7 @@ class DemoSet(NamedTuple):
 
 DEMO: dict[Modality, DemoSet] = {
     "vision": DemoSet("demo", "shards", "train"),
-    "speech": DemoSet("demo_speech", "shards_speech", "train"),
+    "speech": DemoSet("demo_speech", "shards_speech", "probe"),
     "text": DemoSet("demo_text", "shards_text", "probe"),
 }
 

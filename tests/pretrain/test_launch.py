@@ -159,7 +159,7 @@ def test_the_demo_gets_what_the_user_did_not_give(monkeypatch: pytest.MonkeyPatc
     assert added("data.shards=mine", "run.dir=there") == []
 
 
-@pytest.mark.parametrize(("modality", "folder", "probe"), [("speech", "speech", "train"), ("text", "text", "probe")])
+@pytest.mark.parametrize(("modality", "folder", "probe"), [("speech", "speech", "probe"), ("text", "text", "probe")])
 def test_every_modality_has_its_demo(monkeypatch: pytest.MonkeyPatch, modality: str, folder: str, probe: str) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
     overrides = [f"modality={modality}"]
