@@ -28,8 +28,8 @@ from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
 from configs.schema import Modality, PretrainConfig
-from data_shards.packages import cache_folder
 from data_shards.index import read_folder_index, resolve
+from data_shards.packages import cache_folder
 from pretrain.metrics import read_rows
 
 DEMO_RANKS = 2
