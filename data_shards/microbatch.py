@@ -29,8 +29,8 @@ class Request(NamedTuple):
     samples: np.ndarray
     last: bool
     """Whether it is the last one of its step."""
-    limit: int = 0
-    """Speech and text: tokens to which samples are cropped, a replacement among them."""
+    limits: np.ndarray
+    """Tokens to which each sample, or what replaces it, is cropped; 0 for images."""
     trim: int | None = None
     """Speech: at most so many masked frames of each clip."""
 
@@ -103,7 +103,7 @@ class MicroBatches(Dataset):
         loaded = []
         for i, sample in enumerate(samples.tolist()):
             try:
-                loaded.append(self._sample(sample, draws[i], request.limit))
+                loaded.append(self._sample(sample, draws[i], int(request.limits[i])))
             except BadSample as error:
                 reports.append(self.reader.report(sample, str(error)))
                 samples[i], replacement = self._replacement(request, i, reports)
@@ -118,7 +118,7 @@ class MicroBatches(Dataset):
         return self.kind.load(self.reader.read(sample).members, draws, limit)
 
     def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Any]:
-        """The next good sample of the lane, which does not depend on ranks or workers, cropped as itself."""
+        """The next good sample of the lane, which does not depend on ranks or workers, cropped to its place."""
         if self._epoch_order is None or self._epoch_order.epoch != request.epoch:
             self._epoch_order = EpochOrder(self.index.counts, self.order, request.epoch)
         order = self._epoch_order
@@ -128,7 +128,7 @@ class MicroBatches(Dataset):
             samples = order.ids(request.lanes[i : i + 1], position, position + 1)[0]
             sample, draws = int(samples[0]), self._draws(request.epoch, samples)[0]
             try:
-                return sample, self._sample(sample, draws, request.limit)
+                return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:
                 reports.append(self.reader.report(sample, str(error)))
         shard, name, reason = reports[-1]

@@ -54,7 +54,8 @@ class LaneSteps:
         positions = np.tile(np.arange(position, position + per_lane), len(lanes))
         lanes = lanes.repeat(per_lane)
         parts = [slice(first, first + self.micro) for first in range(0, len(samples), self.micro)]
-        return [Request(epoch, lanes[p], positions[p], samples[p], p.stop == len(samples)) for p in parts]
+        limits = np.zeros_like(samples)
+        return [Request(epoch, lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts]
 
 
 class BinSteps:
@@ -70,22 +71,25 @@ class BinSteps:
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, as many as on every rank."""
         epoch, whole = self.bins.step(step)
-        limit = self._limit(whole)
-        lengths = np.minimum(whole.lengths, limit)
+        limits = self._limits(whole.lengths)
+        lengths = np.minimum(whole.lengths, limits)
         trim = self.clips.fewest_masked(epoch, whole.samples, lengths) if self.clips else None
+        whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
-        parts = cut(lengths, self.split.world, self.batch.micro, self.batch.micro_tokens)
+        parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
         return [
-            Request(epoch, mine.lanes[p], mine.positions[p], mine.samples[p], p is parts[-1], limit, trim)
+            Request(epoch, mine.lanes[p], mine.positions[p], mine.samples[p], p is parts[-1], mine.lengths[p], trim)
             for p in parts
         ]
 
-    def _limit(self, step: Step) -> int:
-        """Tokens to which the step's samples are cropped: their shortest, or their longest, for replacements."""
-        usable = step.lengths[step.lengths >= self.fewest]
-        if not len(usable):
-            return self.bins.longest
-        return int(usable[-1] if self.crop_to_shortest else usable[0])
+    def _limits(self, lengths: np.ndarray) -> np.ndarray:
+        """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its
+        own, or those of the step's shortest. So a replacement, however long, takes no more than the place left to it.
+        """
+        usable = lengths[lengths >= self.fewest]  # the index has 0 for what could not be read
+        if self.crop_to_shortest and len(usable):
+            return np.full_like(lengths, usable[-1])
+        return np.maximum(lengths, self.fewest)
 
 
 def steps_of(part: PretrainConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
