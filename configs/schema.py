@@ -122,7 +122,8 @@ class SpeechMaskConfig:
     length: Annotated[int, Field(ge=1)] = 10
     """Frames of a span; spans may overlap."""
     same_count: bool = False
-    """Trim every clip's mask to the smallest count of the step, at random (published: true)."""
+    """Trim every clip's mask to the smallest count among 16 clips of about its length, at random (published: true,
+    among those of one GPU's batch)."""
 
 
 @dataclass(config=_STRICT)

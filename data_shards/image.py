@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from configs.schema import PretrainConfig, VisionConfig
 from data_shards.batch import MaskedBatch
-from data_shards.masking import block_masks
+from data_shards.masking import Neighbours, block_masks
 from data_shards.randomness import Stream, uniforms
 from data_shards.reader import BadSample
 from data_shards.writer import IMAGE_EXTENSIONS
@@ -215,7 +215,7 @@ class Images:
         return centre_crop(image_bytes(members), self.vision.image_size), np.zeros(3)
 
     def masked(
-        self, epoch: int, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], trim: int | None
+        self, epoch: int, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], _: Neighbours | None
     ) -> MaskedBatch:
         """The batch of these samples, int64 [B]."""
         draws = uniforms(self.seed, epoch, samples, Stream.JITTER, JITTER_DRAWS)

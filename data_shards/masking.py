@@ -13,12 +13,16 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, count
+from typing import NamedTuple
 
 import numpy as np
 
 from configs.schema import SpeechMaskConfig, TextConfig, VisionConfig, VisionMaskConfig
 from data_shards.batch import UNK
 from data_shards.randomness import Stream, uniforms
+
+TRIM_GROUP = 16
+"""Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
 
 _TRIES = 10  # of one rectangle, before the mask is left as it is
 _DRAWN_TRIES = 24  # tries whose numbers are drawn at once: nine masks in ten need no more
@@ -121,10 +125,28 @@ def span_masks(seed: int, epoch: int, samples: np.ndarray, frames: np.ndarray, c
     return _covered(_chosen(draws[:, 1:], count, may_start), length)
 
 
-def trimmed(seed: int, epoch: int, samples: np.ndarray, masks: np.ndarray, count: int) -> np.ndarray:
-    """The masks bool [B, T] with at most `count` True each, the others dropped at random."""
+def trimmed(seed: int, epoch: int, samples: np.ndarray, masks: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The masks bool [B, T] with at most `count` [B] True, the others dropped at random."""
     draws = uniforms(seed, epoch, samples, Stream.TRIM, masks.shape[1])
-    return _chosen(draws, np.full(len(samples), count), masks)
+    return _chosen(draws, count, masks)
+
+
+class Neighbours(NamedTuple):
+    """The clips of about the same length that a micro-batch's clips are trimmed with, in whole groups."""
+
+    samples: np.ndarray
+    """int64 [n], group after group of TRIM_GROUP; the last may be smaller."""
+    frames: np.ndarray
+    """int64 [n], as the index has them; those of fewer than 2 do not count."""
+    group: np.ndarray
+    """int64 [B], which of the groups each clip of the micro-batch is in."""
+
+
+def fewest_masked(seed: int, epoch: int, neighbours: Neighbours, config: SpeechMaskConfig) -> np.ndarray:
+    """int64 [B]: the fewest masked frames of any clip in each clip's group."""
+    masks = span_masks(seed, epoch, neighbours.samples, np.maximum(neighbours.frames, 2), config)
+    counts = np.where(neighbours.frames >= 2, masks.sum(1), masks.shape[1])
+    return np.minimum.reduceat(counts, np.arange(0, len(counts), TRIM_GROUP))[neighbours.group]
 
 
 def token_masks(

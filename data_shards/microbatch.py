@@ -11,6 +11,7 @@ from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
 from data_shards.image import Images
 from data_shards.index import Index
+from data_shards.masking import Neighbours
 from data_shards.order import EpochOrder, OrderConfig
 from data_shards.randomness import Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
@@ -31,8 +32,8 @@ class Request(NamedTuple):
     """Whether it is the last one of its step."""
     limits: np.ndarray
     """Tokens to which each sample, or what replaces it, is cropped; 0 for images."""
-    trim: int | None = None
-    """Speech: at most so many masked frames of each clip."""
+    neighbours: Neighbours | None = None
+    """Speech: the clips with whose masks these are trimmed; None: they are not."""
 
 
 class Loaded(NamedTuple):
@@ -61,8 +62,8 @@ class SampleKind(Protocol):
     def load_whole(self, members: dict[str, bytes]) -> Any:
         """A sample for evaluation, nothing in it random; BadSample where it cannot be used."""
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Any], trim: int | None) -> MaskedBatch:
-        """The masked batch of loaded samples."""
+    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Any], neighbours: Neighbours | None) -> MaskedBatch:
+        """The masked batch of loaded samples; `neighbours` as `Request` has them."""
 
     def unmasked(self, samples: np.ndarray, loaded: list[Any]) -> MaskedBatch:
         """The batch of samples that were loaded for evaluation."""
@@ -108,7 +109,7 @@ class MicroBatches(Dataset):
                 reports.append(self.reader.report(sample, str(error)))
                 samples[i], replacement = self._replacement(request, i, reports)
                 loaded.append(replacement)
-        batch = self.kind.masked(request.epoch, samples, loaded, request.trim)
+        batch = self.kind.masked(request.epoch, samples, loaded, request.neighbours)
         return Loaded(batch, request.last, int((samples != request.samples).sum()), reports)
 
     def _draws(self, epoch: int, samples: np.ndarray) -> np.ndarray:

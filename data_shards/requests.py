@@ -13,9 +13,10 @@ from configs.schema import PretrainConfig
 from data_shards.bins import Bins, Step, cut, sample_lengths
 from data_shards.cursor import Cursor, StepSplit
 from data_shards.index import Index
+from data_shards.masking import TRIM_GROUP, Neighbours
 from data_shards.microbatch import Request
 from data_shards.order import EpochOrder
-from data_shards.speech import FEWEST_FRAMES, Clips
+from data_shards.speech import FEWEST_FRAMES
 from data_shards.text import FEWEST_TOKENS
 
 
@@ -66,21 +67,34 @@ class BinSteps:
         self.bins, self.split, self.batch = bins, split, part.batch
         self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
         self.crop_to_shortest = speech and part.speech.crop == "shortest"
-        self.clips = Clips(part) if speech and part.speech.mask.same_count else None
+        self.same_count = speech and part.speech.mask.same_count
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, as many as on every rank."""
         epoch, whole = self.bins.step(step)
         limits = self._limits(whole.lengths)
-        lengths = np.minimum(whole.lengths, limits)
-        trim = self.clips.fewest_masked(epoch, whole.samples, lengths) if self.clips else None
+        counted = np.minimum(whole.lengths, limits)  # what could not be read has 0
         whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
         parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
         return [
-            Request(epoch, mine.lanes[p], mine.positions[p], mine.samples[p], p is parts[-1], mine.lengths[p], trim)
+            Request(
+                epoch,
+                mine.lanes[p],
+                mine.positions[p],
+                mine.samples[p],
+                p is parts[-1],
+                mine.lengths[p],
+                self._neighbours(whole.samples, counted, p) if self.same_count else None,
+            )
             for p in parts
         ]
+
+    def _neighbours(self, samples: np.ndarray, lengths: np.ndarray, units: slice) -> Neighbours:
+        """The groups of a step's samples, of `lengths` [n], in which this rank's of some units are."""
+        group = np.arange(len(samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
+        whole = slice(group[0] * TRIM_GROUP, (group[-1] + 1) * TRIM_GROUP)
+        return Neighbours(samples[whole], lengths[whole], group - group[0])
 
     def _limits(self, lengths: np.ndarray) -> np.ndarray:
         """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its

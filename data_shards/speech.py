@@ -10,7 +10,7 @@ import torch
 from configs.schema import PretrainConfig
 from data_shards.audio import AUDIO_EXTENSIONS, read_audio
 from data_shards.batch import MaskedBatch, frames, samples_of
-from data_shards.masking import span_masks, trimmed
+from data_shards.masking import Neighbours, fewest_masked, span_masks, trimmed
 from data_shards.reader import BadSample
 
 FEWEST_FRAMES = 2
@@ -87,12 +87,13 @@ class Clips:
         samples = decode(recording_bytes(members))
         return Clip(crop(samples, limit, place), statistics(samples))
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Clip], trim: int | None) -> MaskedBatch:
-        """The batch of these samples, int64 [B]; `trim`: at most so many masked frames of each."""
+    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None) -> MaskedBatch:
+        """The batch of these samples, int64 [B]; no more masked frames in any than in the least of its neighbours."""
         lengths = np.array([frames(len(clip.samples)) for clip in loaded])
         masks = span_masks(self.seed, epoch, samples, lengths, self.speech.mask)
-        if trim is not None:
-            masks = trimmed(self.seed, epoch, samples, masks, trim)
+        if neighbours is not None:
+            fewest = fewest_masked(self.seed, epoch, neighbours, self.speech.mask)
+            masks = trimmed(self.seed, epoch, samples, masks, fewest)
         return self._batch(samples, loaded, lengths, masks)
 
     def unmasked(self, samples: np.ndarray, loaded: list[Clip]) -> MaskedBatch:
@@ -112,11 +113,3 @@ class Clips:
             sample_ids=torch.from_numpy(samples),
             scale=torch.tensor([clip.scale for clip in loaded], dtype=torch.float32),
         )
-
-    def fewest_masked(self, epoch: int, samples: np.ndarray, lengths: np.ndarray) -> int:
-        """The fewest masked frames of samples int64 [n] of `lengths` [n] frames; those too short do not count."""
-        usable = lengths >= FEWEST_FRAMES
-        if not usable.any():
-            return 1
-        masks = span_masks(self.seed, epoch, samples[usable], lengths[usable], self.speech.mask)
-        return int(masks.sum(1).min())

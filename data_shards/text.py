@@ -7,7 +7,7 @@ import torch
 
 from configs.schema import PretrainConfig
 from data_shards.batch import PAD, UNK, MaskedBatch
-from data_shards.masking import token_masks
+from data_shards.masking import Neighbours, token_masks
 from data_shards.reader import BadSample
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 
@@ -54,7 +54,7 @@ class Texts:
             raise BadSample(f"token {largest}, and text.vocab_size={self.text.vocab_size}")
         return ids.astype(np.int32)
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[np.ndarray], trim: int | None) -> MaskedBatch:
+    def masked(self, epoch: int, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None) -> MaskedBatch:
         """The batch of these samples, int64 [B]."""
         lengths, tokens = self._padded(loaded)
         mask, corrupted = token_masks(self.seed, epoch, samples, tokens, lengths, self.text)

@@ -88,7 +88,7 @@ def test_published_statistics_of_speech_spans():
 def test_published_statistics_of_the_trim(batch, fraction):
     masks = spans(480)
     cut = [masks[i : i + batch] for i in range(0, 480, batch)]
-    cut = [trimmed(0, 0, np.arange(len(part)), part, int(part.sum(1).min())) for part in cut]
+    cut = [trimmed(0, 0, np.arange(len(part)), part, np.full(len(part), part.sum(1).min())) for part in cut]
     assert all(len(set(part.sum(1).tolist())) == 1 for part in cut)
     assert not any((part & ~masks[i * batch : (i + 1) * batch]).any() for i, part in enumerate(cut))
     assert abs(np.mean([part.mean() for part in cut]) - fraction) < 0.005
@@ -173,7 +173,7 @@ def test_masks_of_spans_and_tokens_depend_on_seed_epoch_sample_and_length_alone(
 def test_golden_masks():
     """Other masks mean that a resumed run is another one: label the commit `iteration order breaking`."""
     tokens = (4 + np.arange(8 * 64) * 7 % 900).astype(np.int32).reshape(8, 64)
-    found = [spans(8, 200), trimmed(0, 0, np.arange(8), spans(8, 200), 40), *masked_texts(tokens)]
+    found = [spans(8, 200), trimmed(0, 0, np.arange(8), spans(8, 200), np.full(8, 40)), *masked_texts(tokens)]
     found += masked_texts(tokens, kind="tokens", fraction=0.15)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in found))
     assert digest.hexdigest()[:16] == "1ad334956c570931"

@@ -7,7 +7,7 @@ import torch
 from shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
 from torch.nn import functional as F
 
-from configs.schema import SpeechMaskConfig
+from configs.schema import SpeechConfig, SpeechMaskConfig
 from data_shards.audio import flac, read_audio
 from data_shards.batch import frames, samples_of
 from data_shards.index import FolderIndex, sidecar
@@ -101,17 +101,51 @@ def test_crop_to_shortest(config):
     assert len({int(batch.lengths[i]) for step in own for batch in step for i in range(len(batch))}) > 4
 
 
-def test_the_same_count_in_every_clip_of_a_step(config):
-    """Of the whole step, as every rank finds it from the index alone."""
-    counts = []
-    for rank in range(2):
-        same = with_speech(config, mask=SpeechMaskConfig(same_count=True))
-        steps = islice(open_loader(same, rank, 2).steps(0), 4)
-        counts.append([{int(n) for batch in step for n in batch.mask.sum(1)} for step in steps])
-    assert counts[0] == counts[1] and all(len(step) == 1 for step in counts[0])
-    free = islice(open_loader(config, 0, 1).steps(0), 4)
-    fewest = [min(int(batch.mask.sum(1).min()) for batch in step) for step in free]
-    assert [next(iter(step)) for step in counts[0]] == fewest
+def masked_frames(config, world, steps=2):
+    """Per step: sample -> masked frames, in the order of the sorted step."""
+    loaders = [open_loader(config, rank, world) for rank in range(world)]
+    found = []
+    for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), steps):
+        of_ranks = [[pair for b in rank for pair in zip(b.sample_ids, b.mask.sum(1), strict=True)] for rank in ranks]
+        found.append({int(sample): int(n) for unit in zip(*of_ranks, strict=True) for sample, n in unit})
+    return found
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 64), (1, 5), (2, 7), (4, 3)])
+def test_the_same_count_in_sixteen_neighbours(config, world, micro):
+    """As every rank finds them from the index alone, however the step is cut; the last ones are fewer."""
+    config = replace(config, batch=replace(config.batch, global_=40, micro=micro))
+    masks = [SpeechMaskConfig(start=0.3, length=2, same_count=same) for same in (False, True)]
+    (free,), (trimmed,) = (masked_frames(with_speech(config, mask=mask), world, 1) for mask in masks)
+    order = list(free)
+    assert order == list(trimmed) and len(order) == 40
+    for group in (order[:16], order[16:32], order[32:]):
+        assert {trimmed[sample] for sample in group} == {min(free[sample] for sample in group)}
+    assert len(set(trimmed.values())) == 3
+
+
+def test_published_share_of_masked_frames_at_the_same_count(tmp_path):
+    """781 frames: 0.449 where 16 clips have the same count (published batches of a GPU), 0.491 where they need not."""
+    recording = flac(np.zeros(samples_of(781), np.int16))
+    entry = write_shard(tmp_path / "train-000000.tar", [(f"{i:06d}", {"flac": recording}) for i in range(320)])
+    save_folder_index(tmp_path, FolderIndex((entry,)))
+    config = small_config(f"{tmp_path}/*.tar", batch=320, micro=32, lanes=4, window=80, modality="speech")
+    for same, share in ((True, 0.449), (False, 0.491)):
+        speech = SpeechConfig(max_seconds=16, mask=SpeechMaskConfig(same_count=same))
+        (counts,) = masked_frames(replace(config, speech=speech), 1, 1)
+        assert abs(np.mean(list(counts.values())) / 781 - share) < 0.005
+
+
+def test_clips_that_cannot_be_read_leave_their_neighbours_masks_alone(tmp_path):
+    """Of unknown length (0 in the index): two frames would trim sixteen clips to one masked frame."""
+    shards = shards_of(tmp_path, [8000] * 16)
+    rows = np.load(sidecar(tmp_path / "train-000000.tar"))
+    rows["length"][3] = 0
+    np.save(sidecar(tmp_path / "train-000000.tar"), rows)
+    flip_byte(tmp_path / "train-000000.tar", int(rows["offset"][3]) + 600)
+    config = small_config(shards, batch=16, micro=16, lanes=4, modality="speech")
+    [batch] = next(open_loader(with_speech(config, mask=SpeechMaskConfig(same_count=True)), 0, 1).steps(0))
+    assert int(batch.lengths[-1]) == 2 and int(batch.mask[:-1].sum(1).min()) >= 10
 
 
 def test_the_published_batches_do_not_depend_on_ranks(config):
@@ -124,8 +158,7 @@ def test_the_published_batches_do_not_depend_on_ranks(config):
         ranks = [open_loader(config, rank, world) for rank in range(world)]
         for step in islice(zip(*(loader.steps(0) for loader in ranks), strict=True), 8):
             batches = [batch for rank in step for batch in rank]
-            shapes = {(int(n), int(m)) for b in batches for n, m in zip(b.lengths, b.mask.sum(1), strict=True)}
-            assert len(shapes) == 1 and len({len(rank) for rank in step}) == 1
+            assert len({int(n) for b in batches for n in b.lengths}) == 1 and len({len(rank) for rank in step}) == 1
             assert all(batch.mask.numel() <= 100 for batch in batches)
             rows = [(int(i), mask.tolist()) for b in batches for i, mask in zip(b.sample_ids, b.mask, strict=True)]
             found.setdefault(world, []).append(sorted(rows))
