@@ -231,6 +231,17 @@ def _common_tokenizer(shards: str, folders: dict[Path, FolderIndex]) -> Tokenize
     return next(iter(owners))
 
 
+def tokenizer_of(shards: str) -> tuple[TokenizerEntry, Path] | None:
+    """What the ids of text shards are, by their index.json alone, and the folder of its files; None where it is not
+    known: no such shards, no index, or no text. ValueError where they have different ones."""
+    try:
+        paths = expand(shards)
+    except ValueError:
+        return None
+    entry = _common_tokenizer(shards, {path.parent: read_folder_index(path.parent) for path in paths})
+    return (entry, paths[0].parent / TOKENIZER_NAME) if entry else None
+
+
 def _check_shard(path: Path, entry: ShardEntry) -> list[str]:
     """What deserves a warning: no samples, a changed size. ValueError where the sidecar contradicts index.json."""
     rows = read_rows(path)

@@ -13,6 +13,7 @@ from data_shards.batch import MaskedBatch
 from data_shards.index import load_index
 from data_shards.microbatch import sample_kind
 from data_shards.reader import BadSample, Reader
+from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,11 @@ def labelled_samples(shards: str, part: PretrainConfig, limit: int) -> tuple[Mas
     """At most `limit` samples, whole and without masks, and their labels int64 [N], evenly spread over the shards.
 
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
-    Unreadable samples are left out with a warning. Raises ValueError where one has no label, or none is readable.
+    Unreadable samples are left out with a warning. Raises ValueError where one has no label, or none is readable,
+    or where texts have another tokenizer than those of `data.shards`.
     """
     index = load_index(shards)
+    check_tokenizer(part, index)
     reader, kind = Reader(index), sample_kind(part)
     count = min(limit, index.samples)
     ids, loaded, labels = [], [], []

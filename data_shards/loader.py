@@ -22,11 +22,12 @@ from configs.schema import Modality, PretrainConfig
 from data_shards.bad_samples import BadSampleCount
 from data_shards.batch import MaskedBatch
 from data_shards.cursor import make_cursor, split_step
-from data_shards.index import Index, load_index
+from data_shards.index import load_index
 from data_shards.microbatch import Loaded, MicroBatches
 from data_shards.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
 from data_shards.requests import Requests, steps_of
+from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,6 @@ def _checked(loaded: Loaded | str) -> Loaded:
     return loaded
 
 
-def _check_vocabulary(part: PretrainConfig, index: Index) -> None:
-    """ValueError where the ids of the shards are not those of `text.vocab_size`."""
-    types = index.tokenizer.vocab_size if index.tokenizer else part.text.vocab_size
-    if part.modality == "text" and types != part.text.vocab_size:
-        raise ValueError(
-            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({index.tokenizer_folder}) has "
-            f"{types} types: set text.vocab_size={types}"
-        )
-
-
 class MaskedBatchLoader:
     """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
@@ -66,7 +57,7 @@ class MaskedBatchLoader:
         check_samples(part)
         split = split_step(part, rank, world)
         self._index = load_index(part.data.shards)
-        _check_vocabulary(part, self._index)
+        check_tokenizer(part, self._index)
         self._cursor = make_cursor(part, self._index, split)
         self._plan = steps_of(part, self._index, self._cursor, split)
         self._bad = bad or BadSampleCount(part.data)

@@ -7,12 +7,31 @@ import torch
 
 from configs.schema import PretrainConfig
 from data_shards.batch import PAD, UNK, MaskedBatch
+from data_shards.index import Index, tokenizer_of
 from data_shards.masking import Neighbours, token_masks
 from data_shards.reader import BadSample
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 
 FEWEST_TOKENS = 3
 """Of a text that can be used: <s>, a token, </s>."""
+
+
+def check_tokenizer(part: PretrainConfig, index: Index) -> None:
+    """ValueError where the ids of the shards, a probe's for instance, are not those of `data.shards` or do not fit
+    `text.vocab_size`."""
+    if part.modality != "text" or index.tokenizer is None:
+        return
+    trained, types = tokenizer_of(part.data.shards), index.tokenizer.vocab_size
+    if trained and trained[0] != index.tokenizer:
+        raise ValueError(
+            f"probe.train_shards and probe.test_shards: {index.paths[0].parent} has another tokenizer than data.shards "
+            f"({trained[1]}); build them with the same one: ./run.sh shards build ... tokenizer={trained[1]}"
+        )
+    if types != part.text.vocab_size:
+        raise ValueError(
+            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({index.tokenizer_folder}) has "
+            f"{types} types: set text.vocab_size={types}"
+        )
 
 
 def window(tokens: np.ndarray, limit: int, place: float) -> np.ndarray:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
+from data_shards.index import TOKENIZER_NAME, tokenizer_of
+from data_shards.tokenizer import load_tokenizer
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained
 from pretrain.checkpoint import load_weights
@@ -61,10 +63,22 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
             raise ValueError(
                 f"init={folder} has {norm}-norm {modality} blocks, here they are {own}: set model.norm={norm}"
             )
+    if "text" in config.modalities:
+        _check_tokenizer(folder, config.part("text"))
     weights, step = load_weights(folder, "student")
     if not config.is_mixture:
         weights = part_state(weights, theirs, config.modalities[0])
     return weights, f"student of {folder} at step {step}"
+
+
+def _check_tokenizer(folder: Path, part: PretrainConfig) -> None:
+    """ValueError where the ids of the shards are not those that the run in `folder` was trained on."""
+    theirs, own = folder / TOKENIZER_NAME, tokenizer_of(part.data.shards)
+    if own and theirs.is_dir() and load_tokenizer(theirs).entry != own[0]:
+        raise ValueError(
+            f"init={folder} was trained with another tokenizer ({theirs}) than that of data.shards ({own[1]}); build "
+            f"them with its own: ./run.sh shards build ... tokenizer={theirs}"
+        )
 
 
 def _of_huggingface(folder: Path, config: PretrainConfig) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
-from shard_tools import flip_byte, make_shards, small_config
+from shard_tools import TEXT, flip_byte, make_shards, small_config
 
 from data_shards.batch import EOS, samples_of
-from data_shards.index import FolderIndex, load_index, read_rows
+from data_shards.index import FolderIndex, TokenizerEntry, load_index, read_folder_index, read_rows
 from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
 from data_shards.writer import save_folder_index, write_shard
@@ -43,6 +44,22 @@ def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert labelled_samples(pattern, small_config(""), 4)[1].tolist() == [0, 1, 0]
     assert "'000002' (row 2)" in caplog.text
+
+
+def test_texts_of_another_tokenizer_are_refused(tmp_path):
+    """Of as many types too: their ids mean other subwords."""
+    train, test = (make_shards(tmp_path / name, (4,), modality="text") for name in ("train", "test"))
+    config = small_config(train, modality="text")
+    assert len(labelled_samples(test, config, 4)[1]) == 4
+    entry = TokenizerEntry("1" * 64, TEXT.vocab_size)
+    save_folder_index(tmp_path / "test", replace(read_folder_index(tmp_path / "test"), tokenizer=entry))
+    remedy = f"{tmp_path}/test has another tokenizer than data.shards .*tokenizer={tmp_path}/train/tokenizer"
+    with pytest.raises(ValueError, match=f"probe.train_shards and probe.test_shards: {remedy}"):
+        labelled_samples(test, config, 4)
+    elsewhere = small_config(f"{tmp_path}/gone/*.tar", modality="text")  # training's shards need not be there
+    assert len(labelled_samples(test, elsewhere, 4)[1]) == 4
+    with pytest.raises(ValueError, match=r"text\.vocab_size=400, but .*test/tokenizer\) has 300 types"):
+        labelled_samples(test, replace(elsewhere, text=replace(TEXT, vocab_size=400)), 4)
 
 
 def test_shards_without_labels_are_refused(tmp_path):

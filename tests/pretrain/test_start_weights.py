@@ -5,6 +5,9 @@ import torch
 
 from configs.compose import compose_pretrain, to_yaml
 from configs.schema import MODALITIES
+from data_shards.index import FolderIndex, ShardEntry
+from data_shards.tokenizer import train_tokenizer
+from data_shards.writer import save_folder_index
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import save_pretrained
 from pretrain import start_weights
@@ -87,6 +90,22 @@ def test_a_mixture_starts_a_mixture_and_one_of_its_modalities(run_of, blocks):
 def test_runs_of_another_kind_are_refused(run_of, source, target, message):
     with pytest.raises(ValueError, match=message):
         load_student(model(*target), str(run_of(model(*source))))
+
+
+def test_a_text_run_of_another_tokenizer_is_refused(tmp_path, run_of):
+    source, shards = model("modality=text"), tmp_path / "shards"
+    folder = run_of(source)
+    shards.mkdir()
+    target = model("modality=text", f"data.shards={shards}/train-000000.tar")
+    load_student(target, str(folder))  # of tars that others made nothing is known
+    theirs, own = (train_tokenizer([text], 300) for text in ("a text " * 9, "another one " * 9))
+    entry = ShardEntry("train-000000.tar", 1, 1, "", "", 1, 1)
+    save_folder_index(shards, FolderIndex((entry,), tokenizer=own.entry))
+    own.save(folder / "tokenizer")
+    load_student(target, str(folder))
+    theirs.save(folder / "tokenizer")
+    with pytest.raises(ValueError, match=f"than that of data.shards .*build ... tokenizer={folder}/tokenizer"):
+        load_student(target, str(folder))
 
 
 def test_folders_of_another_kind_are_refused(tmp_path):
