@@ -1,7 +1,7 @@
-"""Run by the launcher on every rank: trains real engines on made-up batches and prints what happened as JSON.
+"""Run by the launcher on every rank: trains real engines on made-up batches and writes what happened as JSON.
 
-    engine_worker.py JOB.json     a list of {"overrides": [...], "steps": n} with "poison": step (`run`), or with
-                                  "resume_at": step and "folder": path (`resume`)
+    engine_worker.py JOBS.json     a list of {"overrides": [...], "steps": n} with "poison": step (`follow`), or with
+                                   "resume_at": step and "folder": path (`resume`), or nothing else (`losses`)
 """
 
 from __future__ import annotations
@@ -12,116 +12,140 @@ import sys
 from pathlib import Path
 
 import torch
+from deepspeed.runtime import bf16_optimizer
+from torch import Tensor
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
+from models.sharing import modality_of
 from pretrain import distributed
 from pretrain.checkpoint import Checkpoints, load_weights
 from pretrain.engine import Engine
 from pretrain.teacher import update
+from tests.integration.made_up import micro_batches
 
 
-def micro_batches(config: PretrainConfig, step: int) -> list[MaskedBatch]:
-    """This rank's part of a step's samples, which depend on nothing but the step."""
-    generator = torch.Generator().manual_seed(step)
-    size, tokens, count = config.vision.image_size, config.vision.tokens, config.batch.global_
-    inputs = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    mask = torch.zeros(count, tokens, dtype=torch.bool)
-    for row in mask:  # as many masked patches as the mask may have, or a few less
-        masked = config.vision.mask.patches - int(torch.randint(0, 3, (1,), generator=generator))
-        row[torch.randperm(tokens, generator=generator)[:masked]] = True
-    batch = MaskedBatch("vision", inputs, torch.eye(3, 4).expand(count, 3, 4), mask, torch.arange(count))
-    share = batch.map(lambda tensor: tensor.chunk(distributed.world())[distributed.rank()])
-    pieces = share.inputs.shape[0] // config.batch.micro
-    return [share.map(lambda tensor, i=i: tensor.chunk(pieces)[i]) for i in range(pieces)]
-
-
-def low_precision_copy(engine: Engine) -> dict[str, torch.Tensor]:
+def low_precision_copy(engine: Engine) -> dict[str, Tensor]:
     """The frozen copy that the forward pass uses, whole, as the engine's stage stores it."""
     import deepspeed
 
-    parameters = dict(engine.model.teacher.named_parameters())
-    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=engine.config.deepspeed.stage == 3):
-        return {name: parameter.detach().clone().cpu() for name, parameter in parameters.items()}
+    copies = {name: teacher for name, _, teacher in engine.model.tracked()}
+    with deepspeed.zero.GatheredParameters(list(copies.values()), enabled=engine.config.deepspeed.stage == 3):
+        return {name: parameter.detach().clone().cpu() for name, parameter in copies.items()}
 
 
-def run(job: dict) -> dict:
-    """Train one engine; the plain fp32 average is kept beside it from the gathered masters."""
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    """Names of what is not the same."""
+    return [name for name in before if not torch.equal(before[name], after[name])]
+
+
+def poisoned(engine: Engine) -> list:
+    """Make every gradient of this rank undefined; returns the hooks."""
+    parameters = engine.model.student.parameters()
+    return [parameter.register_hook(lambda gradient: gradient * float("nan")) for parameter in parameters]
+
+
+class Average:
+    """The plain fp32 average of the gathered masters, kept beside the engine's own."""
+
+    def __init__(self, engine: Engine, start: dict[str, Tensor]) -> None:
+        self.averaged = {name for name, _, _ in engine.model.tracked()}
+        self.owners = {name: modality_of(name, engine.config) for name in start}
+        self.values = {name: values.clone() for name, values in start.items()}
+
+    def step(self, masters: dict[str, Tensor], decay: float, modality: str) -> None:
+        """What an applied step of that modality makes of it; what is not averaged is the student's."""
+        for name, values in self.values.items():
+            if name not in self.averaged:
+                values.copy_(masters[name])
+            elif self.owners[name] in (None, modality):
+                update(values, masters[name], decay)
+
+    def others(self, modality: str) -> set[str]:
+        """Names that a step of that modality must not move."""
+        return {name for name, owner in self.owners.items() if owner not in (None, modality)}
+
+
+def follow(job: dict) -> dict:
+    """Train one engine, with a step whose gradient is undefined on the last rank."""
     config = compose_pretrain(job["overrides"])
     engine = Engine(Data2Vec(config), config, torch.device("cpu"))
-    start = engine.partitions.gather("teacher")
-    average = {name: values.clone() for name, values in start.items()}
-    initial_copy = low_precision_copy(engine)
-    poison = next(iter(engine.model.student.parameters()))
-    losses, norms, moved = [], [], []
+    start = masters = engine.partitions.gather("student")
+    average, first_copy = Average(engine, start), low_precision_copy(engine)
+    norms, trespassed, poisoned_moved, moments = [], set(), [], 0
     for step in range(job["steps"]):
-        before = engine.partitions.gather("teacher") if step == job.get("poison") else None
-        hook = None
-        if step == job.get("poison") and distributed.rank() == distributed.world() - 1:
-            hook = poison.register_hook(lambda gradient: gradient * float("nan"))
+        before = engine.partitions.gather("teacher")
+        poison = step == job["poison"]
+        hooks = poisoned(engine) if poison and distributed.rank() == distributed.world() - 1 else []
         result = engine.step(micro_batches(config, step))
-        if hook:
+        for hook in hooks:
             hook.remove()
-        losses.append(float(distributed.all_sum(result.loss.clone())))
         norms.append(float(result.grad_norm))
-        if before is not None:
-            after = engine.partitions.gather("teacher")
-            moved = [name for name in before if not torch.equal(before[name], after[name])]
+        last, masters = masters, engine.partitions.gather("student")
+        moved = {*changed(before, engine.partitions.gather("teacher")), *changed(last, masters)}
+        trespassed |= moved & average.others(result.modality)
         if result.applied:
-            masters = engine.partitions.gather("student")
-            for name, values in average.items():
-                update(values, masters[name], result.teacher_decay)
+            average.step(masters, result.teacher_decay, result.modality)
+        else:
+            poisoned_moved += moved
     teacher, copy = engine.partitions.gather("teacher"), low_precision_copy(engine)
     dtype = next(iter(copy.values())).dtype
-    states = [engine.optimizer.state[master] for master in engine.partitions.masters]
+    moments = {int(state["step"]) for m in engine.partitions.masters if (state := engine.optimizer.state.get(m))}
     return {
-        "losses": losses,
         "norms": norms,
         "applied": engine.applied,
         "skipped": engine.skipped,
-        "adam_steps": sorted({int(state["step"]) for state in states}),
-        "moved_in_poisoned_step": moved,
-        "starts_as_copy": all(torch.equal(initial_copy[n], start[n].to(dtype)) for n in start),
-        "teacher_differs": [n for n in average if not torch.equal(average[n], teacher[n])],
-        "teacher_stands_still": [n for n in average if torch.equal(start[n], teacher[n])],
-        "copy_differs": [n for n in teacher if not torch.equal(copy[n], teacher[n].to(dtype))],
+        "adam_steps": sorted(moments),
+        "moved_in_poisoned_step": poisoned_moved,
+        "moved_by_another_modality": sorted(trespassed),
+        "starts_as_copy": all(torch.equal(first_copy[name], start[name].to(dtype)) for name in first_copy),
+        "teacher_differs": changed(average.values, teacher),
+        "student_stands_still": [name for name in start if torch.equal(start[name], masters[name])],
+        "teacher_is_student": [name for name in copy if torch.equal(teacher[name], masters[name])],
+        "copy_differs": [name for name in copy if not torch.equal(copy[name], teacher[name].to(dtype))],
         "copy_dtype": str(dtype),
         "teacher_bytes": distributed.gather(engine.partitions.teacher_bytes()),
-        "parameters": sum(values.numel() for values in teacher.values()),
+        "averaged": sum(copy[name].numel() for name in copy),
     }
 
 
 def resume(job: dict) -> dict:
-    """Train straight, and again with a checkpoint and a fresh engine in the middle; compare all that is kept."""
+    """Train with a checkpoint on the way, and go on from it with a fresh engine; compare all that is kept."""
     config = compose_pretrain(job["overrides"])
     folder = Path(job["folder"])
     straight = Engine(Data2Vec(config), config, torch.device("cpu"))
-    losses = [train(straight, config, step) for step in range(job["steps"])]
-    first = Engine(Data2Vec(config), config, torch.device("cpu"))
-    for step in range(job["resume_at"]):
-        train(first, config, step)
+    before, after = range(job["resume_at"]), range(job["resume_at"], job["steps"])
+    for step in before:
+        train(straight, config, step)
     checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(first, {}, (0, 0))
-    saved = {weights: first.partitions.gather(weights) for weights in ("teacher", "student")}
+    checkpoints.save(straight, {}, (0, 0))
+    saved = {weights: straight.partitions.gather(weights) for weights in ("teacher", "student")}
+    losses = [train(straight, config, step) for step in after]
     second = Engine(Data2Vec(config), config, torch.device("cpu"))
     checkpoints.load(second, checkpoints.newest_good())
-    tail = [train(second, config, step) for step in range(job["resume_at"], job["steps"])]
+    resumed = [train(second, config, step) for step in after]
     offline = {weights: load_weights(folder, weights)[0] for weights in ("teacher", "student")}
     kept = {"offline": (saved, offline), "gathered": tuple(
         {weights: engine.partitions.gather(weights) for weights in saved} for engine in (straight, second)
     )}  # fmt: skip
     return {
-        "same_losses": tail == losses[job["resume_at"] :],
+        "same_losses": resumed == losses,
+        "same_samples": straight.samples == second.samples,
         "differ": [
             f"{place}.{weights}.{name}"
             for place, (ours, theirs) in kept.items()
             for weights in ours
-            for name in ours[weights]
-            if not torch.equal(ours[weights][name], theirs[weights][name])
+            for name in changed(ours[weights], theirs[weights])
         ],
     }
+
+
+def losses(job: dict) -> dict:
+    """Train one engine; the loss of every step."""
+    config = compose_pretrain(job["overrides"])
+    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    return {"losses": [train(engine, config, step) for step in range(job["steps"])], "samples": engine.samples}
 
 
 def train(engine: Engine, config: PretrainConfig, step: int) -> float:
@@ -129,10 +153,16 @@ def train(engine: Engine, config: PretrainConfig, step: int) -> float:
     return float(distributed.all_sum(engine.step(micro_batches(config, step)).loss.clone()))
 
 
+def run(job: dict) -> dict:
+    """What the job asks for."""
+    return resume(job) if "resume_at" in job else follow(job) if "poison" in job else losses(job)
+
+
 if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # seconds of garbage collection for every engine
     distributed.start()
-    results = [(resume if "resume_at" in job else run)(job) for job in json.loads(Path(sys.argv[1]).read_text())]
+    results = [run(job) for job in json.loads(Path(sys.argv[1]).read_text())]
     if distributed.rank() == 0:
         Path(sys.argv[1]).with_suffix(".result.json").write_text(json.dumps(results))
     distributed.barrier()

@@ -3,74 +3,96 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.made_up import KINDS, tiny
 from tests.integration.processes import train_engines
 
-TINY = [
-    "model.layers=3", "model.width=32", "model.heads=2", "model.ffn=64", "vision.image_size=16", "vision.patch_size=4",
-    "vision.mask.patches=10", "vision.mask.min_block=2", "vision.mask.max_block=16", "teacher.layers=2",
-    "teacher.decay=0.9", "teacher.decay_end=0.99", "teacher.decay_steps=5", "optimizer.lr=0.01", "schedule.warmup=2",
-    "schedule.steps=20", "train.steps=10", "batch.global=16", "batch.micro=4", "deepspeed.persistence_threshold=100",
-]  # fmt: skip
-POISONED = 5
+pytestmark = pytest.mark.slow
+
+STEPS, POISONED = 7, 3
+DROPPED = "model.layer_drop=0.3"
+RANKS = (1, 2)
+
+Layout = tuple[str, str, bool]
 
 
-def layouts() -> list[tuple[str, str, bool]]:
-    plain = [(f"zero{stage}", precision, False) for stage in range(4) for precision in ("fp32", "bf16")]
-    return plain + [("zero1", "fp32", True), ("zero2", "bf16", True), ("zero3", "bf16", True)]
+PLAIN = [(f"zero{stage}", precision, False) for stage in range(4) for precision in ("fp32", "bf16")]
+OFFLOADED = [("zero1", "fp32", True), ("zero2", "bf16", True), ("zero3", "bf16", True)]
+LAYOUTS: dict[str, list[Layout]] = {  # where the masters lie has nothing to do with the modality: half suffices there
+    "vision": [*PLAIN, *OFFLOADED],
+    "speech": [*PLAIN[1::3], *OFFLOADED[2:]],
+    "text": [*PLAIN[0::3], *OFFLOADED[1:2]],
+    "mixture": [*PLAIN[0::3], *PLAIN[5:8:2], *OFFLOADED],
+}
+CASES = [(kind, layout) for kind in KINDS for layout in LAYOUTS[kind]]
 
 
-def overrides(stage: str, precision: str, offload: bool) -> list[str]:
-    return [*TINY, f"deepspeed={stage}", f"precision={precision}", f"deepspeed.offload_optimizer={offload}"]
+def overrides(kind: str, layout: Layout, micro: int = 3) -> list[str]:
+    """Steps of 8 samples; of 4 on each of two ranks, so that the micro-batches are one of 3 and one of 1."""
+    stage, precision, offload = layout
+    placed = [f"deepspeed={stage}", f"precision={precision}", f"deepspeed.offload_optimizer={offload}"]
+    return [*tiny(kind, 8, micro), *placed]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+def pairs(cases: list, results: list[dict]) -> Iterator[tuple]:
+    return zip(cases, results, strict=True)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
 def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path, ranks):
-    jobs = [{"overrides": overrides(*layout), "steps": 10, "poison": POISONED} for layout in layouts()]
-    for (stage, precision, offload), result in zip(layouts(), train_engines(tmp_path, ranks, jobs), strict=True):
-        where = f"{stage} {precision} offload={offload} ranks={ranks}"
+    jobs = [{"overrides": [*overrides(*case), DROPPED], "steps": STEPS, "poison": POISONED} for case in CASES]
+    for (kind, layout), result in pairs(CASES, train_engines(tmp_path, ranks, jobs)):
+        where = f"{kind} {layout} ranks={ranks}"
         assert result["starts_as_copy"], where
         assert result["teacher_differs"] == [], where
-        assert result["teacher_stands_still"] == [], where
+        assert result["student_stands_still"] == [], where
+        assert result["teacher_is_student"] == [], where
         assert result["copy_differs"] == [], where
-        assert result["copy_dtype"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[precision], where
-        shards = 1 if stage == "zero0" else ranks
-        least = 4 * result["parameters"] / shards
-        # Padding: the two flat groups, or in stage 3 every parameter, to a multiple of the ranks.
-        assert all(least <= held <= least + 4 * 64 for held in result["teacher_bytes"]), where
+        assert result["copy_dtype"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[layout[1]], where
+        shards = 1 if layout[0] == "zero0" else ranks
+        least = 4 * result["averaged"] / shards
+        # Padding: each flat group, or in stage 3 every parameter, to a multiple of the ranks.
+        assert all(least <= held <= least + 4 * 256 for held in result["teacher_bytes"]), where
         # The poisoned step, on one rank's gradient, moved nothing anywhere.
-        assert (result["applied"], result["skipped"], result["adam_steps"]) == (9, 1, [9]), where
+        assert (result["applied"], result["skipped"]) == (STEPS - 1, 1), where
+        assert kind == "mixture" or result["adam_steps"] == [STEPS - 1], where
         assert result["moved_in_poisoned_step"] == [], where
         assert not math.isfinite(result["norms"][POISONED]) and math.isfinite(result["norms"][POISONED + 1]), where
+        assert result["moved_by_another_modality"] == [], where
 
 
-@pytest.mark.slow
 def test_a_fresh_engine_goes_on_from_a_checkpoint_in_every_layout(tmp_path):
+    noisy = ["model.dropout=0.1", "model.attention_dropout=0.1", DROPPED]
+    more = {"vision": ["model.drop_path=0.2"], "mixture": ["mixture.blocks=separate"]}
     jobs = [
         {
-            "overrides": [*overrides(*layout), "model.drop_path=0.2", "model.attention_dropout=0.1"],
+            "overrides": [*overrides(*case), *noisy, *more.get(case[0], [])],
             "steps": 4,
             "resume_at": 2,
             "folder": str(tmp_path / f"run_{number}"),
         }
-        for number, layout in enumerate(layouts())
+        for number, case in enumerate(CASES)
     ]
-    for layout, result in zip(layouts(), train_engines(tmp_path, 2, jobs), strict=True):
-        assert result["same_losses"], layout
-        assert result["differ"] == [], layout
+    for case, result in pairs(CASES, train_engines(tmp_path, 2, jobs)):
+        assert result["same_losses"] and result["same_samples"], case
+        assert result["differ"] == [], case
 
 
-@pytest.mark.slow
-def test_losses_do_not_depend_on_stage_ranks_or_micro_batch(tmp_path):
-    settings = [(stage, micro) for stage in range(4) for micro in (2, 8)]
-    jobs = [
-        {"overrides": [*TINY, f"deepspeed=zero{stage}", "precision=fp32", f"batch.micro={micro}"], "steps": 10}
-        for stage, micro in settings
-    ]
-    runs = [result["losses"] for ranks in (1, 2) for result in train_engines(tmp_path, ranks, jobs)]
-    assert runs[0][0] != pytest.approx(runs[0][-1], abs=1e-3), "the loss has to move for this to mean anything"
-    for losses in runs[1:]:
-        assert losses == pytest.approx(runs[0], abs=1e-5)
+def test_losses_do_not_depend_on_stage_ranks_micro_batch_or_offload(tmp_path):
+    """With dropped blocks and several micro-batches: where a stage keeps or loses a gradient, the losses show it."""
+    whole = ("zero0", "fp32", False)
+    sharded = [(f"zero{stage}", "fp32", offload) for stage in (1, 2, 3) for offload in (False, True)]
+    settings = {1: [(whole, 8), (whole, 3), (sharded[4], 3)], 2: [(layout, 3) for layout in [whole, *sharded]]}
+    runs = {}
+    for ranks in RANKS:
+        cases = [(kind, *setting) for kind in KINDS for setting in settings[ranks]]
+        jobs = [{"overrides": [*overrides(*case), DROPPED], "steps": 7} for case in cases]
+        runs |= {(ranks, *case): got for case, got in pairs(cases, train_engines(tmp_path, ranks, jobs))}
+    for (ranks, kind, layout, micro), got in runs.items():
+        expected = runs[1, kind, whole, 8]
+        assert expected["losses"][0] != pytest.approx(expected["losses"][-1], abs=1e-3), "the loss has to move"
+        assert got["losses"] == pytest.approx(expected["losses"], abs=1e-5), (ranks, kind, layout, micro)
+        assert got["samples"] == expected["samples"]

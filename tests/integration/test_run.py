@@ -19,8 +19,9 @@ from PIL import Image
 from configs.schema import BuildConfig
 from data_shards.build import build
 from pretrain.checkpoint import load_weights
+from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch
-from tests.integration.test_engine import TINY
+from tests.integration.real_shards import build_shards
 
 pytestmark = pytest.mark.slow
 
@@ -29,26 +30,33 @@ CLOCKS = {"samples_per_s", "tokens_per_s", "tflops", "mfu", "data_wait", "step_s
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    """96 images of two classes, horizontal and vertical stripes, in shards of real JPEG files."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for number in range(96):
-        stripes = (np.arange(24) // (2 + number % 5) % 2 * 160)[:, None].repeat(24, 1)
-        pixels = stripes.T if number % 2 else stripes
-        image = (pixels[..., None] + generator.integers(0, 90, (24, 24, 3))).astype(np.uint8)
-        path = folder / "input" / ("vertical" if number % 2 else "horizontal") / f"{number:03d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    build(BuildConfig(source="imagefolder", input=str(folder / "input"), output=str(folder / "shards"), workers=1))
-    return folder / "shards"
+def all_shards(tmp_path_factory) -> dict[str, Path]:
+    """Shards of real files of every modality."""
+    return {name: build_shards(tmp_path_factory.mktemp(name), name) for name in ("vision", "speech", "text")}
+
+
+@pytest.fixture(scope="module")
+def shards(all_shards) -> Path:
+    """Those of the images."""
+    return all_shards["vision"]
 
 
 def overrides(shards: Path, run: Path, *more: str) -> list[str]:
+    """A run of 20 steps on images."""
     return [
-        *TINY, f"data.shards={shards}/train-*.tar", f"run.dir={run}", "demo=false", "log.every=1", "train.steps=20",
-        "schedule.steps=20", "checkpoint.every=5", "checkpoint.keep=10", "precision=fp32", "data.workers=1",
-        "model.drop_path=0.1", "log.peak_tflops=1", *more,
+        *tiny("vision", 16, 4), f"data.shards={shards}/train-*.tar", f"run.dir={run}", "log.every=1", "train.steps=20",
+        "checkpoint.every=5", "checkpoint.keep=10", "precision=fp32", "data.workers=1", "model.drop_path=0.1",
+        "log.peak_tflops=1", *more,
+    ]  # fmt: skip
+
+
+def mixture_overrides(shards: dict[str, Path], run: Path, *more: str) -> list[str]:
+    """A run of 30 steps on all three."""
+    named = [f"mixture.{name}.shards={folder}" for name, folder in shards.items()]
+    return [
+        *tiny("mixture", 16, 4), *named, f"run.dir={run}", "log.every=4", "log.pictures_every=10", "train.steps=30",
+        "schedule.steps=30", "checkpoint.every=5", "checkpoint.keep=10", "precision=fp32", "data.workers=1",
+        "model.dropout=0.1", "model.layer_drop=0.2", "log.peak_tflops=1", *more,
     ]  # fmt: skip
 
 
@@ -108,20 +116,46 @@ def straight(shards, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.parametrize("stage", ["zero1", "zero3"])
+def test_killed_and_resumed_mixture_gives_the_same_metrics_and_weights(all_shards, tmp_path, stage):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    done = train(2, mixture_overrides(all_shards, straight, f"deepspeed={stage}"))
+    assert (straight / "checkpoints/step_00000030/manifest.json").exists(), done.stderr[-4000:]
+    arguments = mixture_overrides(all_shards, killed, f"deepspeed={stage}")
+    process = start(2, arguments)
+    wait_for(killed / "checkpoints/step_00000010/manifest.json")
+    kill_everything(process)
+    assert newest(killed) < 30, "the kill has to come before the end for this to mean anything"
+    done = train(2, arguments)
+    assert "resuming from" in done.stderr, done.stderr[-4000:]
+    assert_same_run(killed, straight)
+    assert {row["modality"] for row in rows(straight)} == {"vision", "speech", "text"}
+    padded = {row["modality"] for row in rows(straight) if row["padding"] > 0}
+    assert padded == {"speech", "text"}
+
+
 def test_killed_and_resumed_gives_the_same_metrics_and_weights(shards, straight, tmp_path):
     arguments = overrides(shards, tmp_path, "deepspeed=zero2")
     process = start(2, arguments)
     wait_for(tmp_path / "checkpoints/step_00000010/manifest.json")
     kill_everything(process)
-    reached = rows(tmp_path)[-1]["step"]
-    assert 10 <= reached < 20, "the kill has to come before the end for this to mean anything"
+    assert 10 <= newest(tmp_path) < 20
     done = train(2, arguments)
     assert "resuming from" in done.stderr and "(step 1" in done.stderr, done.stderr[-4000:]
-    assert rows(tmp_path) == rows(straight)
-    for weights in ("teacher", "student"):
-        ours, theirs = load_weights(tmp_path, weights)[0], load_weights(straight, weights)[0]
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert_same_run(tmp_path, straight)
     assert Path(tmp_path / "checkpoints/latest").read_text() == "step_00000020"
+
+
+def newest(run: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max(int(path.parent.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*/manifest.json"))
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    for weights in ("teacher", "student"):
+        ours, theirs = load_weights(one, weights)[0], load_weights(other, weights)[0]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_path):
@@ -179,6 +213,21 @@ def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):
     assert rows(run)[-1]["step"] == 4, done.stderr[-3000:]
     assert rows(run)[-1]["bad_samples"] == 2  # once in each of the two epochs that four steps are
     assert "13" in done.stderr and "train-000000.tar" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("mixture.speech.shards=", "mixture.speech.shards=PATTERN"),
+        ("text.vocab_size=301", "has 300 types: set text.vocab_size=300"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(all_shards, tmp_path, wrong, said):
+    command = [sys.executable, "-m", "pretrain.train", *mixture_overrides(all_shards, tmp_path, wrong)]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr, done.stderr[-3000:]
+    assert [line.startswith("error: ") for line in done.stderr.splitlines() if said in line] == [True]
+    assert "Traceback" not in done.stderr
 
 
 def test_what_is_wrong_on_one_rank_alone_is_said_by_that_rank(tmp_path):
