@@ -58,28 +58,40 @@ class MaskedBatch:
     """Speech: float32 [B, 2], mean of the whole recording's int16 samples and 1 / their standard deviation."""
     corrupted: Tensor | None = None
     """Text: int32 [B, T], what the student sees: <mask> at `mask`, random tokens at some others."""
+    most_masked: int | None = None
+    """Masked tokens of the sample that has the most, or more. Shapes follow from this and from `padded`: known on the
+    host, so that a GPU need not be waited for. None: counted here, where the batch is made."""
+    padded: bool | None = None
+    """Whether any sample has fewer than T real tokens. None: looked up here."""
+
+    def __post_init__(self) -> None:
+        if self.most_masked is None:
+            object.__setattr__(self, "most_masked", int(self.mask.sum(1).max()))
+        if self.padded is None:
+            object.__setattr__(self, "padded", int(self.lengths.min()) < self.mask.shape[1])
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
     def map(self, function) -> MaskedBatch:
-        """Apply `function` to every tensor."""
+        """Apply `function`, which may leave samples out, to every tensor."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
 
     def take(self, rows: Tensor) -> MaskedBatch:
         """The samples `rows` int64 [b], without the padding that none of them needs."""
         taken = self.map(lambda tensor: tensor.index_select(0, rows))
-        longest = int(taken.lengths.max())
+        longest = int(taken.lengths.max()) if self.padded else self.mask.shape[1]
         match self.modality:
             case "vision":
                 return taken
             case "speech":
-                return replace(taken, inputs=taken.inputs[:, : samples_of(longest)], mask=taken.mask[:, :longest])
+                inputs, corrupted = taken.inputs[:, : samples_of(longest)], None
             case "text":
+                inputs = taken.inputs[:, :longest]
                 corrupted = None if taken.corrupted is None else taken.corrupted[:, :longest]
-                inputs, mask = taken.inputs[:, :longest], taken.mask[:, :longest]
-                return replace(taken, inputs=inputs, mask=mask, corrupted=corrupted)
+        mask = taken.mask[:, :longest]
+        return replace(taken, inputs=inputs, mask=mask, corrupted=corrupted, most_masked=None, padded=None)
 
     def to(self, device, non_blocking: bool = False) -> MaskedBatch:
         """Copy every tensor to `device`."""

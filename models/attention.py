@@ -18,35 +18,45 @@ from torch import Tensor
 from models.dropout import keep_mask, on_gpu_or_compiled, random_bits
 
 _CACHED = 2**18  # scores that are computed at once, where one sample has fewer
-_ALIGNMENT = 8  # columns: fused attention copies a bias whose rows are not aligned to this
+
+ALIGNMENT = 8
+"""Columns: fused attention copies a bias whose rows are not aligned to this, at every call."""
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, lengths: Tensor | None = None, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    dropout: float = 0.0,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v.
 
     q [B, M, h, d], k and v [B, N, h, d], bias [h, M, N] or [B, h, M, N] -> [B, M, h, d]. lengths int64 [B]: the
-    first so many keys of each sample are attended to; None: all.
+    first so many keys of each sample are attended to; None: all. padding: the `padding_bias` of these lengths, which
+    several calls can share; None: made here, where a kernel needs it.
     """
     if on_gpu_or_compiled(q):
-        return _fused(q, k, v, bias, lengths, dropout)
+        if lengths is not None and padding is None:
+            padding = padding_bias(lengths, k.shape[1], q.dtype)
+        return _fused(q, k, v, bias, padding, dropout)
     counts = [k.shape[1]] * len(k) if lengths is None else lengths.tolist()
     return _GroupByGroup.apply(q, k, v, bias, counts, dropout)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, lengths: Tensor | None, dropout: float) -> Tensor:
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, padding: Tensor | None, dropout: float) -> Tensor:
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     bias = bias[None] if bias is not None and bias.dim() == 3 else bias  # fused kernels take two or four dimensions
-    if lengths is not None:
-        padding = _padding_bias(lengths, k.shape[2], q.dtype)
+    if padding is not None:
         bias = padding if bias is None else bias + padding
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
 
 
-def _padding_bias(lengths: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
+def padding_bias(lengths: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
     """[B, 1, 1, N] of 0 at real keys and -inf at the others, its rows aligned in memory."""
-    aligned = -(-keys // _ALIGNMENT) * _ALIGNMENT
+    aligned = -(-keys // ALIGNMENT) * ALIGNMENT
     padding = torch.arange(aligned, device=lengths.device) >= lengths[:, None, None, None]
     return torch.zeros(padding.shape, dtype=dtype, device=lengths.device).masked_fill_(padding, -torch.inf)[..., :keys]
 

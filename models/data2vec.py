@@ -106,16 +106,16 @@ class Data2Vec(nn.Module):
         options = self.parts[batch.modality].teacher
         network = self.network(batch.modality, "teacher")
         if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
-            outputs = network(whole, batch.lengths, top=options.layers, target=options.target)
+            outputs = network(whole, _lengths(batch), top=options.layers, target=options.target)
             return select_tokens(average(outputs, batch.lengths, options), rows)
-        *lower, last = network(whole, batch.lengths, rows=rows, top=options.layers, target=options.target)
+        *lower, last = network(whole, _lengths(batch), rows=rows, top=options.layers, target=options.target)
         outputs = [select_tokens(output, rows + network.prefix) for output in lower] + [last]
         return average(outputs, batch.lengths, options)
 
     def predictions(self, batch: MaskedBatch, seen: Tensor, rows: Tensor, shared_seed: int = 0) -> Tensor:
         """float32 [B, M, H]: the regression head on the student's last block at the rows."""
         network = self.network(batch.modality, "student")
-        (last,) = network(seen, batch.lengths, batch.mask, rows, layer_seed=shared_seed)
+        (last,) = network(seen, _lengths(batch), batch.mask, rows, layer_seed=shared_seed)
         return network.predict(last).float()
 
     def train(self, mode: bool = True) -> Data2Vec:
@@ -150,7 +150,7 @@ class Data2Vec(nn.Module):
         options = self.parts[batch.modality].teacher
         norm: Normalisation | None = "layer" if options.block_norm == "instance" else options.block_norm
         _, whole = network.views(batch)
-        outputs = network(network.local(whole), batch.lengths, top=options.layers, target=options.target)
+        outputs = network(network.local(whole), _lengths(batch), top=options.layers, target=options.target)
         outputs = [output[:, network.prefix :] for output in outputs]
         content = network.content(batch)[..., None]
         mean = average(outputs, batch.lengths, replace(options, block_norm=norm, mean_norm="none"))
@@ -158,8 +158,13 @@ class Data2Vec(nn.Module):
 
 
 def _row_count(part: PretrainConfig, batch: MaskedBatch) -> int:
-    """Rows of every sample: static for images; for others as many as this micro-batch needs (a GPU has to be asked)."""
-    return part.vision.mask.patches if part.modality == "vision" else max(1, int(batch.mask.sum(1).max()))
+    """Rows of every sample: static for images; for others as many as this micro-batch needs."""
+    return part.vision.mask.patches if part.modality == "vision" else max(1, batch.most_masked or 0)
+
+
+def _lengths(batch: MaskedBatch) -> Tensor | None:
+    """None where no sample is padded: fused attention has its fastest kernels for no bias at all."""
+    return batch.lengths if batch.padded else None
 
 
 def _feature_batch(part: PretrainConfig) -> int:

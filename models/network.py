@@ -49,12 +49,13 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
         """x [B, T, H] of `local`, lengths int64 [B] -> what the encoder hands out, [B, prefix + T, H] each.
 
-        mask: bool [B, T], the tokens that are hidden. rows: int64 [B, M], the tokens whose output the last block
-        computes; its output is then [B, M, H]. asked: `top`, `target` and `layer_seed` of `Encoder`.
+        lengths: None where all tokens are real. mask: bool [B, T], the tokens that are hidden. rows: int64 [B, M], the
+        tokens whose output the last block computes; its output is then [B, M, H]. asked: `top`, `target` and
+        `layer_seed` of `Encoder`.
         """
 
     def predict(self, x: Tensor) -> Tensor:

@@ -165,13 +165,18 @@ class Positions(nn.Module):
         self.layers = nn.ModuleList(PositionLayer(width, kernel, groups) for _ in range(layers))
         self.leaky = leaky
 
-    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """x [B, T, H], 0 where padding, bool [B, T, 1] -> [B, T, H]; unless leaky, every layer finds zeros there."""
         first, *others = self.layers
         x = first(x)
         for layer in others:
-            x = layer(x if self.leaky else x.masked_fill(padding, 0))
+            x = layer(x if self.leaky else without(x, padding))
         return x
+
+
+def without(x: Tensor, padding: Tensor | None) -> Tensor:
+    """x [B, T, H] with zeros where padding, bool [B, T, 1]; None: there is none."""
+    return x if padding is None else x.masked_fill(padding, 0)
 
 
 class SpeechNetwork(Network):
@@ -200,11 +205,11 @@ class SpeechNetwork(Network):
         return self.projection(self.feature_encoder(view))
 
     def forward(
-        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
         """As `Network`."""
-        padding = ~real_tokens(lengths, x.shape[1])[..., None]
-        x = (x if mask is None else self.masking(x, mask)).masked_fill(padding, 0)
+        padding = None if lengths is None else ~real_tokens(lengths, x.shape[1])[..., None]
+        x = without(x if mask is None else self.masking(x, mask), padding)
         return self.encoder(x + self.positions(x, padding), lengths=lengths, rows=rows, **asked)
 
     def content(self, batch: MaskedBatch) -> Tensor:

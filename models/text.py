@@ -73,7 +73,7 @@ class TextNetwork(Network):
         return self.embedding(view)
 
     def forward(
-        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
         """As `Network`; the mask is in the ids already."""
         x = self.norm_embeddings(self.positions(x))

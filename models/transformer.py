@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.schema import ModelConfig, PretrainConfig, Published
 from models import kernels
-from models.attention import attend
-from models.dropout import dropout
+from models.attention import attend, padding_bias
+from models.dropout import dropout, on_gpu_or_compiled
 from models.stochastic_depth import Path, add, factors, keep, kept_layers, kept_samples
 
 Target = Literal["block", "ffn"]
@@ -38,6 +38,8 @@ class Call:
     """On the attention's logits, [h, N, >= N]."""
     lengths: Tensor | None = None
     """int64 [B]: tokens behind a sample's length are not attended to; None: all are real."""
+    padding: Tensor | None = None
+    """[B, 1, 1, N]: the lengths as a bias on the logits, where a fused kernel wants one: once for all blocks."""
     rows: Tensor | None = None
     """int64 [B, M]: the tokens whose outputs are asked for; None: all."""
     dropout: float = 0.0
@@ -86,13 +88,14 @@ class Attention(nn.Module):
         self.qkv = QKV(width, key_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, call: Call, rows: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """x [B, N, H], rows [B, M], lengths [B] -> [B, N or M, H]."""
+    def forward(self, x: Tensor, call: Call, path: Path = None) -> Tensor:
+        """x [B or k, N, H] of the samples that `path` keeps -> [B or k, N or M, H]."""
+        rows, lengths, padding = (None if t is None else keep(t, path) for t in (call.rows, call.lengths, call.padding))
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.qkv(x, rows))
         bias = call.bias
         if bias is not None:
             bias = (bias if rows is None else select_queries(bias, rows))[..., : x.shape[1]]
-        return self.proj(attend(q, k, v, bias, lengths, call.attention_dropout).flatten(2))
+        return self.proj(attend(q, k, v, bias, lengths, call.attention_dropout, padding).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -131,8 +134,7 @@ class PreNormBlock(Block):
     def forward(self, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         """float32 x [B, N, H] -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
         path = call.attention_path
-        rows, lengths = (None if t is None else keep(t, path) for t in (call.rows, call.lengths))
-        y = self.attention(self.norm1(keep(x, path)), call, rows, lengths)
+        y = self.attention(self.norm1(keep(x, path)), call, path)
         x = x if call.rows is None else select_tokens(x, call.rows)
         x = add(x, dropout(y, call.dropout), self.gamma1, path)
         y = self.feed_forward(self.norm2(keep(x, call.feed_forward_path)))
@@ -149,7 +151,7 @@ class PostNormBlock(Block):
 
     def forward(self, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         """x [B, N, H] in the parameters' dtype -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
-        y = self.attention(x, call, call.rows, call.lengths)
+        y = self.attention(x, call)
         x = x if call.rows is None else select_tokens(x, call.rows)
         x = self.norm1(torch.add(dropout(y, call.dropout), x.float(), alpha=self.alpha))
         y = self.feed_forward(x)
@@ -203,7 +205,7 @@ class Encoder(nn.Module):
         layer_seed: from which layer drop is drawn, the same on every rank.
         """
         config, results = self.config, []
-        x = self._enter(x)
+        x, padding = self._enter(x), self._padding(x, lengths)
         paths, kept = self._draw_paths(x), self._draw_layers(layer_seed)
         rates = (config.dropout or 0.0, config.attention_dropout or 0.0) if self.training else (0.0, 0.0)
         result: Tensor | tuple[Tensor, Tensor]
@@ -211,7 +213,8 @@ class Encoder(nn.Module):
             here = rows if i == len(self.blocks) - 1 else None
             wanted = i >= len(self.blocks) - top
             if kept[i]:
-                call = Call(bias, lengths, here, *rates, paths[2 * i], paths[2 * i + 1], wanted and target == "ffn")
+                branches = (paths[2 * i], paths[2 * i + 1])
+                call = Call(bias, lengths, padding, here, *rates, *branches, wanted and target == "ffn")
                 result = self._run(block, x, call)
             else:
                 result = x if here is None else select_tokens(x, here)
@@ -224,6 +227,12 @@ class Encoder(nn.Module):
         x = x if self.norm is None else self.norm(x)
         x = dropout(x, self.config.dropout or 0.0) if self.training else x
         return x.float() if self.config.norm == "pre" else x
+
+    def _padding(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """The lengths as a bias, where fused kernels run; on a CPU compiled blocks make their own."""
+        if lengths is None or not on_gpu_or_compiled(x):
+            return None
+        return padding_bias(lengths, x.shape[1], next(self.blocks.parameters()).dtype)
 
     def _run(self, block: nn.Module, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.activation_checkpointing and self.training:

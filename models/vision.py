@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
+from models.attention import ALIGNMENT
 from models.network import Network
 from models.transformer import truncated_normal_
-
-_ALIGNMENT = 8  # columns: fused attention copies a bias whose rows are not aligned to this, in every block
 
 
 def normalise(
@@ -73,7 +72,7 @@ class RelativePositions(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros((2 * grid - 1) ** 2 + 3, heads))
         index = relative_position_index(grid)
-        self.register_buffer("index", F.pad(index, (0, -len(index) % _ALIGNMENT)), persistent=False)
+        self.register_buffer("index", F.pad(index, (0, -len(index) % ALIGNMENT)), persistent=False)
 
     def forward(self) -> Tensor:
         """[heads, N, N'] with N = 1 + T; the columns beyond N only align the rows."""
@@ -118,7 +117,7 @@ class VisionNetwork(Network):
         return self.patch_embedding(view)
 
     def forward(
-        self, x: Tensor, lengths: Tensor, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
         """As `Network`; all patches of an image are real."""
         rows = None if rows is None else rows + self.prefix

@@ -37,7 +37,7 @@ def test_cpu_attention_and_its_gradients_equal_torch(bias_shape, lengths, monkey
 
 
 def test_padding_of_the_fused_kernel_has_aligned_rows():
-    padding = attention._padding_bias(torch.tensor([3, 13]), 13, torch.bfloat16)
+    padding = attention.padding_bias(torch.tensor([3, 13]), 13, torch.bfloat16)
     assert padding.shape == (2, 1, 1, 13) and padding.stride(0) == 16 and padding.dtype == torch.bfloat16
     assert padding[:, 0, 0].isfinite().sum(1).tolist() == [3, 13]
 

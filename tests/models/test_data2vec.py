@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from configs.schema import LossConfig, OptimizerConfig, PretrainConfig, TeacherConfig
+from models import transformer
 from models.data2vec import Data2Vec, average, masked_rows, parameter_groups, regression_loss
 from models.statistics import std_from_moments
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
@@ -202,6 +203,27 @@ def test_masked_rows():
     assert weight.tolist() == [[1, 1, 0], [1, 0, 0]]
     with pytest.raises(AssertionError, match="more patches masked"):
         masked_rows(mask, 1)
+
+
+@each_modality
+@pytest.mark.parametrize("lengths", [None, [12, 12, 12]])
+def test_a_micro_batch_asks_nothing_of_its_device(modality, lengths, monkeypatch):
+    """On a GPU each question would wait for all that is queued; a meta tensor has no answer. Padding is a bias once."""
+    made, padding_bias = [], transformer.padding_bias
+    monkeypatch.setattr(transformer, "padding_bias", lambda *a: made.append(a) or padding_bias(*a))
+    model, batch = make_model(modality=modality).train(), random_batch(tiny_config(modality=modality), lengths=lengths)
+    output = model.to("meta")(batch.to("meta"), torch.tensor(12, device="meta"))
+    output.loss.backward()
+    assert len(made) == (0 if modality == "vision" or lengths else 2), "student and teacher"
+
+
+@each_with_padding
+def test_an_unpadded_batch_needs_no_lengths(modality):
+    model = make_model(modality=modality)
+    batch = random_batch(model.config, lengths=[12, 12, 12])
+    assert not batch.padded
+    for mine, theirs in zip(results(model, [batch]), results(model, [replace(batch, padded=True)]), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @each_modality

@@ -49,7 +49,7 @@ def test_blocks_against_plain_formulas(norm):
     """Sums and norms in the order that each kind of block has them; the feed-forward layer's result before its sum."""
     encoder, (x, _) = make_encoder(norm), make_inputs()
     block = encoder.blocks[0]
-    attention = lambda x: block.attention(x, Call(), None, None)  # noqa: E731
+    attention = lambda x: block.attention(x, Call())  # noqa: E731
     if norm == "pre":
         x = x + block.gamma1 * attention(block.norm1(x))
         f = block.feed_forward(block.norm2(x))

@@ -1,0 +1,33 @@
+"""What a micro-batch says of its shapes without asking its tensors."""
+
+from dataclasses import replace
+
+import torch
+
+from data_shards.batch import MaskedBatch
+
+MASK = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 1, 0]]).bool()
+
+
+def texts(lengths=(3, 2, 5)):
+    ids = torch.arange(15, dtype=torch.int32).view(3, 5)
+    return MaskedBatch("text", ids, MASK, torch.tensor(lengths), torch.arange(3), corrupted=ids)
+
+
+def test_counts_are_made_with_the_batch_and_travel_with_it():
+    batch = texts()
+    assert (batch.most_masked, batch.padded) == (3, True) and not texts((5, 5, 5)).padded
+    moved = batch.to("meta")
+    assert (moved.most_masked, moved.padded, moved.mask.device.type) == (3, True, "meta")
+
+
+def test_some_of_its_samples_have_counts_of_their_own():
+    pair = texts().take(torch.tensor([0, 1]))
+    assert pair.mask.shape == pair.inputs.shape == pair.corrupted.shape == (2, 3)
+    assert (pair.most_masked, pair.padded) == (2, True)
+    alone = pair.take(torch.tensor([1]))
+    assert (alone.most_masked, alone.padded, alone.inputs.tolist()) == (1, False, [[5, 6]])
+
+
+def test_a_count_that_is_given_is_kept():
+    assert replace(texts(), most_masked=4).most_masked == 4
