@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from configs.schema import PretrainConfig, SpeechConfig, TextConfig, VisionConfig
+from configs.schema import Modality, PretrainConfig, SpeechConfig, TextConfig, VisionConfig
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Equal = Literal["samples", "tokens"]
@@ -40,13 +42,26 @@ def _of_parts(config: PretrainConfig, rules: Callable[[PretrainConfig], list[str
     """Mistakes of every modality, each once; in a mixture those of one alone name it and the keys of its share."""
     found = {modality: rules(config.part(modality)) for modality in config.modalities}
     common = [line for line in found[config.modalities[0]] if all(line in lines for lines in found.values())]
-    own = [_in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
+    own = [in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
     return common + own
 
 
-def _in_mixture(modality: str, line: str) -> str:
+def in_mixture(modality: Modality, line: str) -> str:
+    """What is wrong with one modality of a mixture: its name, and the keys of `mixture` that act there."""
     share = f"mixture.{modality}."
-    return f"{modality}: {line.replace('batch.', share).replace('probe.', share + 'probe_')}"
+    line = re.sub(r"\bbatch\.(?=global|micro)|\bdata\.(?=shards\b)", share, line)
+    return f"{modality}: " + re.sub(r"\bprobe\.(?=train_shards|test_shards)", f"{share}probe_", line)
+
+
+@contextmanager
+def naming(config: PretrainConfig, modality: Modality) -> Iterator[None]:
+    """In a mixture, ValueErrors from within read as `in_mixture`."""
+    try:
+        yield
+    except ValueError as error:
+        if not config.is_mixture:
+            raise
+        raise ValueError("\n".join(in_mixture(modality, line) for line in str(error).splitlines())) from error
 
 
 def _raise(mistakes: list[str]) -> None:

@@ -10,14 +10,13 @@ import logging
 import time
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from configs.checks import check_samples
+from configs.checks import check_samples, naming
 from configs.schema import Modality, PretrainConfig
 from data_shards.bad_samples import BadSampleCount
 from data_shards.batch import MaskedBatch
@@ -169,11 +168,11 @@ class MixtureLoader:
 
     def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
         """Raises ValueError as `MaskedBatchLoader`, naming the modality, and where one of them has no shards."""
-        self._mixture = mixture_of(config)
+        self._config, self._mixture = config, mixture_of(config)
         self._bad = BadSampleCount(config.data)
         self._loaders: dict[Modality, MaskedBatchLoader] = {}
         for modality in config.modalities:
-            with _named(f"mixture.{modality}: "):
+            with naming(config, modality):
                 part = config.part(modality)
                 self._loaders[modality] = MaskedBatchLoader(part, rank, world, self._bad)
         self.data_wait = 0.0
@@ -226,7 +225,8 @@ class MixtureLoader:
     def _steps(self, first_step: int, own: dict[Modality, Iterator[list[MaskedBatch]]]) -> Iterator[list[MaskedBatch]]:
         for step in count(first_step):
             modality, _ = self._mixture.locate(step)
-            batches = next(own[modality])
+            with naming(self._config, modality):
+                batches = next(own[modality])
             self.data_wait = self._loaders[modality].data_wait
             yield batches
 
@@ -247,7 +247,7 @@ class MixtureLoader:
             keys = " ".join(f"mixture.{name}.weight={weight}" for name, weight in began)
             raise ValueError(f"the checkpoint has another mixture; set modality=[{names}] {keys}, or use a new run.dir")
         for name, loader in self._loaders.items():
-            with _named(f"mixture.{name}: "):
+            with naming(self._config, name):
                 loader.load_state_dict(state["parts"][name])
         return int(state["consumed_steps"])
 
@@ -255,15 +255,6 @@ class MixtureLoader:
         """End the workers, and the iterator over steps."""
         for loader in self._loaders.values():
             loader.close()
-
-
-@contextmanager
-def _named(prefix: str) -> Iterator[None]:
-    """ValueErrors from within begin with `prefix`."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{prefix}{error}") from error
 
 
 def open_loader(config: PretrainConfig, rank: int, world: int) -> MaskedBatchLoader | MixtureLoader:

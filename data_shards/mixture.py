@@ -73,7 +73,7 @@ def mixture_of(config: PretrainConfig) -> Mixture:
     """The mixture of a run, of one modality too. ValueError where one of several has no shards."""
     shares = {modality: getattr(config.mixture, modality) for modality in config.modalities}
     if config.is_mixture and (missing := [name for name, share in shares.items() if not share.shards]):
-        keys = " ".join(f"mixture.{name}.shards=PATTERN" for name in missing)
-        raise ValueError(f"modality={list(config.modalities)} names {missing[0]}, which has no shards: set {keys}")
+        keys, names = " ".join(f"mixture.{name}.shards=PATTERN" for name in missing), ",".join(config.modalities)
+        raise ValueError(f"modality=[{names}] names {missing[0]}, which has no shards: set {keys}")
     weights = tuple(share.weight for share in shares.values()) if config.is_mixture else (1,)
     return Mixture(config.modalities, weights, config.train.seed)

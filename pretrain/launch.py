@@ -29,6 +29,7 @@ from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
 from configs.schema import Modality, PretrainConfig
 from data_shards.index import read_folder_index, resolve
+from data_shards.mixture import mixture_of
 from data_shards.packages import cache_folder
 from pretrain.metrics import read_rows
 
@@ -282,10 +283,11 @@ def build_demo_shards(modality: Modality) -> None:
 
 def check_files(config: PretrainConfig) -> None:
     """Raise ValueError where a key names nothing, or is empty and must not be. A run that resumes needs no `init`."""
+    mixture_of(config)  # refuses one without shards
     for modality in config.modalities:
-        part, key = config.part(modality), f"mixture.{modality}.shards" if config.is_mixture else "data.shards"
+        part = config.part(modality)
         if not part.data.shards:
-            raise ValueError(f"{key} is empty: give {key}=PATTERN (./run.sh shards build makes shards)")
+            raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
         for shards in filter(None, (part.data.shards, part.probe.train_shards, part.probe.test_shards)):
             resolve(shards)
     if not config.run.dir:

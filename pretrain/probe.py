@@ -14,6 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy, normalize
 
+from configs.checks import naming
 from configs.command import run
 from configs.compose import from_yaml
 from configs.schema import Modality, PretrainConfig, ProbeCommandConfig
@@ -108,8 +109,13 @@ def probes(model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher"
 
     Raises ValueError where shards are missing or hold no labels.
     """
-    parts = [config.part(modality) for modality in config.modalities]
-    return [probe(model, part, weights) for part in parts if part.probe.train_shards]
+    results = []
+    for modality in config.modalities:
+        part = config.part(modality)
+        if part.probe.train_shards:
+            with naming(config, modality):
+                results.append(probe(model, part, weights))
+    return results
 
 
 def probe(model: Data2Vec, part: PretrainConfig, weights: Weights = "teacher") -> ProbeResult:

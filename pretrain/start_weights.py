@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.checks import naming
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
 from data_shards.index import TOKENIZER_NAME, tokenizer_of
@@ -64,7 +65,8 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
                 f"init={folder} has {norm}-norm {modality} blocks, here they are {own}: set model.norm={norm}"
             )
     if "text" in config.modalities:
-        _check_tokenizer(folder, config.part("text"))
+        with naming(config, "text"):
+            _check_tokenizer(folder, config.part("text"))
     weights, step = load_weights(folder, "student")
     if not config.is_mixture:
         weights = part_state(weights, theirs, config.modalities[0])

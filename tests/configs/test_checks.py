@@ -49,7 +49,12 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         (f"{SPEECH} speech.max_seconds=0.2", 2, "masked span has speech.mask.length=10", "speech.max_seconds=0.25"),
         (f"{SPEECH} speech.position_kernel=4", 2, "position_kernel=4 must be odd", "speech.position_kernel=5"),
         (f"{SPEECH} speech.position_groups=3", 2, "must divide model.width=128", "speech.position_groups=8"),
-        (f"{SPEECH} batch.micro_tokens=50", 2, "does not hold one sample of 199", "batch.micro_tokens=199"),
+        (
+            f"{SPEECH} speech.max_seconds=4 batch.micro_tokens=50",
+            2,
+            "does not hold one sample of 199",
+            "batch.micro_tokens=199",
+        ),
         (f"{TEXT} text.mask.length=62", 2, "leaves nothing of text.max_tokens=64", "text.mask.length=4"),
         (f"{TEXT} batch.micro_tokens=63", 2, "does not hold one sample of 64", "batch.micro_tokens=64"),
         (

@@ -98,7 +98,7 @@ def test_the_state_of_a_mixture(shards):
         ValueError, match=r"another mixture; set modality=\[vision,speech,text\] .*mixture\.text\.weight=1"
     ):
         open_loader(replace(config, mixture=weights), 0, 1).load_state_dict(state)
-    with pytest.raises(ValueError, match=r"mixture\.vision: .*data\.lanes: set it to 4"):
+    with pytest.raises(ValueError, match=r"^vision: .*data\.lanes: set it to 4"):
         open_loader(mixture_config(shards, lanes=8), 0, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="of one modality; set modality to it"):
         open_loader(config, 0, 1).load_state_dict(open_loader(config.part("text"), 0, 1).state_dict(3))
@@ -107,7 +107,24 @@ def test_the_state_of_a_mixture(shards):
 
 
 def test_modalities_without_shards_are_named(shards):
-    with pytest.raises(ValueError, match=r"speech, which has no shards: set mixture\.speech\.shards=PATTERN$"):
+    without = (
+        r"^modality=\[vision,speech,text\] names speech, which has no shards: set mixture\.speech\.shards=PATTERN$"
+    )
+    with pytest.raises(ValueError, match=without):
         open_loader(mixture_config({**shards, "speech": ""}), 0, 1)
-    with pytest.raises(ValueError, match=r"mixture\.text: no shards match.*/nowhere"):
+    with pytest.raises(ValueError, match=r"^text: no shards match.*/nowhere"):
         open_loader(mixture_config({**shards, "text": "/nowhere"}), 0, 1)
+
+
+def test_errors_name_the_keys_that_act_in_a_mixture(shards):
+    def with_speech(**keys):
+        config = mixture_config(shards)
+        return replace(config, mixture=replace(config.mixture, speech=replace(config.mixture.speech, **keys)))
+
+    with pytest.raises(
+        ValueError, match=r"^speech: mixture\.speech\.shards has 24 .*lower mixture\.speech\.global, or"
+    ):
+        open_loader(with_speech(global_=48), 0, 1)
+    with pytest.raises(ValueError, match=r"^speech: mixture\.speech\.shards: no usable sample .*no recording"):
+        for _ in islice(open_loader(with_speech(shards=shards["vision"]), 0, 1).steps(0), 12):
+            pass

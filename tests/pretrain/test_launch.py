@@ -199,7 +199,7 @@ def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ([], "data.shards is empty: give data.shards=PATTERN"),
         (["data.shards=/nowhere/x-*.tar", "run.dir=x"], "/nowhere/x-\\*.tar"),
-        (["recipe=mixture_base"], "mixture.vision.shards is empty: give mixture.vision.shards=PATTERN"),
+        (["recipe=mixture_base"], "vision, which has no shards: set mixture.vision.shards=PATTERN mixture.speech."),
     ],
 )
 def test_missing_files_are_named(overrides: list[str], message: str) -> None:
