@@ -245,12 +245,12 @@ def _teacher(config: PretrainConfig) -> Iterator[str]:
 def _schedule(config: PretrainConfig) -> Iterator[str]:
     schedule, steps = config.schedule, config.train.steps
     length = schedule.steps or steps
-    if schedule.warmup and schedule.warmup + schedule.hold >= length:
-        hold = f" and schedule.hold={schedule.hold}" if schedule.hold else ""
-        yield (
-            f"schedule.warmup={schedule.warmup}{hold} must be below the schedule's {length} steps: "
-            f"set schedule.warmup={length // 10}{' schedule.hold=0' if hold else ''}, or schedule.steps=STEPS"
-        )
+    given = {"warmup": (schedule.warmup, length // 10), "hold": (schedule.hold, 0)}
+    given = {f"schedule.{key}": values for key, values in given.items() if values[0]}
+    if given and schedule.warmup + schedule.hold >= length:
+        sum_of = " and ".join(f"{key}={value}" for key, (value, _) in given.items())
+        remedy = " ".join(f"{key}={value}" for key, (_, value) in given.items())
+        yield f"{sum_of} must be below the schedule's {length} steps: set {remedy}, or schedule.steps=STEPS"
     if schedule.kind == "exponential" and schedule.lr_end == 0:
         yield (
             f"schedule.kind=exponential needs schedule.lr_end above 0: "

@@ -293,7 +293,7 @@ class ScheduleConfig:
 
 @dataclass(config=_STRICT)
 class BatchConfig:
-    """The batch. `micro` must divide `global / ranks`."""
+    """The batch. For images `micro` must divide `global / ranks`; speech and text are cut by length."""
 
     global_: Annotated[int, Field(alias="global", ge=1)] = 64
     """Samples per optimizer step over all ranks; their mean where `equal` is tokens."""
@@ -444,7 +444,7 @@ class PretrainConfig:
     recipe: str = "demo"
     """Name of the recipe, for logs."""
     demo: bool = False
-    """Fetch the packaged images and build their shards where `data.shards` is empty."""
+    """Build shards of each modality's packaged images, recordings or texts where `data.shards` is empty."""
     modality: Modality | tuple[Modality, ...] = "vision"
     """What the samples are; a list, as [vision,speech,text], for a mixture (see `mixture`)."""
     init: str = ""
@@ -504,7 +504,8 @@ class PretrainConfig:
         )
         beta = own.beta if self.loss.beta is None else self.loss.beta
         loss = LossConfig(beta, self.loss.reduction or own.reduction)
-        part = replace(self, modality=modality, model=model, teacher=teacher, loss=loss)
+        batch = replace(self.batch, equal="samples") if modality == "vision" else self.batch
+        part = replace(self, modality=modality, model=model, teacher=teacher, loss=loss, batch=batch)
         return part._with_share(getattr(self.mixture, modality)) if self.is_mixture else part
 
     def _with_share(self, share: MixturePart) -> PretrainConfig:
@@ -562,8 +563,8 @@ class BuildConfig:
     """Size at which a shard is closed, in MiB; text: of the source, before compression about."""
     workers: Annotated[int | None, Field(ge=1)] = None
     """Processes; null is the number of cores."""
-    min_seconds: Annotated[float, Field(ge=0.025)] = 0.025
-    """Audio: shorter recordings are left out (published: 2). The least is the feature encoder's receptive field."""
+    min_seconds: Annotated[float, Field(ge=0.045)] = 0.045
+    """Audio: shorter recordings are left out (published: 2). The least is two frames: one to mask, one to see."""
     segment_seconds: Annotated[float | None, Field(gt=0)] = None
     """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
     tokenizer: str = ""

@@ -44,6 +44,7 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         (BATCH, 3, "3 ranks must divide data.lanes=128", "batch.global=129 batch.micro=43"),
         ("model.norm=post model.drop_path=0.1", 2, "model.drop_path=0.1 is for pre-norm blocks", "model.drop_path=0"),
         ("schedule.warmup=9 schedule.hold=3000", 2, "schedule.hold=3000 must be below", "schedule.hold=0"),
+        ("schedule.warmup=0 schedule.hold=3000", 2, "schedule.hold=3000 must be below", "schedule.hold=0"),
         ("schedule.kind=exponential schedule.lr_end=0", 2, "exponential needs schedule.lr_end", "schedule.lr_end=1e-5"),
         ("schedule.lr_start=1", 2, "schedule.lr_start=1 must be at most", "schedule.lr_start=0"),
         (f"{SPEECH} speech.max_seconds=0.2", 2, "masked span has speech.mask.length=10", "speech.max_seconds=0.25"),
@@ -111,3 +112,9 @@ def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
     assert resolve_lanes(64, 16) == 16
     assert [resolve_lanes(size, None, "tokens") for size in (7, 64, 2048, 4608)] == [1, 8, 256, 576]
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
+
+
+def test_steps_of_equal_tokens_are_of_speech_and_text_alone() -> None:
+    config = compose_pretrain(["modality=[vision,text]", "batch.equal=tokens", "batch.global=64"])
+    assert [config.part(modality).batch.equal for modality in ("vision", "text")] == ["samples", "tokens"]
+    check(config, 2)

@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
     assert "left out 2 (damaged or no audio)" in told and "damaged.flac (damaged FLAC" in told
     for part in (
         "(0 bytes): 19/198/empty.mp3",
-        "left out 1 (shorter than min_seconds=0.025)",
+        "left out 1 (shorter than min_seconds=0.045)",
         "meta.json",
         "6 samples",
     ):
