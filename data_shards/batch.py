@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from configs.schema import FRAME_STRIDE, RECEPTIVE_FIELD, Modality, frames
+from data_shards.tokens import BOS, EOS, PAD, UNK
 
 __all__ = [
     "BOS", "CONV_KERNELS", "CONV_STRIDES", "EOS", "FRAME_STRIDE", "PAD", "RECEPTIVE_FIELD", "UNK",
     "MaskedBatch", "Sample", "frames", "samples_of",
 ]  # fmt: skip
 
-BOS, PAD, EOS, UNK = range(4)
-"""Ids of <s>, <pad>, </s> and <unk> in every vocabulary (RoBERTa's); <mask> is the last id, `vocab_size - 1`."""
-
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """The speech feature encoder's convolutions, which make one frame of RECEPTIVE_FIELD samples, FRAME_STRIDE apart."""
 
 
-def samples_of(frames: int) -> int:
+Count = TypeVar("Count", int, np.ndarray)
+
+
+def samples_of(frames: Count) -> Count:
     """The fewest samples that give so many frames."""
     return RECEPTIVE_FIELD + (frames - 1) * FRAME_STRIDE
 

@@ -29,15 +29,14 @@ from data_shards.documents import (
 )
 from data_shards.folders import SourceFile, Walk, check_name, extension, keys_of, source_file
 from data_shards.index import TOKENIZER_NAME, TokenizerEntry
-from data_shards.tokenizer import FILES, SPECIALS, Tokenizer, load_tokenizer, train_tokenizer
-from data_shards.tokens import tokens_npy
+from data_shards.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
+from data_shards.tokens import BOS, EOS, tokens_npy
 from data_shards.units import LeftOut, Split, Unit, label_member
 
 TRAINING_BYTES = 2**28
 """Text that a tokenizer is trained from, at most about so much, evenly spread."""
 
 _MIB = 2**20
-_BOS, _EOS = SPECIALS.index("<s>"), SPECIALS.index("</s>")
 _JSON = ("jsonl", "ndjson", "json")
 
 
@@ -72,7 +71,7 @@ class Sequences:
                 sequences = joined(encoded, self.max_tokens - 2)
         for key, label, ids in sequences:
             label_number = None if label is None else self.classes.index(label)
-            npy = tokens_npy([_BOS, *ids, _EOS], self.entry.vocab_size)
+            npy = tokens_npy([BOS, *ids, EOS], self.entry.vocab_size)
             yield key, {"npy": npy, **label_member(label_number)}
 
 
@@ -104,7 +103,7 @@ def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
     for document, ids in encoded:
         if not line:
             key, pieces = document.key, 0
-        line += [_EOS, *ids] if line else ids
+        line += [EOS, *ids] if line else ids
         begin = 0
         while len(line) - begin > longest:
             yield f"{key}_{pieces}", None, line[begin : begin + longest]

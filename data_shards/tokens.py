@@ -14,6 +14,9 @@ import numpy as np
 
 TOKEN_EXTENSION = "npy"
 
+BOS, PAD, EOS, UNK = range(4)
+"""Ids of <s>, <pad>, </s> and <unk> in every vocabulary (RoBERTa's); <mask> is the last id, `vocab_size - 1`."""
+
 _LENGTH_END = 10  # magic 6, version 2, length of the header 2
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from configs.schema import ModelConfig, PretrainConfig, SpeechConfig
 from data_shards.batch import CONV_KERNELS, CONV_STRIDES, samples_of
 from models.sharing import make_student
+
+_Count = np.ndarray | float
 
 
 def parameters(config: PretrainConfig) -> int:
@@ -24,24 +27,27 @@ def parameters(config: PretrainConfig) -> int:
 
 def flops(part: PretrainConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
     """Student forward and backward, and teacher forward, of samples with so many real and so many masked tokens."""
-    return sum(_sample(part, tokens, rows) for tokens, rows in zip(lengths, masked, strict=True))
+    return float(_samples(part, np.array(lengths, float), np.array(masked, float)).sum())
 
 
-def _sample(part: PretrainConfig, tokens: int, masked: int) -> float:
-    """One sample's training step: a backward pass is twice its forward pass, but for what needs no gradient."""
+def _samples(part: PretrainConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """Each sample's training step: a backward pass is twice its forward pass, but for what needs no gradient.
+
+    All samples at once, here and below: this is counted at every step.
+    """
     model, teacher = part.model, part.teacher
     keep = [(1 - model.drop_path * i / max(model.layers - 1, 1)) * (1 - model.layer_drop) for i in range(model.layers)]
     teacher_rows = tokens if "instance" in (teacher.block_norm, teacher.mean_norm) else masked
     first, local, positions, head = _around_blocks(part, tokens)
-    tokens += part.modality == "vision"  # CLS
+    tokens = tokens + (part.modality == "vision")  # CLS
     student_pass = local + positions + _blocks(model, tokens, masked, keep) + masked * head
     teacher_pass = positions + _blocks(model, tokens, teacher_rows, [1.0] * model.layers)
     teacher_pass += first + local if teacher.average == "all" else 0
     return teacher_pass + 3 * student_pass + 2 * first
 
 
-def _around_blocks(part: PretrainConfig, tokens: int) -> tuple[float, float, float, float]:
-    """Forward operations of a sample before and after the blocks.
+def _around_blocks(part: PretrainConfig, tokens: np.ndarray) -> tuple[_Count, _Count, _Count, float]:
+    """Forward operations of each sample before and after the blocks.
 
     What takes the sample itself, which needs no gradient; what else each token says on its own; the positions; and the
     head for one token.
@@ -59,7 +65,7 @@ def _around_blocks(part: PretrainConfig, tokens: int) -> tuple[float, float, flo
     return 0, 0, 0, 8 * width**2
 
 
-def _convolutions(speech: SpeechConfig, frames: int) -> list[float]:
+def _convolutions(speech: SpeechConfig, frames: np.ndarray) -> list[np.ndarray]:
     """Forward operations of each layer of the feature encoder."""
     length, channels, operations = samples_of(frames), 1, []
     for kernel, stride in zip(CONV_KERNELS, CONV_STRIDES, strict=True):
@@ -69,12 +75,12 @@ def _convolutions(speech: SpeechConfig, frames: int) -> list[float]:
     return operations
 
 
-def _blocks(model: ModelConfig, tokens: int, rows: int, keep: list[float]) -> float:
+def _blocks(model: ModelConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
     """Forward operations of all blocks, each run with a probability; the last one answers `rows` tokens alone."""
     return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 
-def _block(model: ModelConfig, tokens: int, rows: int) -> float:
+def _block(model: ModelConfig, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Forward operations of a block on `tokens` tokens that answers `rows` of them."""
     keys_values = 4 * tokens * model.width**2
     queries_output = 4 * rows * model.width**2

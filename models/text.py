@@ -17,7 +17,8 @@ from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 from models.network import Network
 from models.transformer import INIT_STD, FeedForward, layer_norm
 
-_FIRST_POSITION = PAD + 1  # row of the first token: RoBERTa's counts from its padding, whose row is zero
+FIRST_POSITION = PAD + 1
+"""Row of the first token's position: RoBERTa's counts from its padding, whose row is zero."""
 
 
 class Embedding(nn.Module):
@@ -37,11 +38,11 @@ class Positions(nn.Module):
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_table(tokens + _FIRST_POSITION, width))
+        self.weight = nn.Parameter(_table(tokens + FIRST_POSITION, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, H] -> [B, T, H]."""
-        return x + self.weight[_FIRST_POSITION : _FIRST_POSITION + x.shape[1]]
+        return x + self.weight[FIRST_POSITION : FIRST_POSITION + x.shape[1]]
 
 
 def _table(rows: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from configs.schema import Modality
 from data_shards.batch import UNK, MaskedBatch
+from models.network import real_tokens
 from pretrain.log_mel import log_mel
 
 NAMES: dict[Modality, str] = {"vision": "raw pixels", "speech": "log-mel statistics", "text": "TF-IDF"}
@@ -45,7 +46,7 @@ def log_mel_statistics(batch: MaskedBatch) -> Tensor:
 
 def _statistics(batch: MaskedBatch) -> Tensor:
     bands = log_mel(batch)
-    real = (torch.arange(bands.shape[1]) < batch.lengths[:, None])[..., None]
+    real = real_tokens(batch.lengths, bands.shape[1])[..., None]
     count = batch.lengths[:, None]
     mean = (bands * real).sum(1) / count
     variance = ((bands - mean[:, None]).square() * real).sum(1) / count

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate, pad
 
 from data_shards.batch import MaskedBatch
 from data_shards.tokenizer import Tokenizer
+from models.network import real_tokens
 from models.vision import normalise
 from pretrain.log_mel import log_mel
 
@@ -71,7 +72,7 @@ def spectrograms_picture(batch: MaskedBatch, clips: int = 4) -> Tensor:
     pixels a frame, masked frames shaded, white behind a clip's end."""
     batch = batch.take(torch.arange(min(clips, len(batch)))).to("cpu")
     bands = log_mel(batch)
-    ended = torch.arange(bands.shape[1]) >= batch.lengths[:, None]
+    ended = ~real_tokens(batch.lengths, bands.shape[1])
     low, high = bands[~ended].min(), bands[~ended].max()
     grey = ((bands - low) / (high - low + 1e-6) * 255)[..., None].expand(-1, -1, -1, 3)
     shaded = torch.where(batch.mask[..., None, None], (grey + torch.tensor(_SHADE)) / 2, grey)

@@ -13,9 +13,8 @@ from torch import Tensor
 from configs.schema import PUBLISHED, PretrainConfig
 from data_shards.batch import BOS, EOS, PAD
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
+from models.text import FIRST_POSITION
 
-_FIRST_POSITION = PAD + 1
-"""Row of the first token's position; the rows before it are never a token's."""
 _TYPES, _POSITIONS = "embeddings.token_type_embeddings.weight", "embeddings.position_embeddings.weight"
 _OUTER = {
     "embedding.weight": "embeddings.word_embeddings.weight",
@@ -38,10 +37,10 @@ _BLOCK = BlockLayout(
 def layout(part: PretrainConfig) -> Layout:
     """ValueError unless the blocks are post-norm, which is all that the class can."""
     check_post_norm(part, "Data2VecTextModel")
-    tokens = part.text.max_tokens + _FIRST_POSITION
+    tokens = part.text.max_tokens + FIRST_POSITION
     sizes = transformer_sizes(part) | {
         "vocab_size": Size("text.vocab_size", part.text.vocab_size, 30522),
-        "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - _FIRST_POSITION),
+        "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - FIRST_POSITION),
     }
     return Layout("data2vec-text", "Data2VecTextModel", _OUTER, _BLOCK, sizes, _settings(part))
 
@@ -71,7 +70,7 @@ def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     if _TYPES not in theirs or _POSITIONS not in theirs:
         return theirs
     positions = theirs[_POSITIONS].clone()
-    positions[_FIRST_POSITION:] += theirs[_TYPES][0]
+    positions[FIRST_POSITION:] += theirs[_TYPES][0]
     return theirs | {_POSITIONS: positions}
 
 
