@@ -4,13 +4,13 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from shard_tools import make_shards, small_config
 
 from data_shards.bins import Bins, cut, equal_tokens, sample_lengths
 from data_shards.cursor import Cursor
 from data_shards.index import load_index, read_rows
 from data_shards.loader import open_loader
 from data_shards.order import EpochOrder, OrderConfig
+from tests.data_shards.shard_tools import make_shards, small_config
 
 COUNTS = np.array([700, 0, 1300])
 LENGTHS = (20 + np.arange(2000) * 7919 % 997).astype(np.uint32)  # 20 to 1016 tokens

@@ -1,8 +1,8 @@
 import pytest
-from shard_tools import make_shards, small_config
 
 from data_shards.cursor import make_cursor, split_step
 from data_shards.index import load_index
+from tests.data_shards.shard_tools import make_shards, small_config
 
 
 def config_of(batch, micro, lanes=None):

@@ -8,7 +8,6 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from shard_tools import clip, small_config
 
 from configs.schema import BuildConfig
 from data_shards import demo, demo_speech, demo_text
@@ -18,6 +17,7 @@ from data_shards.index import load_index
 from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
 from data_shards.tokens import read_tokens
+from tests.data_shards.shard_tools import clip, small_config
 
 
 def write_images(folder, train=30, test=10):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
-from shard_tools import SMALL, encoded
 
 from configs.schema import VisionConfig
 from data_shards import image as image_module
 from data_shards.image import CROP_DRAWS, augment, centre_crop, color_jitter, crop_box, decode, image_bytes
 from data_shards.reader import BadSample
+from tests.data_shards.shard_tools import SMALL, encoded
 
 RNG = np.random.default_rng(0)
 

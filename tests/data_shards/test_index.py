@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from shard_tools import flip_byte, make_shards
 
 from data_shards.index import load_index, read_rows, resolve, sidecar
+from tests.data_shards.shard_tools import flip_byte, make_shards
 
 
 def test_resolve_folder_glob_and_braces(tmp_path):

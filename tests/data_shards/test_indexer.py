@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import webdataset
-from shard_tools import clip, command, encoded, make_shards, tree
 
 from configs.schema import frames
 from data_shards.index import load_index, read_rows, sidecar
@@ -10,6 +9,7 @@ from data_shards.reader import Reader
 from data_shards.tar import END, sample_blocks
 from data_shards.tokenizer import train_tokenizer
 from data_shards.validate import validate_shards
+from tests.data_shards.shard_tools import clip, command, encoded, make_shards, tree
 
 
 def foreign(path, keys):

@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from shard_tools import TEXT, flip_byte, make_shards, small_config
 
 from data_shards.batch import EOS, samples_of
 from data_shards.index import FolderIndex, TokenizerEntry, load_index, read_folder_index, read_rows
 from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
 from data_shards.writer import save_folder_index, write_shard
+from tests.data_shards.shard_tools import TEXT, flip_byte, make_shards, small_config
 
 
 def test_images_are_spread_over_the_shards_and_carry_their_labels(tmp_path):

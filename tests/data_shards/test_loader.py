@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from shard_tools import flip_byte, make_shards, small_config
 
 from configs.schema import MODALITIES
 from data_shards.batch import samples_of
@@ -22,6 +21,7 @@ from data_shards.index import read_rows
 from data_shards.loader import MaskedBatchLoader, open_loader
 from data_shards.microbatch import MicroBatches
 from data_shards.order import EpochOrder
+from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 
 
 def real_part(batch, i):
@@ -259,7 +259,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(shards):
 PROGRAM = """
 import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
-from shard_tools import small_config
+from tests.data_shards.shard_tools import small_config
 from data_shards.loader import MaskedBatchLoader
 steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
 next(steps)

@@ -2,11 +2,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from shard_tools import SMALL
 
 from configs.schema import SpeechMaskConfig, TextConfig, TextMaskConfig, VisionConfig, VisionMaskConfig
 from data_shards.batch import BOS, EOS, PAD
 from data_shards.masking import _rectangles, block_masks, span_masks, token_masks, trimmed
+from tests.data_shards.shard_tools import SMALL
 
 
 def test_published_statistics():

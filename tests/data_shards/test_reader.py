@@ -3,11 +3,11 @@ import os
 import pickle
 
 import pytest
-from shard_tools import flip_byte, make_shards
 
 from data_shards import reader as reader_module
 from data_shards.index import load_index, read_rows
 from data_shards.reader import BadSample, Reader
+from tests.data_shards.shard_tools import flip_byte, make_shards
 
 
 def test_samples_are_those_that_were_written(tmp_path):

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import soundfile
 import webdataset
-from shard_tools import clip, command, tree
 
 from configs.schema import BuildConfig, frames
 from data_shards.audio import flac, read_audio
 from data_shards.build import build
 from data_shards.index import load_index, read_rows
+from tests.data_shards.shard_tools import clip, command, tree
 
 
 def build_audio(source, output, **keys):

@@ -6,7 +6,6 @@ import pyarrow
 import pytest
 import webdataset
 from pyarrow import parquet
-from shard_tools import command, tree
 
 from configs.schema import BuildConfig
 from data_shards.build import build
@@ -16,6 +15,7 @@ from data_shards.sequences import cut, joined
 from data_shards.tokenizer import load_tokenizer
 from data_shards.tokens import read_tokens
 from data_shards.units import LeftOut
+from tests.data_shards.shard_tools import command, tree
 
 TEXT = "a glossary of short words that a tokenizer may join into longer types because they come again"
 WORDS = TEXT.split(" ")

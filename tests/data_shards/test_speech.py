@@ -4,7 +4,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
 from torch.nn import functional as F
 
 from configs.schema import SpeechConfig, SpeechMaskConfig
@@ -15,6 +14,7 @@ from data_shards.loader import open_loader
 from data_shards.reader import BadSample
 from data_shards.speech import Clips, crop, decode, statistics
 from data_shards.writer import save_folder_index, write_shard
+from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
 
 CLIPS = Clips(small_config("", modality="speech"))
 

@@ -4,13 +4,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from shard_tools import TEXT, make_shards, small_config, text_ids
 
 from data_shards.batch import BOS, EOS, PAD
 from data_shards.loader import open_loader
 from data_shards.reader import BadSample
 from data_shards.text import Texts, window
 from data_shards.tokens import tokens_npy
+from tests.data_shards.shard_tools import TEXT, make_shards, small_config, text_ids
 
 TEXTS = Texts(small_config("", modality="text"))
 

@@ -1,7 +1,6 @@
-from shard_tools import command, flip_byte, make_shards
-
 from data_shards.index import read_rows, sidecar
 from data_shards.validate import validate_shards
+from tests.data_shards.shard_tools import command, flip_byte, make_shards
 
 
 def test_good_shards_have_no_differences(tmp_path):
