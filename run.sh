@@ -18,7 +18,8 @@ usage: ./run.sh COMMAND [key=value ...]
   shards index shards=PATTERN                             index shards that others built
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
   pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
-  export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads
+  export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads; of a mixture:
+                                                          modality=vision|speech|text
   probe run=DIR                                           k-NN and linear probe of a run's features
   board run=DIR                                           TensorBoard
   test [pytest arguments]                                 the tests
