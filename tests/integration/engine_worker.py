@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
 from pathlib import Path
 
 import torch
-from deepspeed.runtime import bf16_optimizer
 from torch import Tensor
 
 from configs.compose import compose_pretrain
@@ -160,8 +160,8 @@ def run(job: dict) -> dict:
 
 if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    bf16_optimizer.see_memory_usage = lambda *_, **__: None  # seconds of garbage collection for every engine
     distributed.start()
+    gc.freeze()  # DeepSpeed collects garbage up to 24 times in making an engine, each time over all that is imported
     results = [run(job) for job in json.loads(Path(sys.argv[1]).read_text())]
     if distributed.rank() == 0:
         Path(sys.argv[1]).with_suffix(".result.json").write_text(json.dumps(results))

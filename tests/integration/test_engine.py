@@ -23,9 +23,9 @@ PLAIN = [(f"zero{stage}", precision, False) for stage in range(4) for precision 
 OFFLOADED = [("zero1", "fp32", True), ("zero2", "bf16", True), ("zero3", "bf16", True)]
 LAYOUTS: dict[str, list[Layout]] = {  # where the masters lie has nothing to do with the modality: half suffices there
     "vision": [*PLAIN, *OFFLOADED],
-    "speech": [*PLAIN[1::3], *OFFLOADED[2:]],
-    "text": [*PLAIN[0::3], *OFFLOADED[1:2]],
-    "mixture": [*PLAIN[0::3], *PLAIN[5:8:2], *OFFLOADED],
+    "speech": [("zero0", "bf16", False), ("zero2", "fp32", False), ("zero3", "bf16", False)],
+    "text": [("zero0", "fp32", False), ("zero1", "bf16", False), ("zero3", "fp32", False), ("zero2", "bf16", True)],
+    "mixture": [("zero1", "bf16", False), ("zero2", "fp32", False), ("zero3", "fp32", False), *OFFLOADED[1:]],
 }
 CASES = [(kind, layout) for kind in KINDS for layout in LAYOUTS[kind]]
 
@@ -89,6 +89,7 @@ def test_losses_do_not_depend_on_stage_ranks_micro_batch_or_offload(tmp_path):
     runs = {}
     for ranks in RANKS:
         cases = [(kind, *setting) for kind in KINDS for setting in settings[ranks]]
+        cases = [case for case in cases if case[0] in ("vision", "mixture") or not case[1][2]]  # there the offloaded
         jobs = [{"overrides": [*overrides(*case), DROPPED], "steps": 7} for case in cases]
         runs |= {(ranks, *case): got for case, got in pairs(cases, train_engines(tmp_path, ranks, jobs))}
     for (ranks, kind, layout, micro), got in runs.items():

@@ -54,8 +54,8 @@ def mixture_overrides(shards: dict[str, Path], run: Path, *more: str) -> list[st
     """A run of 30 steps on all three."""
     named = [f"mixture.{name}.shards={folder}" for name, folder in shards.items()]
     return [
-        *tiny("mixture", 16, 4), *named, f"run.dir={run}", "log.every=4", "log.pictures_every=10", "train.steps=30",
-        "schedule.steps=30", "checkpoint.every=5", "checkpoint.keep=10", "precision=fp32", "data.workers=1",
+        *tiny("mixture", 8, 4), *named, f"run.dir={run}", "log.every=4", "log.pictures_every=10", "train.steps=30",
+        "schedule.steps=30", "checkpoint.every=10", "precision=fp32", "data.workers=0",
         "model.dropout=0.1", "model.layer_drop=0.2", "log.peak_tflops=1", *more,
     ]  # fmt: skip
 

@@ -2,8 +2,11 @@
 
 import pytest
 
-from configs.schema import OptimizerConfig, PretrainConfig
-from pretrain.run_directory import lock, write_config
+from configs.schema import DataConfig, OptimizerConfig, PretrainConfig
+from data_shards.index import load_index
+from data_shards.tokenizer import load_tokenizer, train_tokenizer
+from pretrain.run_directory import keep_tokenizer, lock, write_config
+from tests.integration.real_shards import build_shards
 
 
 def test_a_directory_is_held_by_one_run_at_a_time(tmp_path):
@@ -21,3 +24,15 @@ def test_the_config_names_versions_and_what_has_changed(tmp_path):
     assert "# torch: " in text and "# ranks: 2" in text
     changes, _ = write_config(tmp_path, PretrainConfig(optimizer=OptimizerConfig(lr=0.25)), world=2)
     assert changes == "optimizer.lr: 0.0005 -> 0.25"
+
+
+def test_the_tokenizer_of_the_shards_is_kept_and_another_one_refused(tmp_path):
+    shards = build_shards(tmp_path, "text")
+    config = PretrainConfig(modality="text", data=DataConfig(shards=str(shards)))
+    keep_tokenizer(tmp_path / "run", config)
+    assert load_tokenizer(tmp_path / "run" / "tokenizer").entry == load_index(str(shards)).tokenizer
+    train_tokenizer(["other words"], 300).save(shards / "tokenizer")
+    with pytest.raises(ValueError, match="is not the tokenizer that its shards were made with"):
+        keep_tokenizer(tmp_path / "run", config)
+    keep_tokenizer(tmp_path / "images", PretrainConfig())
+    assert not (tmp_path / "images").exists()
