@@ -27,11 +27,6 @@ def check_sizes(config: PretrainConfig) -> None:
     _raise(_of_parts(config, lambda part: [*_sizes(part)]))
 
 
-def check_vision(vision: VisionConfig) -> None:
-    """Raise ValueError, a line per mistake, where images or masks cannot be made: the part for `data_shards`."""
-    _raise([*_grid(vision), *_images(vision)])
-
-
 def check_samples(part: PretrainConfig) -> None:
     """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
     _raise([*_grid(part.vision)] if part.modality == "vision" else [])

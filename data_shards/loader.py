@@ -47,7 +47,27 @@ def _checked(loaded: Loaded | str) -> Loaded:
     return loaded
 
 
-class MaskedBatchLoader:
+class _CountsBadSamples:
+    """What both loaders tell of bad samples; in a mixture all modalities share one count."""
+
+    _bad: BadSampleCount
+
+    @property
+    def bad_samples(self) -> int:
+        """Samples of the consumed steps that had to be replaced: this process's, and those restored."""
+        return self._bad.replaced
+
+    @property
+    def bad_counts(self) -> tuple[int, int]:
+        """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
+        return self._bad.replaced, self._bad.read
+
+    def restore_bad_counts(self, replaced: int, read: int) -> None:
+        """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
+        self._bad.replaced, self._bad.read = replaced, read
+
+
+class MaskedBatchLoader(_CountsBadSamples):
     """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
     def __init__(self, part: PretrainConfig, rank: int, world: int, bad: BadSampleCount | None = None) -> None:
@@ -81,20 +101,6 @@ class MaskedBatchLoader:
     def steps_per_epoch(self) -> int:
         """Steps of an epoch, the same on every rank; fewer than `batch.global` samples are left over."""
         return self._cursor.steps_per_epoch
-
-    @property
-    def bad_samples(self) -> int:
-        """Samples of the consumed steps that had to be replaced: this process's, and those restored."""
-        return self._bad.replaced
-
-    @property
-    def bad_counts(self) -> tuple[int, int]:
-        """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
-        return self._bad.replaced, self._bad.read
-
-    def restore_bad_counts(self, replaced: int, read: int) -> None:
-        """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
-        self._bad.replaced, self._bad.read = replaced, read
 
     def epoch_of(self, step: int) -> int:
         """The epoch that a step belongs to."""
@@ -163,7 +169,7 @@ class MaskedBatchLoader:
             steps.close()  # it holds the only reference to torch's iterator, which ends them
 
 
-class MixtureLoader:
+class MixtureLoader(_CountsBadSamples):
     """The data of a mixture on one rank: every step is of one modality, and of the next step of that one's loader."""
 
     def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
@@ -194,20 +200,6 @@ class MixtureLoader:
         """Steps until every modality has ended its first epoch."""
         last = {name: loader.steps_per_epoch - 1 for name, loader in self._loaders.items()}
         return 1 + max(self._mixture.step_of(name, own) for name, own in last.items())
-
-    @property
-    def bad_samples(self) -> int:
-        """As `MaskedBatchLoader`, of all modalities together; so are the counts below."""
-        return self._bad.replaced
-
-    @property
-    def bad_counts(self) -> tuple[int, int]:
-        """Samples replaced and samples read."""
-        return self._bad.replaced, self._bad.read
-
-    def restore_bad_counts(self, replaced: int, read: int) -> None:
-        """Go on from the counts of an earlier process."""
-        self._bad.replaced, self._bad.read = replaced, read
 
     def epoch_of(self, step: int) -> int:
         """The epoch that a step belongs to, of its modality."""

@@ -80,7 +80,7 @@ def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> in
 def block_masks(seed: int, epoch: int, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
     """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
 
-    `vision` has passed `configs.checks.check_vision`.
+    `vision` has passed `configs.checks.check_samples`.
     """
     config, grid = vision.mask, vision.grid
     drawn = _draw_tries(seed, epoch, samples, config.min_aspect)
