@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from configs.keys import build, help_text, leaf_keys, no_value, split_override, unknown_key
-from configs.schema import MODALITIES, PretrainConfig
+from configs.schema import MODALITIES, Patterns, PretrainConfig
 
 T = TypeVar("T")
 FOLDER = Path(__file__).resolve().parent
@@ -155,8 +155,8 @@ def _check_key(key: str, value: str) -> None:
 
 
 def _is_text(key: str) -> bool:
-    """Is this the key of a string, not of a group?"""
-    return key not in GROUPS and leaf_keys(PretrainConfig)[key].kind is str
+    """Is this the key of a string or of patterns, not of a group?"""
+    return key not in GROUPS and leaf_keys(PretrainConfig)[key].kind in (str, Patterns)
 
 
 def _set(values: dict[str, Any], key: str, value: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from configs.schema import Patterns
+
 T = TypeVar("T")
 
 
@@ -113,7 +115,7 @@ def _describe(mistake: Any, keys: dict[str, Key]) -> str:
 
 def no_value(key: Key) -> str | None:
     """What `null` means for the key: for text with a default, "" (as in `init=null`)."""
-    return "" if key.kind is str and not key.required else None
+    return "" if key.kind in (str, Patterns) and not key.required else None
 
 
 def help_text(cls: type) -> str:

@@ -7,11 +7,12 @@ an alias; the alias is the key that users write.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True)
@@ -20,6 +21,19 @@ Modality = Literal["vision", "speech", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Normalisation = Literal["layer", "instance", "none"]
 """`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
+
+
+def _listed(value: object) -> object:
+    """`[/a/*.tar,/b/{0..3}.tar]`, as a command line gives it -> its patterns; anything else as it is."""
+    if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
+        return value
+    parts = re.split(r",(?![^{]*\})", value[1:-1])  # not the commas within braces
+    return tuple(part.strip().strip("'\"") for part in parts)
+
+
+Patterns = str | tuple[str, ...]
+Shards = Annotated[Patterns, BeforeValidator(_listed)]
+"""Tar shards: a folder, a glob or braces, local or remote (`s3://`, `gs://`, `http(s)://`); or a list of such."""
 
 
 RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
@@ -87,6 +101,10 @@ class VisionConfig:
     """Side of the square crop, in pixels; a multiple of `patch_size`."""
     patch_size: Annotated[int, Field(ge=1)] = 16
     """Side of a patch, in pixels."""
+    exif_orientation: bool = True
+    """Turn images as their EXIF orientation says (published: false, torchvision's loader ignores it)."""
+    max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
+    """Images of more pixels are bad samples, and not decoded. The default is Pillow's limit: 256 MiB of RGB."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Random resized crop: range of the area fraction."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -134,6 +152,11 @@ class SpeechConfig:
     """Samples per second, mono."""
     max_seconds: Annotated[float, Field(gt=0)] = 20.0
     """Longer clips are cropped to this, at random."""
+    max_recording_seconds: Annotated[float, Field(gt=0)] = 8 * 3600.0
+    """Longer recordings are bad samples: 8 hours are 0.9 GB of samples."""
+    normalise: Literal["recording", "crop"] = "recording"
+    """Over what a waveform is normalised: the whole recording (published), or the crop alone; then no more than the
+    crop is decoded of a recording that is longer than `max_seconds`."""
     crop: Literal["own", "shortest"] = "own"
     """`own`: every clip keeps its length, batches are padded; `shortest`: the clips of a step are cropped, at random,
     to the shortest of them (published)."""
@@ -193,17 +216,19 @@ class MixturePart:
 
     weight: Annotated[int, Field(ge=1)] = 1
     """Steps of this modality in every `sum of weights` steps."""
-    shards: str = ""
+    shards: Shards = ""
     """Its tar shards, as `data.shards`."""
+    weights: tuple[int, ...] | None = None
+    """Its `data.weights`."""
     global_: Annotated[int | None, Field(alias="global", ge=1)] = None
     """Its `batch.global`."""
     micro: Annotated[int | None, Field(ge=1)] = None
     """Its `batch.micro`."""
     micro_tokens: Annotated[int | None, Field(ge=1)] = None
     """Its `batch.micro_tokens`."""
-    probe_train_shards: str = ""
+    probe_train_shards: Shards = ""
     """Its `probe.train_shards`."""
-    probe_test_shards: str = ""
+    probe_test_shards: Shards = ""
     """Its `probe.test_shards`."""
 
 
@@ -310,23 +335,46 @@ class BatchConfig:
 class DataConfig:
     """Which shards, and how they are read."""
 
-    shards: str = ""
-    """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar."""
+    shards: Shards = ""
+    """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar; local, or remote (s3://, gs://,
+    http://, https://); or a list, as [/data/a,/data/b]."""
+    weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Samples of each item of the list `shards` in every `sum of weights` of a lane; null: the list is one data set."""
+    epoch: Literal["mixture", "source"] = "mixture"
+    """With `weights`: `mixture`: an epoch ends when the first item has no samples left, and no sample comes twice in
+    it; `source`: every item begins anew when it has no samples left."""
     lanes: Annotated[int | None, Field(ge=1)] = None
     """Lanes of the epoch's order: a divisor of `batch.global` and a multiple of every rank count to come.
     Null takes the largest divisor of `batch.global` up to 768. Kept in the checkpoint."""
     window: Annotated[int, Field(ge=1)] = 1024
     """Positions of a lane that are shuffled together."""
     chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 2**20
-    """Runs of about this many bytes of one shard stay together before the window shuffle."""
+    """Runs of about this many bytes of one shard stay together before the window shuffle; remote shards are read in
+    them."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes per rank; 0 loads in the training process."""
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Micro-batches each worker prepares ahead."""
+    read_ahead_mb: Annotated[int, Field(ge=0)] = 1024
+    """MiB of coming chunks that a process of each rank fetches ahead: from remote shards into the cache, from local
+    files into the system's page cache. 0, or no `workers`: nothing is read ahead."""
+    cache_dir: str = ""
+    """Folder on this node for chunks of remote shards, shared by its ranks and jobs; "" is one in the system's
+    temporary folder."""
+    cache_gb: Annotated[float, Field(gt=0)] = 32.0
+    """Most that the cache holds, in GiB."""
+    retries: Annotated[int, Field(ge=0)] = 6
+    """How often a failed request to a remote store is repeated, after growing waits."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds after which a request to a remote store has failed."""
+    max_sample_mb: Annotated[int, Field(ge=1)] = 256
+    """Samples of more than so many MiB are bad samples."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Stop when more than this fraction of the samples read could not be used..."""
     max_bad_samples: Annotated[int, Field(ge=0)] = 100
-    """...and more than this many."""
+    """...and more than this many; ..."""
+    max_bad_streak: Annotated[int, Field(ge=1)] = 100
+    """...or when on one rank so many in a row could not be used."""
 
 
 @dataclass(config=_STRICT)
@@ -397,9 +445,9 @@ class GuardConfig:
 class ProbeConfig:
     """k-NN and linear probe of the teacher's features on labelled samples."""
 
-    train_shards: str = ""
+    train_shards: Shards = ""
     """Labelled shards whose features are the reference; "" turns the probe off."""
-    test_shards: str = ""
+    test_shards: Shards = ""
     """Labelled held-out shards."""
     train_samples: Annotated[int, Field(ge=1)] = 5000
     """Reference samples."""
@@ -585,11 +633,47 @@ class BuildConfig:
 
 
 @dataclass(config=_STRICT)
-class ShardsConfig:
-    """`./run.sh shards validate` and `shards index`."""
+class IndexConfig:
+    """`./run.sh shards index`."""
 
-    shards: str
-    """Tar shards: a folder, a glob or braces."""
+    shards: Shards
+    """Tar shards: a folder, a glob or braces, or a list of such; local."""
+
+
+@dataclass(config=_STRICT)
+class InfoConfig:
+    """`./run.sh shards info`."""
+
+    shards: Shards
+    """Tar shards, local or remote."""
+
+
+@dataclass(config=_STRICT)
+class ValidateConfig:
+    """`./run.sh shards validate`."""
+
+    shards: Shards
+    """Tar shards: a folder, a glob or braces, or a list of such; local."""
+    deep: bool = False
+    """Decode every image and recording, and look into every text."""
+    workers: Annotated[int | None, Field(ge=1)] = None
+    """Processes; null is the number of cores."""
+
+
+@dataclass(config=_STRICT)
+class BenchConfig:
+    """`./run.sh shards bench`."""
+
+    shards: Shards
+    """Tar shards, local or remote."""
+    modality: Modality | None = None
+    """What the samples are; null: as the first one tells."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """Loader processes of the last stage."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """Samples of a batch."""
+    seconds: Annotated[float, Field(gt=0)] = 3.0
+    """How long each stage is measured."""
 
 
 @dataclass(config=_STRICT)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from configs.command import fail, run
 from configs.keys import nearest
-from configs.schema import BuildConfig, ShardsConfig
+from configs.schema import BuildConfig, IndexConfig, ValidateConfig
 from data_shards.build import build
 from data_shards.indexer import index_shards
 from data_shards.validate import validate_shards
@@ -28,11 +28,11 @@ def _build(config: BuildConfig) -> None:
     print("\n".join(build(config)))
 
 
-def _index(config: ShardsConfig) -> None:
+def _index(config: IndexConfig) -> None:
     print("\n".join(index_shards(config.shards)))
 
 
-def _validate(config: ShardsConfig) -> None:
+def _validate(config: ValidateConfig) -> None:
     differences, shards = validate_shards(config.shards)
     if not differences:
         print(f"{shards} shards are as their index says")
@@ -57,9 +57,9 @@ def main(arguments: list[str]) -> None:
         case "build":
             run(BuildConfig, _build, arguments)
         case "index":
-            run(ShardsConfig, _index, arguments)
+            run(IndexConfig, _index, arguments)
         case "validate":
-            run(ShardsConfig, _validate, arguments)
+            run(ValidateConfig, _validate, arguments)
         case "-h" | "--help":
             print(USAGE)
         case _:

@@ -26,7 +26,9 @@ class BadSampleCount:
         for report in reports:
             self.reported += 1
             if self.reported <= _LOGGED or self.reported.bit_count() == 1:
-                log.warning("bad sample %d, replaced: %s, %s: %s", self.reported, *report)
+                log.warning(
+                    "bad sample %d, replaced: %s, %s: %s", self.reported, report.shard, report.sample, report.reason
+                )
         limit = max(self.config.max_bad_samples, self.config.max_bad_fraction * self.read)
         if reports and self.replaced > limit:
             last = reports[-1]

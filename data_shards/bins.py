@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data_shards.cursor import Cursor
-from data_shards.index import Index, read_rows
+from data_shards.index import Index
 from data_shards.order import EpochOrder
 
 
 def sample_lengths(index: Index) -> np.ndarray:
     """Tokens of every sample of the data set, uint32 [samples]."""
-    return np.concatenate([read_rows(path)["length"] for path in index.paths])
+    return np.concatenate([index.rows(shard)["length"] for shard in range(len(index.paths))])
 
 
 class Step(NamedTuple):

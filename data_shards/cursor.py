@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +104,7 @@ def longest_sample(part: PretrainConfig) -> int:
 
 def make_cursor(part: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
     """The cursor of a run over `index`. ValueError where the data set is smaller than one batch."""
-    chunk = max(1, math.ceil(part.data.chunk_bytes / index.mean_size))
+    chunk = index.chunk(part.data.chunk_bytes)
     by_length = part.modality != "vision"
     # A window that is sorted by length holds whole steps.
     window = -(-part.data.window // split.per_lane) * split.per_lane if by_length else part.data.window

@@ -61,7 +61,7 @@ def image_bytes(members: dict[str, bytes]) -> bytes:
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
             return members[extension]
-    raise BadSample(f"no image among its members: {', '.join(sorted(members))}")
+    raise BadSample("member", f"no image among its members: {', '.join(sorted(members))}")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 def _check_pixels(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise BadSample(f"{width} x {height} pixels are more than {MAX_PIXELS}")
+        raise BadSample("too_large", f"{width} x {height} pixels are more than {MAX_PIXELS}")
 
 
 def _decode_other(data: bytes) -> np.ndarray:
@@ -88,7 +88,7 @@ def _decode_other(data: bytes) -> np.ndarray:
     except BadSample:
         raise
     except Exception as error:  # codecs raise anything on damaged bytes
-        raise BadSample(f"not decodable: {error}") from error
+        raise BadSample("decode", f"not decodable: {error}") from error
 
 
 def decode(data: bytes) -> np.ndarray:

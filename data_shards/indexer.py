@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_shards.index import ROW, TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index, resolve
+from configs.schema import Patterns
+from data_shards.index import (
+    ROW,
+    TOKENIZER_NAME,
+    FolderIndex,
+    ShardEntry,
+    TokenizerEntry,
+    local_shards,
+    read_folder_index,
+)
 from data_shards.processes import each
 from data_shards.tar import parse_sample, scan
 from data_shards.tokenizer import load_tokenizer
@@ -75,12 +84,12 @@ def _check_unique(shards: list[_Indexed]) -> None:
     )
 
 
-def index_shards(shards: str) -> list[str]:
+def index_shards(shards: Patterns) -> list[str]:
     """Write the sidecars and index.json of the shards that `shards` names; returns lines that say what was done.
 
     Raises ValueError as `tar.scan` does, and where two shards share a key.
     """
-    paths = resolve(shards, promised=False)
+    paths = local_shards(shards, promised=False)
     bar = tqdm(each(_index_shard, paths, None), total=len(paths), unit=" shards", disable=None)
     indexed = sorted(bar, key=lambda shard: shard.path)
     _check_unique(indexed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import PretrainConfig
+from configs.schema import Patterns, PretrainConfig
 from data_shards.batch import MaskedBatch
 from data_shards.index import load_index
 from data_shards.microbatch import sample_kind
@@ -25,14 +26,14 @@ def _label(members: dict[str, bytes]) -> int:
         raise ValueError("no class number (member .cls)") from None
 
 
-def labelled_samples(shards: str, part: PretrainConfig, limit: int) -> tuple[MaskedBatch, Tensor]:
+def labelled_samples(shards: Patterns, part: PretrainConfig, limit: int) -> tuple[MaskedBatch, Tensor]:
     """At most `limit` samples, whole and without masks, and their labels int64 [N], evenly spread over the shards.
 
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
     Unreadable samples are left out with a warning. Raises ValueError where one has no label, or none is readable,
     or where texts have another tokenizer than those of `data.shards`.
     """
-    index = load_index(shards)
+    index = load_index(replace(part.data, shards=shards, weights=None))
     check_tokenizer(part, index)
     reader, kind = Reader(index), sample_kind(part)
     count = min(limit, index.samples)
@@ -43,12 +44,15 @@ def labelled_samples(shards: str, part: PretrainConfig, limit: int) -> tuple[Mas
             members = reader.read(sample).members
             loaded.append(kind.load_whole(members))
         except BadSample as error:
-            log.warning("left out: %s", reader.report(sample, str(error)))
+            log.warning("left out: %s", reader.report(sample, error))
             continue
         try:
             labels.append(_label(members))
         except ValueError as error:
-            raise ValueError(f"{shards!r}: {reader.report(sample, str(error))}; give shards with labels") from None
+            unlabelled = reader.report(sample, BadSample("member", str(error)))
+            raise ValueError(
+                f"{shards!r}: {unlabelled}; give shards with labels"
+            ) from None
         ids.append(sample)
     reader.close()
     if not loaded:

@@ -75,7 +75,7 @@ class MaskedBatchLoader(_CountsBadSamples):
         self._part = part
         check_samples(part)
         split = split_step(part, rank, world)
-        self._index = load_index(part.data.shards)
+        self._index = load_index(part.data)
         check_tokenizer(part, self._index)
         self._cursor = make_cursor(part, self._index, split)
         self._plan = steps_of(part, self._index, self._cursor, split)

@@ -87,7 +87,7 @@ class MicroBatches(Dataset):
     def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig) -> None:
         self.index, self.order = index, order
         self.kind = sample_kind(part)
-        self.reader = Reader(index)
+        self.reader = Reader(index, order.chunk, part.data.max_sample_mb)
         self._epoch_order: EpochOrder | None = None
 
     def __getitem__(self, request: Request) -> Loaded | str:
@@ -106,7 +106,7 @@ class MicroBatches(Dataset):
             try:
                 loaded.append(self._sample(sample, draws[i], int(request.limits[i])))
             except BadSample as error:
-                reports.append(self.reader.report(sample, str(error)))
+                reports.append(self.reader.report(sample, error))
                 samples[i], replacement = self._replacement(request, i, reports)
                 loaded.append(replacement)
         batch = self.kind.masked(request.epoch, samples, loaded, request.neighbours)
@@ -131,8 +131,8 @@ class MicroBatches(Dataset):
             try:
                 return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:
-                reports.append(self.reader.report(sample, str(error)))
-        shard, name, reason = reports[-1]
+                reports.append(self.reader.report(sample, error))
+        shard, name, _, reason = reports[-1]
         raise NoUsableSample(
             f"data.shards: no usable sample among {tries} in a row, the last: {shard}, {name}: {reason}; "
             f"see ./run.sh shards validate shards={shard}"

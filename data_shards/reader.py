@@ -1,25 +1,46 @@
-"""The bytes of a sample, by its place in the index, checked on every read."""
+"""The bytes of a sample, by its place in the index, checked on every read.
+
+Samples of local shards are read where they lie. Of a remote shard whole chunks are fetched, once for all processes of
+the node, into the cache, and samples are read from there.
+"""
 
 from __future__ import annotations
 
 import os
+import struct
 import time
-import zlib
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-
+from configs.schema import DataConfig
 from data_shards.batch import Sample
-from data_shards.index import Index, read_rows
+from data_shards.index import ROW, Index
+from data_shards.storage import Unreachable, is_remote, local_path
 from data_shards.tar import damaged_name, parse_sample
 
-_OPEN_SHARDS = 128  # file descriptors per process
+try:
+    from isal.isal_zlib import crc32  # zlib's checksum, ten times as fast
+except ImportError:  # no wheel for this machine
+    from zlib import crc32
+
+_OPEN_FILES = 256  # file descriptors per process, of shards and of chunks each
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
+_NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
+_MIB = 2**20
+_ROW = struct.Struct("<QIII")
+assert _ROW.size == ROW.itemsize
+
+BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
+"""unreadable: the file; checksum: bytes that are not those that were indexed; format: no tar members; member: none of
+this modality; decode: its content; too_large, too_long, too_short: beyond a limit of the configuration."""
 
 
 class BadSample(Exception):
     """A sample that cannot be used; the text says why."""
+
+    def __init__(self, kind: BadKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Report(NamedTuple):
@@ -28,82 +49,201 @@ class Report(NamedTuple):
     shard: str
     sample: str
     """Its key as far as it can be read, and its row."""
+    kind: BadKind
     reason: str
 
 
 class _Shard(NamedTuple):
-    descriptor: int
-    rows: np.ndarray
+    descriptor: int | None
+    """None: it is remote."""
+    rows: memoryview
+    """The sidecar's rows as bytes."""
 
 
 class Reader:
     """Reads samples by id. Each process opens the shards for itself, when it first needs them."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, chunk: int | None = None, max_sample_mb: int | None = None) -> None:
+        """chunk: samples of a chunk, as the order has them. Other values are those of `DataConfig`."""
         self._index = index
+        self._chunk = chunk or index.chunk(DataConfig().chunk_bytes)
+        self._limit = (max_sample_mb or DataConfig().max_sample_mb) * _MIB
+        self._forget()
+
+    def _forget(self) -> None:
         self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._no_room_until = 0.0
+        self.bytes_read = 0
+        """Bytes of samples."""
+        self.cache_hits = self.cache_misses = 0
+        """Samples of remote shards whose chunk was on this node, and those for which it had to be fetched."""
 
     def __getstate__(self) -> dict:
-        return {"_index": self._index, "_open": OrderedDict()}
+        return {"_index": self._index, "_chunk": self._chunk, "_limit": self._limit}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, sample: int) -> Sample:
+        """The sample's members; BadSample where its bytes are not those that were indexed."""
+        number, row = self._index.locate(sample)
+        blocks = self._good_blocks(number, row)
+        self.bytes_read += len(blocks)
+        try:
+            return Sample(*parse_sample(blocks))
+        except Exception as error:  # tarfile raises anything on what is no tar
+            raise BadSample("format", f"no tar members: {error}") from error
+
+    def report(self, sample: int, error: BadSample) -> Report:
+        """Name a bad sample: best effort, from the bytes that are at hand."""
+        number, row = self._index.locate(sample)
+        try:
+            name = damaged_name(self._start(number, row), row)
+        except (OSError, ValueError):
+            name = f"row {row}"
+        return Report(self._index.paths[number], name, error.kind, str(error))
+
+    def fetch_chunk(self, number: int, row: int) -> int:
+        """See to it that the chunk of a row is at hand when it is read; its bytes.
+
+        Raises OSError or ValueError where it cannot be had.
+        """
+        shard = self._shard(number)
+        start, stop = self._span(shard, row)
+        if shard.descriptor is not None:
+            os.posix_fadvise(shard.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
+        else:
+            self._cached(number, start, stop)
+        return stop - start
+
+    def close(self) -> None:
+        """Close what is open."""
+        for number in list(self._open):
+            self._close(number)
+        while self._chunks:
+            os.close(self._chunks.popitem()[1])
+
+    def _good_blocks(self, number: int, row: int) -> bytes:
+        """The sample's bytes in its tar, as they were indexed; BadSample where they cannot be had."""
+        try:
+            blocks, crc = self._patient_blocks(number, row)
+            if crc32(blocks) == crc:
+                return blocks
+            if is_remote(self._index.paths[number]):
+                blocks = self._again(number, row)  # the copy on this node may be what is damaged
+                if crc32(blocks) == crc:
+                    return blocks
+        except (OSError, ValueError) as error:
+            raise BadSample("unreadable", str(error)) from error
+        reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
+        raise BadSample("checksum", reason)
+
+    def _patient_blocks(self, number: int, row: int) -> tuple[bytes, int]:
+        """As `_blocks`; a file that cannot be read is opened anew, some times."""
+        for wait in _RETRIES_S:
+            try:
+                return self._blocks(number, row)
+            except (FileNotFoundError, PermissionError, Unreachable):
+                raise
+            except OSError:
+                self._close(number)
+                time.sleep(wait)
+        return self._blocks(number, row)
+
+    def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
+        """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
+        shard = self._open.get(number) or self._shard(number)
+        offset, size, crc, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        if size > self._limit:
+            raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
+        if shard.descriptor is not None:
+            return os.pread(shard.descriptor, size, offset), crc
+        return self._remote_blocks(number, row, shard, offset, size), crc
+
+    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
+        descriptor = self._chunks.get((number, row // self._chunk))
+        start, stop = self._span(shard, row)
+        if descriptor is None:
+            if time.monotonic() < self._no_room_until:
+                self.cache_misses += 1
+                return self._index.storage.fetch(self._index.paths[number], offset, offset + size)
+            descriptor, data = self._cached(number, start, stop)
+            if data is not None:
+                self.cache_misses += 1
+                return data[offset - start : offset - start + size]
+            assert descriptor is not None
+            self._chunks[number, row // self._chunk] = descriptor
+            if len(self._chunks) > _OPEN_FILES:
+                os.close(self._chunks.popitem(last=False)[1])
+        self.cache_hits += 1
+        return os.pread(descriptor, size, offset - start)
+
+    def _cached(self, number: int, start: int, stop: int) -> tuple[int | None, bytes | None]:
+        """An open file of a chunk where it is in the cache, or its bytes where it was fetched just now."""
+        url, cache = self._index.paths[number], self._index.cache
+        for _ in range(3):
+            path, data = cache.get(
+                self._identity(number, start, stop), stop - start, lambda: self._index.storage.fetch(url, start, stop)
+            )
+            if path is None:
+                self._no_room_until = time.monotonic() + _NO_ROOM_S
+            if data is not None:
+                return None, data
+            assert path
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
+            except FileNotFoundError:  # removed this very moment, to make room
+                continue
+        return None, self._index.storage.fetch(url, start, stop)
+
+    def _identity(self, number: int, start: int, stop: int) -> str:
+        """What a chunk is: bytes of a shard with this content."""
+        return f"{self._index.paths[number]} {self._index.entries[number].sha256} {start}-{stop}"
+
+    def _again(self, number: int, row: int) -> bytes:
+        """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
+        shard = self._shard(number)
+        offset, size, crc, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
+        if crc32(blocks) == crc:
+            self._index.cache.drop(self._identity(number, *self._span(shard, row)))
+            if descriptor := self._chunks.pop((number, row // self._chunk), None):
+                os.close(descriptor)
+        return blocks
+
+    def _span(self, shard: _Shard, row: int) -> tuple[int, int]:
+        """Bytes of the shard, first and last (excluded), that the chunk of a row has."""
+        first = row - row % self._chunk
+        last = min(first + self._chunk, len(shard.rows) // _ROW.size) - 1
+        offset, size, _, _ = _ROW.unpack_from(shard.rows, last * _ROW.size)
+        return _ROW.unpack_from(shard.rows, first * _ROW.size)[0], offset + size
+
+    def _start(self, number: int, row: int) -> bytes:
+        """The first bytes of a sample, without asking a store for them."""
+        shard = self._shard(number)
+        offset, size, _, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        if shard.descriptor is not None:
+            return os.pread(shard.descriptor, min(size, 512), offset)
+        start, stop = self._span(shard, row)
+        with self._index.cache.path(self._identity(number, start, stop)).open("rb") as file:
+            file.seek(offset - start)
+            return file.read(min(size, 512))
 
     def _shard(self, number: int) -> _Shard:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        path = self._index.paths[number]
-        rows = read_rows(path)
-        self._open[number] = shard = _Shard(os.open(path, os.O_RDONLY | os.O_CLOEXEC), rows)
-        if len(self._open) > _OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1].descriptor)
+        location = self._index.paths[number]
+        rows = self._index.rows(number).view("u1").data
+        descriptor = None if is_remote(location) else os.open(local_path(location), os.O_RDONLY | os.O_CLOEXEC)
+        self._open[number] = shard = _Shard(descriptor, rows)
+        if len(self._open) > _OPEN_FILES:
+            self._close(next(iter(self._open)))
         return shard
-
-    def _blocks(self, sample: int) -> tuple[bytes, int]:
-        """The sample's bytes in its tar, and their checksum according to the index. OSError, or ValueError."""
-        number, row = self._index.locate(sample)
-        shard = self._shard(number)
-        offset, size, crc, _ = shard.rows[row].tolist()
-        return os.pread(shard.descriptor, size, offset), crc
-
-    def _patient_blocks(self, sample: int) -> tuple[bytes, int]:
-        """As `_blocks`; a shard that cannot be read is opened anew, BadSample where that does not help."""
-        try:
-            for wait in _RETRIES_S:
-                try:
-                    return self._blocks(sample)
-                except (FileNotFoundError, PermissionError):
-                    raise
-                except OSError:
-                    self._close(self._index.locate(sample)[0])
-                    time.sleep(wait)
-            return self._blocks(sample)
-        except (OSError, ValueError) as error:
-            raise BadSample(str(error)) from error
-
-    def read(self, sample: int) -> Sample:
-        """The sample's members; BadSample where its bytes are not those that were indexed."""
-        blocks, crc = self._patient_blocks(sample)
-        if zlib.crc32(blocks) != crc:
-            raise BadSample(f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)")
-        try:
-            return Sample(*parse_sample(blocks))
-        except Exception as error:  # tarfile raises anything on what is no tar
-            raise BadSample(f"no tar members: {error}") from error
-
-    def report(self, sample: int, reason: str) -> Report:
-        """Name a bad sample: best effort, from the bytes that are there."""
-        number, row = self._index.locate(sample)
-        try:
-            name = damaged_name(self._blocks(sample)[0], row)
-        except (OSError, ValueError):
-            name = f"row {row}"
-        return Report(str(self._index.paths[number]), name, reason)
 
     def _close(self, number: int) -> None:
         """Close a shard if it is open."""
-        if shard := self._open.pop(number, None):
+        if (shard := self._open.pop(number, None)) and shard.descriptor is not None:
             os.close(shard.descriptor)
-
-    def close(self) -> None:
-        """Close the shards that are open."""
-        for number in list(self._open):
-            self._close(number)

@@ -34,7 +34,7 @@ def recording_bytes(members: dict[str, bytes]) -> bytes:
     for extension in AUDIO_EXTENSIONS:
         if extension in members:
             return members[extension]
-    raise BadSample(f"no recording among its members: {', '.join(sorted(members))}")
+    raise BadSample("member", f"no recording among its members: {', '.join(sorted(members))}")
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -42,10 +42,11 @@ def decode(data: bytes) -> np.ndarray:
     try:
         samples = read_audio(data)
     except ValueError as error:
-        raise BadSample(f"not decodable: {error}") from error
+        raise BadSample("decode", f"not decodable: {error}") from error
     if frames(len(samples)) < FEWEST_FRAMES:
         raise BadSample(
-            f"{len(samples)} samples at 16 kHz, fewer than the {samples_of(FEWEST_FRAMES)} of {FEWEST_FRAMES} frames"
+            "too_short",
+            f"{len(samples)} samples at 16 kHz, fewer than the {samples_of(FEWEST_FRAMES)} of {FEWEST_FRAMES} frames",
         )
     return samples
 

@@ -7,9 +7,11 @@ import torch
 
 from configs.schema import PretrainConfig
 from data_shards.batch import PAD, UNK, MaskedBatch
-from data_shards.index import Index, tokenizer_of
+from data_shards.index import Index
 from data_shards.masking import Neighbours, token_masks
 from data_shards.reader import BadSample
+from data_shards.storage import folder_of
+from data_shards.tokenizer import tokenizer_folder, tokenizer_of
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 
 FEWEST_TOKENS = 3
@@ -21,15 +23,16 @@ def check_tokenizer(part: PretrainConfig, index: Index) -> None:
     `text.vocab_size`."""
     if part.modality != "text" or index.tokenizer is None:
         return
-    trained, types = tokenizer_of(part.data.shards), index.tokenizer.vocab_size
+    trained, types = tokenizer_of(part.data), index.tokenizer.vocab_size
     if trained and trained[0] != index.tokenizer:
         raise ValueError(
-            f"probe.train_shards and probe.test_shards: {index.paths[0].parent} has another tokenizer than data.shards "
-            f"({trained[1]}); build them with the same one: ./run.sh shards build ... tokenizer={trained[1]}"
+            f"probe.train_shards and probe.test_shards: {folder_of(index.paths[0])} has another tokenizer than "
+            f"data.shards ({trained[1]}); build them with the same one: ./run.sh shards build ... "
+            f"tokenizer={trained[1]}"
         )
     if types != part.text.vocab_size:
         raise ValueError(
-            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({index.tokenizer_folder}) has "
+            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({tokenizer_folder(index)}) has "
             f"{types} types: set text.vocab_size={types}"
         )
 
@@ -61,16 +64,17 @@ class Texts:
 
     def _ids(self, members: dict[str, bytes], limit: int, place: float) -> np.ndarray:
         if TOKEN_EXTENSION not in members:
-            raise BadSample(f"no token ids (.{TOKEN_EXTENSION}) among its members: {', '.join(sorted(members))}")
+            names = ", ".join(sorted(members))
+            raise BadSample("member", f"no token ids (.{TOKEN_EXTENSION}) among its members: {names}")
         try:
             tokens = read_tokens(members[TOKEN_EXTENSION])
         except ValueError as error:
-            raise BadSample(f"not decodable: {error}") from error
+            raise BadSample("decode", f"not decodable: {error}") from error
         ids = window(tokens, limit, place)
         if len(ids) < FEWEST_TOKENS or not (ids >= UNK).any():
-            raise BadSample(f"an empty text: {len(tokens)} tokens, <s> and </s> included")
+            raise BadSample("too_short", f"an empty text: {len(tokens)} tokens, <s> and </s> included")
         if (largest := int(ids.max())) >= self.text.vocab_size:
-            raise BadSample(f"token {largest}, and text.vocab_size={self.text.vocab_size}")
+            raise BadSample("decode", f"token {largest}, and text.vocab_size={self.text.vocab_size}")
         return ids.astype(np.int32)
 
     def masked(self, epoch: int, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None) -> MaskedBatch:

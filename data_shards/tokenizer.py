@@ -15,8 +15,10 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from data_shards.index import TokenizerEntry
-from data_shards.writer import replace_text
+from configs.schema import DataConfig
+from data_shards.index import TOKENIZER_NAME, Folders, Index, TokenizerEntry, common_tokenizer, expand
+from data_shards.storage import Storage, beside, folder_of, is_remote, local_path, storage_of
+from data_shards.writer import replace_text, replacing
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 """Types 0 to 3."""
@@ -162,3 +164,39 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer(vocab, merges)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{types_file}, {merges_file.name}: not a byte-level BPE like RoBERTa's: {error}") from None
+
+
+def tokenizer_folder(index: Index) -> Path:
+    """The tokenizer's folder beside the shards; of remote ones, which are fetched, a copy in the cache's folder.
+
+    Raises ValueError where they cannot be fetched.
+    """
+    return _near(folder_of(index.paths[0]), index.storage, index.tokenizer)
+
+
+def _near(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
+    if not is_remote(folder):
+        return local_path(folder) / TOKENIZER_NAME
+    copy = storage.cache_dir / f"tokenizer-{entry.sha256[:16] if entry else 'unknown'}"
+    copy.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in FILES:
+            if not (copy / name).is_file():
+                with replacing(copy / name) as file:
+                    file.write(storage.fetch(beside(beside(folder, TOKENIZER_NAME), name)))
+    except OSError as error:
+        raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
+    return copy
+
+
+def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
+    """What the ids of text shards are, by their index.json alone, and the folder of its files; None where it is not
+    known: no such shards, no index, or no text. ValueError where they have different ones."""
+    storage = storage_of(data)
+    folders = Folders(storage)
+    try:
+        paths = expand(data.shards, folders=folders)
+    except ValueError:
+        return None
+    entry = common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths})
+    return (entry, _near(folder_of(paths[0]), storage, entry)) if entry else None

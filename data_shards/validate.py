@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_shards.index import ShardEntry, expand, read_folder_index, read_rows, sidecar
+from configs.schema import Patterns
+from data_shards.index import ShardEntry, local_shards, read_folder_index, read_rows, sidecar
 from data_shards.indexer import file_sha256
 from data_shards.processes import each
 from data_shards.tar import damaged_name
@@ -62,11 +63,11 @@ def _differences(path: Path) -> list[str]:
     return _shard_differences(path, entries.get(path.name))
 
 
-def validate_shards(shards: str) -> tuple[list[str], int]:
+def validate_shards(shards: Patterns) -> tuple[list[str], int]:
     """Lines that name every difference of the shards from their index, and the number of shards.
 
     Raises ValueError where `shards` names none.
     """
-    paths = expand(shards)
+    paths = local_shards(shards)
     bar = tqdm(each(_differences, paths, None), total=len(paths), unit=" shards", disable=None)
     return [line for lines in bar for line in lines], len(paths)

@@ -28,9 +28,10 @@ from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
 from configs.schema import Modality, PretrainConfig
-from data_shards.index import read_folder_index, resolve
+from data_shards.index import Folders, read_folder_index, resolve
 from data_shards.mixture import mixture_of
 from data_shards.packages import cache_folder
+from data_shards.storage import storage_of
 from pretrain.metrics import read_rows
 
 DEMO_RANKS = 2
@@ -288,8 +289,9 @@ def check_files(config: PretrainConfig) -> None:
         part = config.part(modality)
         if not part.data.shards:
             raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
-        for shards in filter(None, (part.data.shards, part.probe.train_shards, part.probe.test_shards)):
-            resolve(shards)
+        for shards in (part.data.shards, part.probe.train_shards, part.probe.test_shards):
+            if shards:
+                resolve(shards, folders=Folders(storage_of(part.data)))
     if not config.run.dir:
         raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
     resumes = any((Path(config.run.dir) / "checkpoints").glob("step_*"))

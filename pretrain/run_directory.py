@@ -15,7 +15,7 @@ import yaml
 from configs.compose import to_yaml
 from configs.schema import PretrainConfig
 from data_shards.index import TOKENIZER_NAME, load_index
-from data_shards.tokenizer import load_tokenizer
+from data_shards.tokenizer import load_tokenizer, tokenizer_folder
 from data_shards.writer import replace_text
 
 _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
@@ -56,23 +56,24 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
     return changes, text
 
 
-def keep_tokenizer(folder: Path, config: PretrainConfig) -> None:
+def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
     """Copy the tokenizer of the run's text, if it has any, to RUN/tokenizer: exports and pictures need it.
 
     Raises ValueError where the files beside the shards are not those that the shards were made with.
     """
     if "text" not in config.modalities:
         return
-    index = load_index(config.part("text").data.shards)
+    index = load_index(config.part("text").data)
     if index.tokenizer is None:  # tars that others made
         return
-    tokenizer = load_tokenizer(index.tokenizer_folder)
+    folder = tokenizer_folder(index)
+    tokenizer = load_tokenizer(folder)
     if tokenizer.entry != index.tokenizer:
         raise ValueError(
-            f"{index.tokenizer_folder} is not the tokenizer that its shards were made with (index.json): "
+            f"{folder} is not the tokenizer that its shards were made with (index.json): "
             "put the old files back, or build the shards anew"
         )
-    tokenizer.save(folder / TOKENIZER_NAME)
+    tokenizer.save(run / TOKENIZER_NAME)
 
 
 def _changes(old: str, new: str) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 from configs.checks import naming
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
-from data_shards.index import TOKENIZER_NAME, tokenizer_of
-from data_shards.tokenizer import load_tokenizer
+from data_shards.index import TOKENIZER_NAME
+from data_shards.tokenizer import load_tokenizer, tokenizer_of
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained
 from pretrain.checkpoint import load_weights
@@ -75,7 +75,7 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
 
 def _check_tokenizer(folder: Path, part: PretrainConfig) -> None:
     """ValueError where the ids of the shards are not those that the run in `folder` was trained on."""
-    theirs, own = folder / TOKENIZER_NAME, tokenizer_of(part.data.shards)
+    theirs, own = folder / TOKENIZER_NAME, tokenizer_of(part.data)
     if own and theirs.is_dir() and load_tokenizer(theirs).entry != own[0]:
         raise ValueError(
             f"init={folder} was trained with another tokenizer ({theirs}) than that of data.shards ({own[1]}); build "

@@ -7,7 +7,7 @@ import pytest
 
 from data_shards.bins import Bins, cut, equal_tokens, sample_lengths
 from data_shards.cursor import Cursor
-from data_shards.index import load_index, read_rows
+from data_shards.index import load_index
 from data_shards.loader import open_loader
 from data_shards.order import EpochOrder, OrderConfig
 from tests.data_shards.shard_tools import make_shards, small_config
@@ -101,7 +101,7 @@ def test_lengths_come_from_the_sidecars(tmp_path):
     pattern = make_shards(tmp_path, (5, 0, 3), modality="text")
     index = load_index(pattern)
     lengths = sample_lengths(index)
-    assert lengths.tolist() == [row for path in index.paths for row in read_rows(path)["length"].tolist()]
+    assert lengths.tolist() == [n for shard in range(len(index.paths)) for n in index.rows(shard)["length"].tolist()]
     assert len(lengths) == 8 and 3 <= lengths.min() < lengths.max() <= 20
 
 

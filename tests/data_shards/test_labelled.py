@@ -26,7 +26,7 @@ def test_clips_and_texts_are_whole_and_padded_to_the_longest(tmp_path):
         pattern = make_shards(tmp_path / modality, (10, 10), modality=modality)
         batch, labels = labelled_samples(pattern, small_config("", modality=modality), 20)
         index = load_index(pattern)
-        stored = [int(n) for path in index.paths for n in read_rows(path)["length"]]
+        stored = [int(n) for shard in range(len(index.paths)) for n in index.rows(shard)["length"]]
         longest = {"speech": 24, "text": 12}[modality]
         assert batch.lengths.tolist() == [min(n, longest) for n in stored] and max(stored) > longest
         assert batch.mask.shape == (20, longest) and not batch.mask.any()

@@ -27,7 +27,7 @@ def test_a_flipped_byte_anywhere_is_a_bad_sample(tmp_path, where):
     reader = Reader(index)
     with pytest.raises(BadSample, match="checksum"):
         reader.read(2)
-    shard, name, _ = reader.report(2, "checksum")
+    shard, name, *_ = reader.report(2, BadSample("checksum", "differs"))
     assert shard.endswith("train-000000.tar") and "row 2" in name
     assert reader.read(1) and reader.read(3)
 
@@ -43,7 +43,7 @@ def test_a_truncated_or_vanished_shard_is_bad_samples(tmp_path):
     for sample in (2, 3, 4):
         with pytest.raises(BadSample):
             reader.read(sample)
-        assert reader.report(sample, "x").sample
+        assert reader.report(sample, BadSample("checksum", "x")).sample
 
 
 class FailingReads:
@@ -83,7 +83,7 @@ def test_a_lasting_fault_is_a_bad_sample_and_its_report_does_not_wait(tmp_path, 
     monkeypatch.setattr(os, "pread", failing := FailingReads(errno.EIO, 100))
     with pytest.raises(BadSample, match=os.strerror(errno.EIO)):
         reader.read(2)
-    assert reader.report(2, "x").sample == "row 2"
+    assert reader.report(2, BadSample("checksum", "x")).sample == "row 2"
     assert (failing.calls, len(no_waits)) == (5, 3)
 
 
@@ -99,7 +99,7 @@ def test_damage_and_missing_files_are_not_read_again(tmp_path, monkeypatch, no_w
 
 
 def test_only_so_many_shards_are_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(reader_module, "_OPEN_FILES", 2)
     index = load_index(make_shards(tmp_path, (1,) * 5))
     reader = Reader(index)
     for sample in (0, 1, 2, 3, 4, 0, 4):

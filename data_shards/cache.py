@@ -1,0 +1,140 @@
+"""Pieces of remote files on this node's disk, shared by processes and jobs, never more than so many bytes.
+
+FOLDER/ab/abcdef...   a piece; the name is a hash of what it is, so that nothing else can be taken for it
+FOLDER/lock, size     the lock under which room is made, and the bytes that are taken
+FOLDER/locks/00 ...   who fetches a piece holds one of these, and the others wait for the piece
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_LOCKS = 256
+_LOW = 0.9  # of the limit: room is made down to there, so that the folder is not walked for every piece
+_ABANDONED_S = 3600.0  # a `.tmp` of that age has lost its writer
+
+
+class Cache:
+    """A folder of pieces. Any number of processes may use it; one that is killed leaves nothing that misleads."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """limit: bytes of all pieces together. Raises ValueError where the folder cannot be written."""
+        self.folder, self.limit = folder, limit
+        try:
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            (folder / "lock").touch()
+        except OSError as error:
+            raise ValueError(f"data.cache_dir={folder}: {error.strerror}: choose another folder") from None
+        self._full_disk = False
+
+    def path(self, identity: str) -> Path:
+        """Where the piece of that identity is, if it is there."""
+        name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        return self.folder / name[:2] / name
+
+    def get(self, identity: str, size: int, fetch: Callable[[], bytes]) -> tuple[Path | None, bytes | None]:
+        """The piece: its path, and its bytes where they were just fetched. The path is None where there is no room."""
+        path = self.path(identity)
+        if self._touched(path, size):
+            return path, None
+        with self._locked(self.folder / "locks" / path.name[:2]):
+            if self._touched(path, size):  # another process was quicker
+                return path, None
+            data = fetch()
+            assert len(data) == size
+            return (path if self._put(path, data) else None), data
+
+    def drop(self, identity: str) -> None:
+        """Forget a piece that turned out to be damaged."""
+        self.path(identity).unlink(missing_ok=True)
+
+    def _touched(self, path: Path, size: int) -> bool:
+        """Whether the piece is there in full; if so it is the last to be removed."""
+        try:
+            if path.stat().st_size != size:
+                return False
+            os.utime(path)
+        except OSError:
+            return False
+        return True
+
+    def _put(self, path: Path, data: bytes) -> bool:
+        """Keep a piece; False where it does not fit into the limit or onto the disk."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            if not self._reserve(partial, len(data)):
+                return False
+            with partial.open("r+b") as file:  # it keeps its size meanwhile
+                file.write(data)
+            os.replace(partial, path)
+            return True
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if not self._full_disk:
+                log.warning("data.cache_dir=%s: %s: pieces are not kept", self.folder, error.strerror)
+            self._full_disk = True
+            return False
+
+    def _reserve(self, partial: Path, size: int) -> bool:
+        """Make room, and take it with a file of that size."""
+        if size > self.limit:
+            return False
+        with self._locked(self.folder / "lock"):
+            taken = self._taken()
+            if taken is None or taken + size > self.limit:
+                taken = self._make_room(size)
+            if taken + size > self.limit:  # all of it is being written by others
+                return False
+            with partial.open("wb") as file:
+                file.truncate(size)
+            self._note(taken + size)
+        return True
+
+    def _taken(self) -> int | None:
+        """Bytes of all pieces according to the note; None where there is none. It may be too high: after a kill."""
+        try:
+            return int((self.folder / "size").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _note(self, taken: int) -> None:
+        partial = self.folder / "size.tmp"
+        partial.write_text(str(taken))
+        os.replace(partial, self.folder / "size")
+
+    def _make_room(self, size: int) -> int:
+        """Remove the pieces that were used the longest ago; bytes that are left."""
+        found = sorted(self._pieces())
+        taken = sum(piece_size for _, piece_size, _ in found)
+        for used, piece_size, path in found:
+            abandoned = path.endswith(".tmp") and time.time() - used > _ABANDONED_S
+            if abandoned or (taken + size > _LOW * self.limit and not path.endswith(".tmp")):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                taken -= piece_size
+        return taken
+
+    def _pieces(self) -> Iterator[tuple[float, int, str]]:
+        """Time of last use, size and path of all pieces, those that are being written among them."""
+        for folder in os.scandir(self.folder):
+            if len(folder.name) == 2 and folder.is_dir():
+                for entry in os.scandir(folder):
+                    with suppress(FileNotFoundError):
+                        stat = entry.stat()
+                        yield stat.st_mtime, stat.st_size, entry.path
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,165 @@
+"""Where files are: local paths, and URLs that fsspec reads by ranges, with retries and time-outs.
+
+A location is a string: a path, or a URL as `s3://bucket/folder/train-000000.tar`. Credentials are the store's own
+(AWS_* and the like, or fsspec's configuration files).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
+
+from configs.schema import DataConfig
+
+log = logging.getLogger(__name__)
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 20.0
+
+
+def is_remote(location: str) -> bool:
+    """Whether it is a URL; `file://` is none."""
+    return _URL.match(location) is not None and not location.startswith("file://")
+
+
+def is_http(location: str) -> bool:
+    """Whether names in it are percent-encoded."""
+    return location.startswith(("http://", "https://"))
+
+
+def local_path(location: str) -> Path:
+    """The path of a location that is not remote, `~` expanded."""
+    if location.startswith("file://"):
+        location = unquote(urlsplit(location).path)
+    return Path(os.path.expanduser(location))
+
+
+def folder_of(location: str) -> str:
+    """What a file lies in."""
+    return posixpath.dirname(location)
+
+
+def name_of(location: str) -> str:
+    """The file's own name."""
+    name = posixpath.basename(location)
+    return unquote(name) if is_http(location) else name
+
+
+def beside(folder: str, name: str) -> str:
+    """The location of a file in a folder."""
+    return posixpath.join(folder, quote(name) if is_http(folder) else name)
+
+
+class Unreachable(OSError):
+    """A file that a store did not give, after all retries."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How remote files are read, and where they are kept on this node."""
+
+    cache_dir: Path
+    cache_bytes: int
+    retries: int
+    timeout_s: float
+
+    def fetch(self, url: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """Bytes start .. stop (excluded) of a remote file, or all of it.
+
+        A short or failed answer is asked for again, after growing waits. Raises FileNotFoundError or PermissionError
+        where the store says so, Unreachable where it does not answer, ValueError where it cannot be read by ranges or
+        its package is not installed.
+        """
+        system, path = _opened(url)
+        for attempt in range(self.retries + 1):
+            try:
+                return _whole(self._ask(system, path, start, stop), url, start, stop)
+            except (FileNotFoundError, PermissionError, ValueError):
+                raise
+            except Exception as error:  # each backend has its own, and they change
+                if attempt == self.retries or not _passing(error):
+                    raise _final(error, url, attempt + 1) from error
+                log.info("%s: %s; asking again", url, _reason(error))
+                time.sleep(_wait(attempt))
+        raise AssertionError("there is a first attempt")
+
+    def _ask(self, system: Any, path: str, start: int | None, stop: int | None) -> bytes:
+        if isinstance(system, AsyncFileSystem):
+            return sync(system.loop, system._cat_file, path, start=start, end=stop, timeout=self.timeout_s)
+        return system.cat_file(path, start=start, end=stop)
+
+
+def storage_of(data: DataConfig) -> Storage:
+    """How a run reads remote files."""
+    user = f"data2vec-{os.getuid()}"
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else Path(tempfile.gettempdir()) / user
+    return Storage(folder, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
+
+
+@lru_cache(maxsize=64)
+def _system(protocol: str, pid: int) -> Any:
+    """The file system of a protocol; none is carried over a fork."""
+    try:
+        return fsspec.filesystem(protocol)
+    except ImportError as error:
+        package = _PACKAGES.get(protocol)
+        remedy = f": pip install {package} (into .venv)" if package else ""
+        raise ValueError(f"{protocol}:// cannot be read here ({error}){remedy}") from None
+    except ValueError:
+        raise ValueError(f"{protocol}:// is not known: give a path, s3://, gs://, http:// or https://") from None
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and its path there."""
+    protocol = url.partition("://")[0].lower()
+    return _system(protocol, os.getpid()), url
+
+
+class _Short(OSError):
+    """Fewer bytes than asked for: an interrupted answer, or a file that is shorter than its index says."""
+
+
+def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
+    """The bytes, if they are all that was asked for."""
+    if start is None or stop is None:
+        return data
+    if len(data) > stop - start:
+        raise ValueError(f"{url}: the server ignores ranges: it sent {len(data)} bytes for {stop - start}; use another")
+    if len(data) < stop - start:
+        raise _Short(f"{len(data)} of {stop - start} bytes from byte {start} on")
+    return data
+
+
+def _passing(error: Exception) -> bool:
+    """Whether another attempt may help: not where the server says that the request itself is wrong."""
+    status = getattr(error, "status", None)
+    return not (isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429))
+
+
+def _final(error: Exception, url: str, attempts: int) -> OSError:
+    if getattr(error, "status", None) in (401, 403):
+        return PermissionError(f"{url}: {_reason(error)}; check the credentials of the store")
+    return Unreachable(f"{url}: {_reason(error)} (tried {attempts} times)")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _wait(attempt: int) -> float:
+    """Seconds before the next attempt, doubled each time; spread, so that processes do not come all at once."""
+    spread = 0.5 + (time.monotonic_ns() // 1000 % 1000) / 1000
+    return spread * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
