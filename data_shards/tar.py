@@ -74,43 +74,47 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
-def _plain_members(blocks: bytes) -> Iterator[tuple[str, bytes]]:
-    """Members of plain ustar; KeyError at anything else, as a pax or GNU header."""
-    offset = 0
+def _plain_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+    """Key and members of plain ustar; KeyError at anything else, as a pax or GNU header."""
+    key, found, offset = "", dict[str, bytes](), 0
     while offset < len(blocks):
-        header = blocks[offset : offset + BLOCK]
-        if header[156:157] not in (b"0", b"\0") or header[257:262] != b"ustar":
-            raise KeyError(header[156:157])
-        name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
-        if header[263:265] != b"00":  # GNU's variant keeps times where ustar has the prefix
-            prefix = b""
-        size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
-        offset += BLOCK
-        if offset + size > len(blocks):
+        # GNU's variant has another magic, and keeps times where ustar has the prefix.
+        if blocks[offset + 257 : offset + 265] != b"ustar\x0000" or blocks[offset + 156] not in (0x30, 0):
+            raise KeyError(blocks[offset + 156 : offset + 157])
+        end = blocks.find(b"\0", offset, offset + 100)
+        path = blocks[offset : offset + 100 if end < 0 else end]
+        if blocks[offset + 345]:
+            path = blocks[offset + 345 : offset + 500].partition(b"\0")[0] + b"/" + path
+        start = offset + BLOCK
+        stop = start + int(blocks[offset + 124 : offset + 136].rstrip(b"\0"), 8)
+        if stop > len(blocks):
             raise ValueError("member longer than its sample")
-        path = prefix + b"/" + name if prefix else name
-        yield path.decode("utf-8", "surrogateescape"), blocks[offset : offset + size]
-        offset += size + -size % BLOCK
+        key, extension = split_name(path.decode("utf-8", "surrogateescape"))
+        found[extension.lower()] = blocks[start:stop]
+        offset = stop + -stop % BLOCK
+    return key, found
 
 
-def _any_members(blocks: bytes) -> Iterator[tuple[str, bytes]]:
-    """Members by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
+def _any_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+    """The same by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
+    key, found = "", dict[str, bytes]()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
         for member in archive:
             if file := archive.extractfile(member):
-                yield member.name, file.read()
+                key, extension = split_name(member.name)
+                found[extension.lower()] = file.read()
+    return key, found
 
 
 def parse_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
     """Key and members (by extension, lower case) of a sample; ValueError or tarfile.TarError where it is no tar."""
     try:
-        members = list(_plain_members(blocks))
-    except (KeyError, ValueError):
-        members = list(_any_members(blocks))
-    if not members:
+        key, found = _plain_sample(blocks)
+    except (KeyError, ValueError, IndexError):
+        key, found = _any_sample(blocks)
+    if not found:
         raise ValueError("no members")
-    named = [(split_name(name), data) for name, data in members]
-    return named[0][0][0], {extension.lower(): data for (_, extension), data in named}
+    return key, found
 
 
 def damaged_name(blocks: bytes, row: int) -> str:
