@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from configs.schema import PretrainConfig, VisionConfig
 from data_shards.batch import MaskedBatch
 from data_shards.masking import Neighbours, block_masks
-from data_shards.randomness import Stream, uniforms
+from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample
 from data_shards.writer import IMAGE_EXTENSIONS
 
@@ -215,12 +215,12 @@ class Images:
         return centre_crop(image_bytes(members), self.vision.image_size), np.zeros(3)
 
     def masked(
-        self, epoch: int, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], _: Neighbours | None
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], _: Neighbours | None
     ) -> MaskedBatch:
         """The batch of these samples, int64 [B]."""
-        draws = uniforms(self.seed, epoch, samples, Stream.JITTER, JITTER_DRAWS)
+        draws = uniforms(self.seed, epochs, samples, Stream.JITTER, JITTER_DRAWS)
         color = color_jitter(np.stack([mean for _, mean in loaded]), draws, self.vision.jitter)
-        return self._batch(samples, loaded, block_masks(self.seed, epoch, samples, self.vision), color)
+        return self._batch(samples, loaded, block_masks(self.seed, epochs, samples, self.vision), color)
 
     def unmasked(self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]]) -> MaskedBatch:
         """The same for evaluation, without masks and jitter."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from configs.schema import SpeechMaskConfig, TextConfig, VisionConfig, VisionMaskConfig
 from data_shards.batch import UNK
-from data_shards.randomness import Stream, uniforms
+from data_shards.randomness import Epochs, Stream, uniforms
 
 TRIM_GROUP = 16
 """Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
@@ -39,9 +39,9 @@ def _rectangles(grid: int) -> list[list[int]]:
     return [[((1 << w) - 1) * rows[h] for w in range(grid + 1)] for h in range(grid + 1)]
 
 
-def _draw_tries(seed: int, epoch: int, samples: np.ndarray, min_aspect: float, first: int = 0) -> list[list[Try]]:
+def _draw_tries(seed: int, epochs: Epochs, samples: np.ndarray, min_aspect: float, first: int = 0) -> list[list[Try]]:
     """Tries `first .. first + _DRAWN_TRIES` of each sample."""
-    draws = uniforms(seed, epoch, samples, Stream.MASK, _DRAWN_TRIES * _PER_TRY, first * _PER_TRY)
+    draws = uniforms(seed, epochs, samples, Stream.MASK, _DRAWN_TRIES * _PER_TRY, first * _PER_TRY)
     tries = draws.reshape(len(samples), _DRAWN_TRIES, _PER_TRY)
     # The aspect ratio is log-uniform in [m, 1/m]; the sides need its square root.
     tries[:, :, 1] = np.exp((0.5 - tries[:, :, 1]) * math.log(min_aspect))
@@ -77,16 +77,16 @@ def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> in
     return mask
 
 
-def block_masks(seed: int, epoch: int, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
+def block_masks(seed: int, epochs: Epochs, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
     """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
 
     `vision` has passed `configs.checks.check_samples`.
     """
     config, grid = vision.mask, vision.grid
-    drawn = _draw_tries(seed, epoch, samples, config.min_aspect)
+    drawn, each = _draw_tries(seed, epochs, samples, config.min_aspect), np.broadcast_to(epochs, len(samples))
     masks = (
         _block_mask(chain(tries, _later_tries(seed, epoch, sample, config.min_aspect)), grid, config)
-        for tries, sample in zip(drawn, samples.tolist(), strict=True)
+        for tries, epoch, sample in zip(drawn, each.tolist(), samples.tolist(), strict=True)
     )
     size = -(-vision.tokens // 8)
     packed = np.frombuffer(b"".join(mask.to_bytes(size, "little") for mask in masks), np.uint8)
@@ -111,23 +111,25 @@ def _covered(starts: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.cumsum(change, axis=1) > 0
 
 
-def span_masks(seed: int, epoch: int, samples: np.ndarray, frames: np.ndarray, config: SpeechMaskConfig) -> np.ndarray:
+def span_masks(
+    seed: int, epochs: Epochs, samples: np.ndarray, frames: np.ndarray, config: SpeechMaskConfig
+) -> np.ndarray:
     """Masks of the clips of `frames` [B >= 2] real frames: bool [B, T], T the most of them.
 
     A clip of T frames gets floor(start * T + u) distinct spans, u uniform in [0, 1), at least one, all of them within
     its first T - 1 frames, as published. So some frame is never masked. Where a span would not fit it has T - 1 frames.
     """
     assert frames.min() >= 2
-    draws = uniforms(seed, epoch, samples, Stream.MASK, 1 + int(frames.max()))
+    draws = uniforms(seed, epochs, samples, Stream.MASK, 1 + int(frames.max()))
     length = np.minimum(config.length, frames - 1)
     may_start = np.arange(draws.shape[1] - 1) < (frames - length)[:, None]
     count = (config.start * frames + draws[:, 0]).astype(np.int64)
     return _covered(_chosen(draws[:, 1:], count, may_start), length)
 
 
-def trimmed(seed: int, epoch: int, samples: np.ndarray, masks: np.ndarray, count: np.ndarray) -> np.ndarray:
+def trimmed(seed: int, epochs: Epochs, samples: np.ndarray, masks: np.ndarray, count: np.ndarray) -> np.ndarray:
     """The masks bool [B, T] with at most `count` [B] True, the others dropped at random."""
-    draws = uniforms(seed, epoch, samples, Stream.TRIM, masks.shape[1])
+    draws = uniforms(seed, epochs, samples, Stream.TRIM, masks.shape[1])
     return _chosen(draws, count, masks)
 
 
@@ -136,21 +138,23 @@ class Neighbours(NamedTuple):
 
     samples: np.ndarray
     """int64 [n], group after group of TRIM_GROUP; the last may be smaller."""
+    epochs: np.ndarray
+    """int64 [n], of each of them."""
     frames: np.ndarray
     """int64 [n], as the index has them; those of fewer than 2 do not count."""
     group: np.ndarray
     """int64 [B], which of the groups each clip of the micro-batch is in."""
 
 
-def fewest_masked(seed: int, epoch: int, neighbours: Neighbours, config: SpeechMaskConfig) -> np.ndarray:
+def fewest_masked(seed: int, neighbours: Neighbours, config: SpeechMaskConfig) -> np.ndarray:
     """int64 [B]: the fewest masked frames of any clip in each clip's group."""
-    masks = span_masks(seed, epoch, neighbours.samples, np.maximum(neighbours.frames, 2), config)
+    masks = span_masks(seed, neighbours.epochs, neighbours.samples, np.maximum(neighbours.frames, 2), config)
     counts = np.where(neighbours.frames >= 2, masks.sum(1), masks.shape[1])
     return np.minimum.reduceat(counts, np.arange(0, len(counts), TRIM_GROUP))[neighbours.group]
 
 
 def token_masks(
-    seed: int, epoch: int, samples: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, text: TextConfig
+    seed: int, epochs: Epochs, samples: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, text: TextConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks bool [B, T] of texts int32 [B, T] of `lengths` [B] tokens, and what the student sees of them, int32 [B, T].
 
@@ -163,22 +167,22 @@ def token_masks(
     allowed = real if config.specials else real & (tokens >= UNK)
     assert lengths.min() >= 2 and allowed.any(1).all()
     length = 1 if config.kind == "tokens" else config.length
-    draws = uniforms(seed, epoch, samples, Stream.MASK, 1 + size)
+    draws = uniforms(seed, epochs, samples, Stream.MASK, 1 + size)
     count = (config.fraction / length * allowed.sum(1) + draws[:, 0]).astype(np.int64)
     chosen = allowed & _covered(_chosen(draws[:, 1:], count, allowed), np.full(len(samples), length))
     whole = chosen.sum(1) == lengths
     chosen[whole, lengths[whole] - 1] = False  # something is left to see
-    return _corrupted(seed, epoch, samples, tokens, chosen, text)
+    return _corrupted(seed, epochs, samples, tokens, chosen, text)
 
 
 def _corrupted(
-    seed: int, epoch: int, samples: np.ndarray, tokens: np.ndarray, chosen: np.ndarray, text: TextConfig
+    seed: int, epochs: Epochs, samples: np.ndarray, tokens: np.ndarray, chosen: np.ndarray, text: TextConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of the `chosen` tokens become <mask>, at least one, and the texts with them and the random tokens."""
     mask_id, config = text.vocab_size - 1, text.mask
     if config.kind == "spans":
         return chosen, np.where(chosen, np.int32(mask_id), tokens)
-    draws = uniforms(seed, epoch, samples, Stream.REPLACE, 2 * tokens.shape[1]).reshape(*tokens.shape, 2)
+    draws = uniforms(seed, epochs, samples, Stream.REPLACE, 2 * tokens.shape[1]).reshape(*tokens.shape, 2)
     fate = np.where(chosen, draws[:, :, 0], -1.0)
     masked = fate >= np.minimum(config.random + config.keep, fate.max(1, keepdims=True))
     ordinary = (UNK + 1 + draws[:, :, 1] * (mask_id - UNK - 1)).astype(np.int32)

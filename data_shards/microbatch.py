@@ -13,7 +13,7 @@ from data_shards.image import Images
 from data_shards.index import Index
 from data_shards.masking import Neighbours
 from data_shards.order import EpochOrder, OrderConfig
-from data_shards.randomness import Stream, uniforms
+from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
 from data_shards.speech import Clips
 from data_shards.text import Texts
@@ -24,7 +24,7 @@ _TRIES = 100  # bad samples in a row before a lane is given up
 class Request(NamedTuple):
     """Everything that decides a micro-batch; each array is int64 [B]."""
 
-    epoch: int
+    epochs: np.ndarray
     lanes: np.ndarray
     positions: np.ndarray
     samples: np.ndarray
@@ -62,8 +62,10 @@ class SampleKind(Protocol):
     def load_whole(self, members: dict[str, bytes]) -> Any:
         """A sample for evaluation, nothing in it random; BadSample where it cannot be used."""
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Any], neighbours: Neighbours | None) -> MaskedBatch:
-        """The masked batch of loaded samples; `neighbours` as `Request` has them."""
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[Any], neighbours: Neighbours | None
+    ) -> MaskedBatch:
+        """The masked batch of loaded samples; `epochs` and `neighbours` as `Request` has them."""
 
     def unmasked(self, samples: np.ndarray, loaded: list[Any]) -> MaskedBatch:
         """The batch of samples that were loaded for evaluation."""
@@ -100,7 +102,7 @@ class MicroBatches(Dataset):
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []
         samples = request.samples.copy()
-        draws = self._draws(request.epoch, samples)
+        draws = self._draws(request.epochs, samples)
         loaded = []
         for i, sample in enumerate(samples.tolist()):
             try:
@@ -109,25 +111,26 @@ class MicroBatches(Dataset):
                 reports.append(self.reader.report(sample, error))
                 samples[i], replacement = self._replacement(request, i, reports)
                 loaded.append(replacement)
-        batch = self.kind.masked(request.epoch, samples, loaded, request.neighbours)
+        batch = self.kind.masked(request.epochs, samples, loaded, request.neighbours)
         return Loaded(batch, request.last, int((samples != request.samples).sum()), reports)
 
-    def _draws(self, epoch: int, samples: np.ndarray) -> np.ndarray:
-        return uniforms(self.order.seed, epoch, samples, Stream.CROP, self.kind.draws)
+    def _draws(self, epochs: Epochs, samples: np.ndarray) -> np.ndarray:
+        return uniforms(self.order.seed, epochs, samples, Stream.CROP, self.kind.draws)
 
     def _sample(self, sample: int, draws: np.ndarray, limit: int) -> Any:
         return self.kind.load(self.reader.read(sample).members, draws, limit)
 
     def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Any]:
         """The next good sample of the lane, which does not depend on ranks or workers, cropped to its place."""
-        if self._epoch_order is None or self._epoch_order.epoch != request.epoch:
-            self._epoch_order = EpochOrder(self.index.counts, self.order, request.epoch)
+        epoch = int(request.epochs[i])
+        if self._epoch_order is None or self._epoch_order.epoch != epoch:
+            self._epoch_order = EpochOrder(self.index.counts, self.order, epoch)
         order = self._epoch_order
         tries = min(_TRIES, order.lane_length)
         for step in range(1, tries):
             position = (int(request.positions[i]) + step) % order.lane_length
             samples = order.ids(request.lanes[i : i + 1], position, position + 1)[0]
-            sample, draws = int(samples[0]), self._draws(request.epoch, samples)[0]
+            sample, draws = int(samples[0]), self._draws(request.epochs[i : i + 1], samples)[0]
             try:
                 return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:

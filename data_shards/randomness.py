@@ -14,6 +14,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _TO_UNIT = 2.0**-53
 
 
+Epochs = int | np.ndarray
+"""The epoch of all samples, or of each, int64 [n]."""
+
+
 class Stream(IntEnum):
     """What the numbers are for; the values are part of the order of a run and never change."""
 
@@ -30,10 +34,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: int, epoch: int, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
+def uniforms(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
     """Numbers `first .. first + count` of each sample's stream: float64 in [0, 1), [len(samples), count]."""
     key = np.zeros(len(samples), np.uint64)
-    for part in (np.uint64(seed), np.uint64(epoch), np.asarray(samples).astype(np.uint64), np.uint64(stream)):
-        key = _mix((key ^ part) + _GOLDEN)
+    for part in (seed, epochs, samples, stream):
+        key = _mix((key ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     counter = np.arange(first + 1, first + count + 1, dtype=np.uint64) * _GOLDEN
     return (_mix(key[:, None] + counter) >> np.uint64(11)) * _TO_UNIT

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from configs.schema import PretrainConfig
-from data_shards.bins import Bins, Step, cut, sample_lengths
+from data_shards.bins import Bins, Step, cut, sample_lengths, waiting
 from data_shards.cursor import Cursor, StepSplit
 from data_shards.index import Index
 from data_shards.masking import TRIM_GROUP, Neighbours
@@ -19,12 +19,17 @@ from data_shards.order import EpochOrder
 from data_shards.speech import FEWEST_FRAMES
 from data_shards.text import FEWEST_TOKENS
 
+_REMEMBERED = 1000  # steps whose waiting share is kept
+
 
 class Steps(Protocol):
     """The steps of a run, as one rank loads them."""
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step."""
+
+    def waiting(self, step: int) -> float:
+        """Share of a step's time that ranks wait for the one with the most positions: a pure function of the step."""
 
 
 class Requests(Sampler[Request]):
@@ -55,8 +60,14 @@ class LaneSteps:
         positions = np.tile(np.arange(position, position + per_lane), len(lanes))
         lanes = lanes.repeat(per_lane)
         parts = [slice(first, first + self.micro) for first in range(0, len(samples), self.micro)]
-        limits = np.zeros_like(samples)
-        return [Request(epoch, lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts]
+        epochs, limits = np.full_like(samples, epoch), np.zeros_like(samples)
+        return [
+            Request(epochs[p], lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts
+        ]
+
+    def waiting(self, step: int) -> float:
+        """Images are of one size."""
+        return 0.0
 
 
 class BinSteps:
@@ -68,6 +79,7 @@ class BinSteps:
         self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
         self.crop_to_shortest = speech and part.speech.crop == "shortest"
         self.same_count = speech and part.speech.mask.same_count
+        self._waiting: dict[int, float] = {}
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, as many as on every rank."""
@@ -77,24 +89,39 @@ class BinSteps:
         whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
         parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
+        self._remember(step, waiting(limits, parts, self.split.world))
+        epochs = np.full_like(mine.samples, epoch)
         return [
             Request(
-                epoch,
+                epochs[p],
                 mine.lanes[p],
                 mine.positions[p],
                 mine.samples[p],
                 p is parts[-1],
                 mine.lengths[p],
-                self._neighbours(whole.samples, counted, p) if self.same_count else None,
+                self._neighbours(whole.samples, np.full_like(whole.samples, epoch), counted, p)
+                if self.same_count
+                else None,
             )
             for p in parts
         ]
 
-    def _neighbours(self, samples: np.ndarray, lengths: np.ndarray, units: slice) -> Neighbours:
+    def waiting(self, step: int) -> float:
+        """The same on every rank; remembered of the last steps, for requests run ahead of what is trained on."""
+        if step not in self._waiting:
+            self.requests(step)
+        return self._waiting[step]
+
+    def _remember(self, step: int, share: float) -> None:
+        self._waiting[step] = share
+        if len(self._waiting) > _REMEMBERED:
+            del self._waiting[next(iter(self._waiting))]
+
+    def _neighbours(self, samples: np.ndarray, epochs: np.ndarray, lengths: np.ndarray, units: slice) -> Neighbours:
         """The groups of a step's samples, of `lengths` [n], in which this rank's of some units are."""
         group = np.arange(len(samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
         whole = slice(group[0] * TRIM_GROUP, (group[-1] + 1) * TRIM_GROUP)
-        return Neighbours(samples[whole], lengths[whole], group - group[0])
+        return Neighbours(samples[whole], epochs[whole], lengths[whole], group - group[0])
 
     def _limits(self, lengths: np.ndarray) -> np.ndarray:
         """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its

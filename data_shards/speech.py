@@ -11,6 +11,7 @@ from configs.schema import PretrainConfig
 from data_shards.audio import AUDIO_EXTENSIONS, read_audio
 from data_shards.batch import MaskedBatch, frames, samples_of
 from data_shards.masking import Neighbours, fewest_masked, span_masks, trimmed
+from data_shards.randomness import Epochs
 from data_shards.reader import BadSample
 
 FEWEST_FRAMES = 2
@@ -88,13 +89,15 @@ class Clips:
         samples = decode(recording_bytes(members))
         return Clip(crop(samples, limit, place), statistics(samples))
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None) -> MaskedBatch:
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None
+    ) -> MaskedBatch:
         """The batch of these samples, int64 [B]; no more masked frames in any than in the least of its neighbours."""
         lengths = np.array([frames(len(clip.samples)) for clip in loaded])
-        masks = span_masks(self.seed, epoch, samples, lengths, self.speech.mask)
+        masks = span_masks(self.seed, epochs, samples, lengths, self.speech.mask)
         if neighbours is not None:
-            fewest = fewest_masked(self.seed, epoch, neighbours, self.speech.mask)
-            masks = trimmed(self.seed, epoch, samples, masks, fewest)
+            fewest = fewest_masked(self.seed, neighbours, self.speech.mask)
+            masks = trimmed(self.seed, epochs, samples, masks, fewest)
         return self._batch(samples, loaded, lengths, masks)
 
     def unmasked(self, samples: np.ndarray, loaded: list[Clip]) -> MaskedBatch:

@@ -9,6 +9,7 @@ from configs.schema import PretrainConfig
 from data_shards.batch import PAD, UNK, MaskedBatch
 from data_shards.index import Index
 from data_shards.masking import Neighbours, token_masks
+from data_shards.randomness import Epochs
 from data_shards.reader import BadSample
 from data_shards.storage import folder_of
 from data_shards.tokenizer import tokenizer_folder, tokenizer_of
@@ -77,10 +78,12 @@ class Texts:
             raise BadSample("decode", f"token {largest}, and text.vocab_size={self.text.vocab_size}")
         return ids.astype(np.int32)
 
-    def masked(self, epoch: int, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None) -> MaskedBatch:
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None
+    ) -> MaskedBatch:
         """The batch of these samples, int64 [B]."""
         lengths, tokens = self._padded(loaded)
-        mask, corrupted = token_masks(self.seed, epoch, samples, tokens, lengths, self.text)
+        mask, corrupted = token_masks(self.seed, epochs, samples, tokens, lengths, self.text)
         return self._batch(samples, lengths, tokens, mask, corrupted)
 
     def unmasked(self, samples: np.ndarray, loaded: list[np.ndarray]) -> MaskedBatch:

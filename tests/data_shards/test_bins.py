@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from data_shards.bins import Bins, cut, equal_tokens, sample_lengths
+from data_shards.bins import Bins, cut, equal_tokens, sample_lengths, waiting
 from data_shards.cursor import Cursor
 from data_shards.index import load_index
 from data_shards.loader import open_loader
@@ -95,6 +95,13 @@ def test_micro_batches_are_cut_from_the_longest():
     assert cut(lengths, 2, 2, 100) == [slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 6)]
     with pytest.raises(ValueError, match=r"batch\.micro_tokens=89 .* 90 tokens: set batch\.micro_tokens=90"):
         cut(lengths, 1, 4, 89)
+
+
+def test_waiting_is_for_the_rank_with_the_most_positions():
+    lengths = np.array([10, 5, 4, 4, 3, 1])
+    assert waiting(lengths, [slice(0, 3)], 2) == pytest.approx(1 - (3 * 10 + 3 * 5) / (2 * 3 * 10))
+    assert waiting(lengths, [slice(0, 1), slice(1, 3)], 2) == pytest.approx(1 - (18 + 13) / (2 * 18))
+    assert waiting(lengths, [slice(0, 3), slice(3, 6)], 1) == waiting(np.zeros(6), [slice(0, 3)], 2) == 0
 
 
 def test_lengths_come_from_the_sidecars(tmp_path):

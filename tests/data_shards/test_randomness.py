@@ -25,3 +25,11 @@ def test_numbers_are_uniform_and_every_part_of_the_key_matters():
     assert drawn[0].min() >= 0 and drawn[0].max() < 1
     assert abs(histogram - 2000).max() < 5 * np.sqrt(2000)
     assert abs(np.corrcoef(drawn) - np.eye(5)).max() < 0.03  # 1 / sqrt(20000) = 0.007
+
+
+def test_samples_of_different_epochs():
+    """The numbers of each are those that a batch of its own epoch gives it."""
+    samples, epochs = np.array([5, 5, 8]), np.array([0, 3, 3])
+    mixed = uniforms(4, epochs, samples, Stream.CROP, 3)
+    assert np.array_equal(mixed[:1], uniforms(4, 0, samples[:1], Stream.CROP, 3))
+    assert np.array_equal(mixed[1:], uniforms(4, 3, samples[1:], Stream.CROP, 3))
