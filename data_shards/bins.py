@@ -119,4 +119,4 @@ def waiting(lengths: np.ndarray, parts: list[slice], world: int) -> float:
     """Share of a step's time that ranks wait for the one with the most positions, padding included; as `cut`'s."""
     longest = np.array([lengths[p.start * world : (p.start + 1) * world] for p in parts])  # [parts, ranks]
     positions = np.array([p.stop - p.start for p in parts]) @ longest
-    return float(1 - positions.mean() / max(1, positions.max()))
+    return float(1 - positions.mean() / positions.max()) if positions.any() else 0.0
