@@ -25,6 +25,7 @@ from data_shards.index import load_index
 from data_shards.microbatch import Loaded, MicroBatches
 from data_shards.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
+from data_shards.readahead import ReadAhead, start_read_ahead
 from data_shards.requests import Requests, steps_of
 from data_shards.text import check_tokenizer
 
@@ -82,6 +83,7 @@ class MaskedBatchLoader(_CountsBadSamples):
         self._bad = bad or BadSampleCount(part.data)
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
         self._context = start_worker_server("data_shards.microbatch") if part.data.workers else None
+        self._ahead: ReadAhead | None = None
         self.data_wait = 0.0
         """Seconds that the last step waited for its data."""
         for line in self._index.warnings if rank == 0 else ():
@@ -114,7 +116,10 @@ class MaskedBatchLoader(_CountsBadSamples):
         workers whatever loading raises.
         """
         self.close()
-        steps = self._steps(self._start(first_step))
+        if self._context:
+            chunk, data = self._cursor.order.chunk, self._part.data
+            self._ahead = start_read_ahead(self._context, self._plan, self._index, chunk, data, first_step)
+        steps = self._steps(self._start(first_step), first_step)
         self._running = weakref.ref(steps)
         return steps
 
@@ -134,8 +139,8 @@ class MaskedBatchLoader(_CountsBadSamples):
         with without_main():
             return iter(loader)
 
-    def _steps(self, batches: Iterator[Loaded | str]) -> Generator[list[MaskedBatch], None, None]:
-        while True:
+    def _steps(self, batches: Iterator[Loaded | str], first_step: int) -> Generator[list[MaskedBatch], None, None]:
+        for number in count(first_step):
             started = time.perf_counter()
             try:
                 step = [_checked(next(batches))]
@@ -149,6 +154,8 @@ class MaskedBatchLoader(_CountsBadSamples):
                     f"lower data.workers, data.prefetch or batch.micro"
                 ) from error
             self.data_wait = time.perf_counter() - started
+            if self._ahead:
+                self._ahead.advance(number)
             for loaded in step:
                 self._bad.add(len(loaded.batch), loaded.replaced, loaded.reports)
             yield [loaded.batch for loaded in step]
@@ -167,6 +174,8 @@ class MaskedBatchLoader(_CountsBadSamples):
         """End the workers, and the iterator over steps."""
         if self._running and (steps := self._running()):
             steps.close()  # it holds the only reference to torch's iterator, which ends them
+        if self._ahead:
+            self._ahead.close()
 
 
 class MixtureLoader(_CountsBadSamples):

@@ -7,14 +7,14 @@ the node, into the cache, and samples are read from there.
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections import OrderedDict
 from typing import Literal, NamedTuple
 
 from configs.schema import DataConfig
 from data_shards.batch import Sample
-from data_shards.index import ROW, Index
+from data_shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
+from data_shards.index import Index
 from data_shards.storage import Unreachable, is_remote, local_path
 from data_shards.tar import damaged_name, parse_sample
 
@@ -27,8 +27,6 @@ _OPEN_FILES = 256  # file descriptors per process, of shards and of chunks each
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
 _NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
 _MIB = 2**20
-_ROW = struct.Struct("<QIII")
-assert _ROW.size == ROW.itemsize
 
 BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
 """unreadable: the file; checksum: bytes that are not those that were indexed; format: no tar members; member: none of
@@ -73,6 +71,8 @@ class Reader:
     def _forget(self) -> None:
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._chunks: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._broken: set[tuple[int, int]] = set()
+        """Chunks that the store does not give."""
         self._no_room_until = 0.0
         self.bytes_read = 0
         """Bytes of samples."""
@@ -104,19 +104,6 @@ class Reader:
         except (OSError, ValueError):
             name = f"row {row}"
         return Report(self._index.paths[number], name, error.kind, str(error))
-
-    def fetch_chunk(self, number: int, row: int) -> int:
-        """See to it that the chunk of a row is at hand when it is read; its bytes.
-
-        Raises OSError or ValueError where it cannot be had.
-        """
-        shard = self._shard(number)
-        start, stop = self._span(shard, row)
-        if shard.descriptor is not None:
-            os.posix_fadvise(shard.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
-        else:
-            self._cached(number, start, stop)
-        return stop - start
 
     def close(self) -> None:
         """Close what is open."""
@@ -155,7 +142,7 @@ class Reader:
     def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
         """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
         shard = self._open.get(number) or self._shard(number)
-        offset, size, crc, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if size > self._limit:
             raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
         if shard.descriptor is not None:
@@ -163,30 +150,31 @@ class Reader:
         return self._remote_blocks(number, row, shard, offset, size), crc
 
     def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
-        descriptor = self._chunks.get((number, row // self._chunk))
-        start, stop = self._span(shard, row)
-        if descriptor is None:
-            if time.monotonic() < self._no_room_until:
-                self.cache_misses += 1
+        key = number, row // self._chunk
+        start, stop = span(shard.rows, row, self._chunk)
+        if key not in self._chunks:
+            self.cache_misses += 1
+            if key in self._broken or time.monotonic() < self._no_room_until:
                 return self._index.storage.fetch(self._index.paths[number], offset, offset + size)
-            descriptor, data = self._cached(number, start, stop)
+            try:
+                descriptor, data = self._cached(number, start, stop)
+            except Unreachable:  # the shard may be cut off within the chunk
+                self._broken.add(key)
+                return self._index.storage.fetch(self._index.paths[number], offset, offset + size)
             if data is not None:
-                self.cache_misses += 1
                 return data[offset - start : offset - start + size]
             assert descriptor is not None
-            self._chunks[number, row // self._chunk] = descriptor
+            self.cache_misses -= 1
+            self._chunks[key] = descriptor
             if len(self._chunks) > _OPEN_FILES:
                 os.close(self._chunks.popitem(last=False)[1])
         self.cache_hits += 1
-        return os.pread(descriptor, size, offset - start)
+        return os.pread(self._chunks[key], size, offset - start)
 
     def _cached(self, number: int, start: int, stop: int) -> tuple[int | None, bytes | None]:
         """An open file of a chunk where it is in the cache, or its bytes where it was fetched just now."""
-        url, cache = self._index.paths[number], self._index.cache
         for _ in range(3):
-            path, data = cache.get(
-                self._identity(number, start, stop), stop - start, lambda: self._index.storage.fetch(url, start, stop)
-            )
+            path, data = bring(self._index, number, start, stop)
             if path is None:
                 self._no_room_until = time.monotonic() + _NO_ROOM_S
             if data is not None:
@@ -196,38 +184,27 @@ class Reader:
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
             except FileNotFoundError:  # removed this very moment, to make room
                 continue
-        return None, self._index.storage.fetch(url, start, stop)
-
-    def _identity(self, number: int, start: int, stop: int) -> str:
-        """What a chunk is: bytes of a shard with this content."""
-        return f"{self._index.paths[number]} {self._index.entries[number].sha256} {start}-{stop}"
+        return None, self._index.storage.fetch(self._index.paths[number], start, stop)
 
     def _again(self, number: int, row: int) -> bytes:
         """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
         shard = self._shard(number)
-        offset, size, crc, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
         if crc32(blocks) == crc:
-            self._index.cache.drop(self._identity(number, *self._span(shard, row)))
+            self._index.cache.drop(identity(self._index, number, *span(shard.rows, row, self._chunk)))
             if descriptor := self._chunks.pop((number, row // self._chunk), None):
                 os.close(descriptor)
         return blocks
 
-    def _span(self, shard: _Shard, row: int) -> tuple[int, int]:
-        """Bytes of the shard, first and last (excluded), that the chunk of a row has."""
-        first = row - row % self._chunk
-        last = min(first + self._chunk, len(shard.rows) // _ROW.size) - 1
-        offset, size, _, _ = _ROW.unpack_from(shard.rows, last * _ROW.size)
-        return _ROW.unpack_from(shard.rows, first * _ROW.size)[0], offset + size
-
     def _start(self, number: int, row: int) -> bytes:
         """The first bytes of a sample, without asking a store for them."""
         shard = self._shard(number)
-        offset, size, _, _ = _ROW.unpack_from(shard.rows, row * _ROW.size)
+        offset, size, _, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, min(size, 512), offset)
-        start, stop = self._span(shard, row)
-        with self._index.cache.path(self._identity(number, start, stop)).open("rb") as file:
+        start, stop = span(shard.rows, row, self._chunk)
+        with self._index.cache.path(identity(self._index, number, start, stop)).open("rb") as file:
             file.seek(offset - start)
             return file.read(min(size, 512))
 
@@ -236,7 +213,7 @@ class Reader:
             self._open.move_to_end(number)
             return self._open[number]
         location = self._index.paths[number]
-        rows = self._index.rows(number).view("u1").data
+        rows = row_bytes(self._index, number)
         descriptor = None if is_remote(location) else os.open(local_path(location), os.O_RDONLY | os.O_CLOEXEC)
         self._open[number] = shard = _Shard(descriptor, rows)
         if len(self._open) > _OPEN_FILES:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 20.0
+_SHORT_TRIES = 3  # a range that is short so often ends there
 
 
 def is_remote(location: str) -> bool:
@@ -90,7 +91,8 @@ class Storage:
             except (FileNotFoundError, PermissionError, ValueError):
                 raise
             except Exception as error:  # each backend has its own, and they change
-                if attempt == self.retries or not _passing(error):
+                last = _SHORT_TRIES - 1 if isinstance(error, _Short) else self.retries
+                if attempt >= min(last, self.retries) or not _passing(error):
                     raise _final(error, url, attempt + 1) from error
                 log.info("%s: %s; asking again", url, _reason(error))
                 time.sleep(_wait(attempt))

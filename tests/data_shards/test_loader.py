@@ -245,11 +245,16 @@ def test_impossible_masks_are_refused(shards):
         MaskedBatchLoader(replace(config, vision=vision), 0, 1)
 
 
+def workers():
+    """Loader processes of this one."""
+    return {child for child in multiprocessing.active_children() if child.name != "read-ahead"}
+
+
 def test_a_killed_worker_is_an_error_and_no_hang(shards):
-    others = set(multiprocessing.active_children())
+    others = workers()
     steps = MaskedBatchLoader(small_config(shards, workers=1), 0, 1).steps(0)
     next(steps)
-    [worker] = set(multiprocessing.active_children()) - others
+    [worker] = workers() - others
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="a loader process failed"):
         for _ in range(100):
@@ -300,7 +305,7 @@ def group(leader):
 def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
     process, workers = program
     everyone = group(process.pid)
-    assert len(workers) == 2 and {process.pid, *workers} < everyone
+    assert len(workers) == 3 and {process.pid, *workers} < everyone, "two workers and the read-ahead process"
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         os.killpg(process.pid, number)
     time.sleep(0.5)
@@ -308,6 +313,16 @@ def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "50 more\n"
+
+
+def test_without_its_read_ahead_process_a_run_goes_on(shards):
+    loader = MaskedBatchLoader(small_config(shards, workers=1), 0, 1)
+    steps = loader.steps(0)
+    process = loader._ahead._process
+    process.kill()
+    process.join()
+    assert [len(next(steps)) for _ in range(9)] == [2] * 9
+    loader.close()
 
 
 def test_no_process_outlives_a_killed_program(program):
