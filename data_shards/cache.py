@@ -76,7 +76,8 @@ class Cache:
                 return False
             with partial.open("r+b") as file:  # it keeps its size meanwhile
                 file.write(data)
-            os.replace(partial, path)
+            with self._locked(self.folder / "lock"):  # who adds up the pieces must not see one twice, or not at all
+                os.replace(partial, path)
             return True
         except OSError as error:
             partial.unlink(missing_ok=True)
