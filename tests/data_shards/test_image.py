@@ -1,16 +1,21 @@
 import io
+import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from configs.schema import VisionConfig
+from data_shards import decoding
 from data_shards import image as image_module
 from data_shards.image import CROP_DRAWS, augment, centre_crop, color_jitter, crop_box, decode, image_bytes
 from data_shards.reader import BadSample
 from tests.data_shards.shard_tools import SMALL, encoded
 
+PUBLISHED = VisionConfig(exif_orientation=False)
 RNG = np.random.default_rng(0)
 
 
@@ -25,12 +30,93 @@ def test_every_kind_decodes_to_rgb_as_pillow_does(kind, mode):
     assert np.abs(decode(data).astype(int) - expected).max() <= 1
 
 
-def test_exif_rotation_is_ignored():
-    exif = Image.Exif()
-    exif[0x0112] = 6
+def with_exif(orientation, kind, size=(40, 30)):
+    """A picture whose corners differ, stored with an EXIF orientation."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.open(io.BytesIO(encoded(3, size=size))).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_exif_says(kind, orientation):
+    """All of it, its random crop and the evaluation's, next to Pillow's exif_transpose of the pixels."""
+    data = with_exif(orientation, kind)
+    stored = Image.open(io.BytesIO(data))
+    seen = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert np.abs(decode(data).astype(int) - seen).max() <= 1
+    assert decode(data, PUBLISHED).shape == (30, 40, 3)
+    upright = png(seen)
+    for draws in RNG.random((3, CROP_DRAWS + 1)):
+        pixels, mean = augment(data, draws, SMALL)
+        expected, expected_mean = augment(upright, draws, SMALL)
+        assert (pixels.int() - expected.int()).abs().max() <= 2 and mean == pytest.approx(expected_mean, abs=0.01)
+    assert (centre_crop(data, 28).int() - centre_crop(upright, 28).int()).abs().max() <= 2
+
+
+def png(pixels):
     buffer = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(buffer, "JPEG", exif=exif)
-    assert decode(buffer.getvalue()).shape == (30, 40, 3)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [2, 6, 7])
+def test_decoding_at_a_fraction_turns_too(orientation):
+    data = with_exif(orientation, "JPEG", (1200, 900))
+    draws = np.concatenate([[0.5, 0.9, 0.2, 0.8] * (CROP_DRAWS // 4), [0.9]])
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    box = crop_box(whole.height, whole.width, draws[:CROP_DRAWS], VisionConfig())
+    image, _ = image_module._decode_crop(data, draws[:CROP_DRAWS], VisionConfig())
+    assert image.shape[0] < whole.height and (image.shape[0] > image.shape[1]) == (whole.height > whole.width)
+    slow = whole.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    slow = np.asarray(slow.resize((224, 224), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(augment(data, draws, VisionConfig())[0].permute(1, 2, 0).numpy() - slow).mean() < 2
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0" + bytes(40), b"no"])
+def test_damaged_exif_turns_nothing(exif):
+    data = encoded(3)
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    assert np.array_equal(decode(data[:2] + segment + data[2:]), decode(data))
+
+
+@pytest.mark.parametrize("adobe", [True, False])
+def test_cmyk_with_and_without_adobes_inversion(adobe):
+    """Inks of (0, 255, 255, 0) are red, and stored as their complement where Adobe's marker is there."""
+    inks, buffer = np.full((16, 16, 4), (0, 255, 255, 0), np.uint8), io.BytesIO()
+    Image.fromarray(inks if adobe else 255 - inks, "CMYK").save(buffer, "JPEG", quality=100)
+    data = buffer.getvalue()
+    marker = data.index(b"\xff\xee\x00\x0eAdobe")
+    data = data if adobe else data[:marker] + data[marker + 16 :]
+    assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "scale"), [("PNG", np.uint16, 65535), ("PPM", np.int32, 65535), ("TIFF", np.float32, 1)]
+)
+def test_grey_of_more_than_8_bits_is_scaled(kind, dtype, scale):
+    levels, buffer = np.linspace(0, scale, 256).reshape(16, 16), io.BytesIO()
+    Image.fromarray(levels.astype(dtype)).save(buffer, kind)
+    expected = np.arange(256).reshape(16, 16, 1).repeat(3, axis=2)
+    assert np.array_equal(decode(buffer.getvalue()), expected)
+
+
+def test_floating_point_beyond_1_is_refused_and_not_clipped():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 200, np.float32)).save(buffer, "TIFF")
+    with pytest.raises(BadSample, match="outside of 0 to 1"):
+        decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_dropped(mode):
+    """As torchvision's loader does: what is transparent keeps its colour."""
+    image = Image.new("RGBA", (8, 8), (200, 200, 200, 0)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **({"transparency": 0} if mode == "P" else {}))
+    assert np.unique(decode(buffer.getvalue())).tolist() == np.unique(np.array(image.convert("RGB"))).tolist()
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, encoded(0)[:300], encoded(0, "PNG")[:200], b"\xff\xd8\xff\xe0"])
@@ -40,12 +126,28 @@ def test_damage_is_a_bad_sample(data):
             use(data)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_decompression_bombs_are_bad_samples(kind, monkeypatch):
-    monkeypatch.setattr(image_module, "MAX_PIXELS", 1199)
-    for use in (decode, lambda d: augment(d, np.zeros(CROP_DRAWS + 1), SMALL)):
-        with pytest.raises(BadSample, match="40 x 30 pixels"):
-            use(encoded(0, kind))
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("WEBP", "RGB"), ("BMP", "RGB")]
+)
+def test_images_of_too_many_pixels_are_not_decoded(kind, mode, monkeypatch):
+    """Neither where the limit is below Pillow's own nor where it is above."""
+    data, vision = encoded(0, kind, mode=mode), replace(SMALL, max_pixels=1199)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", None)
+    for use in (decode, lambda d, v: augment(d, np.zeros(CROP_DRAWS + 1), v), lambda d, v: centre_crop(d, 28, v)):
+        with pytest.raises(BadSample, match=r"40 x 30 pixels, more than vision\.max_pixels=1199") as error:
+            use(data, vision)
+        assert error.value.kind == "too_large"
+
+
+def test_a_bomb_is_refused_as_too_large_whatever_pillow_thinks():
+    """A PNG whose header promises 10 gigapixels."""
+    header = struct.pack(">II5B", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(BadSample, match="100000 x 100000 pixels") as error:
+        decode(data + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    assert error.value.kind == "too_large"
 
 
 def test_a_sample_without_an_image():
