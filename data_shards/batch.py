@@ -58,7 +58,7 @@ class MaskedBatch:
     color: Tensor | None = None
     """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
     scale: Tensor | None = None
-    """Speech: float32 [B, 2], mean of the whole recording's int16 samples and 1 / their standard deviation."""
+    """Speech: float32 [B, 2], mean of the int16 samples and 1 / their standard deviation (`speech.normalise`)."""
     corrupted: Tensor | None = None
     """Text: int32 [B, T], what the student sees: <mask> at `mask`, random tokens at some others."""
     most_masked: int | None = None

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.schema import PretrainConfig
-from data_shards.audio import AUDIO_EXTENSIONS, read_audio
+from configs.schema import PretrainConfig, SpeechConfig
+from data_shards.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
 from data_shards.batch import MaskedBatch, frames, samples_of
 from data_shards.masking import Neighbours, fewest_masked, span_masks, trimmed
 from data_shards.randomness import Epochs
@@ -27,7 +27,7 @@ class Clip(NamedTuple):
     samples: np.ndarray
     """int16 [S]; S is the fewest that give its frames."""
     scale: tuple[float, float]
-    """Mean of the whole recording's samples, and 1 / their standard deviation."""
+    """Mean of the samples, and 1 / their standard deviation: the whole recording's, or the crop's."""
 
 
 def recording_bytes(members: dict[str, bytes]) -> bytes:
@@ -38,18 +38,29 @@ def recording_bytes(members: dict[str, bytes]) -> bytes:
     raise BadSample("member", f"no recording among its members: {', '.join(sorted(members))}")
 
 
-def decode(data: bytes) -> np.ndarray:
-    """int16 [S] at 16 kHz; BadSample where the bytes cannot be decoded, or are too short to be masked."""
+def decode(data: bytes, speech: SpeechConfig, limit: int, place: float) -> Clip:
+    """The crop of at most `limit` frames, at `place` as `crop_of` has it, normalised over the recording or the crop.
+
+    BadSample where the bytes cannot be decoded, or are too short to be masked or longer than allowed.
+    """
     try:
-        samples = read_audio(data)
+        if speech.normalise == "crop":
+            samples = read_part(data, lambda count: crop_of(_usable(count), limit, place), speech.max_recording_seconds)
+            return Clip(samples, statistics(samples))
+        samples = read_audio(data, speech.max_recording_seconds)
+    except TooLong as error:
+        raise BadSample("too_long", f"speech.max_recording_seconds: {error}") from error
     except ValueError as error:
         raise BadSample("decode", f"not decodable: {error}") from error
-    if frames(len(samples)) < FEWEST_FRAMES:
-        raise BadSample(
-            "too_short",
-            f"{len(samples)} samples at 16 kHz, fewer than the {samples_of(FEWEST_FRAMES)} of {FEWEST_FRAMES} frames",
-        )
-    return samples
+    return Clip(samples[crop_of(_usable(len(samples)), limit, place)], statistics(samples))
+
+
+def _usable(count: int) -> int:
+    """The number of samples; BadSample where they are too few to be masked."""
+    if frames(count) < FEWEST_FRAMES:
+        fewest = samples_of(FEWEST_FRAMES)
+        raise BadSample("too_short", f"{count} samples at 16 kHz, fewer than the {fewest} of {FEWEST_FRAMES} frames")
+    return count
 
 
 def statistics(samples: np.ndarray) -> tuple[float, float]:
@@ -60,12 +71,12 @@ def statistics(samples: np.ndarray) -> tuple[float, float]:
     return mean, (square - mean**2 + _EPS) ** -0.5
 
 
-def crop(samples: np.ndarray, limit: int, place: float) -> np.ndarray:
-    """At most `limit` frames of the recording, from `place` in [0, 1) of where the crop can begin."""
-    length = samples_of(min(frames(len(samples)), limit))
+def crop_of(count: int, limit: int, place: float) -> slice:
+    """At most `limit` frames of `count` samples, from `place` in [0, 1) of where the crop can begin."""
+    length = samples_of(min(frames(count), limit))
     # What gives no frame of its own is cut off, but may come into a crop.
-    first = int(place * (len(samples) - length + 1)) if frames(len(samples)) > limit else 0
-    return samples[first : first + length]
+    first = int(place * (count - length + 1)) if frames(count) > limit else 0
+    return slice(first, first + length)
 
 
 class Clips:
@@ -78,7 +89,7 @@ class Clips:
         self.speech, self.seed = part.speech, part.train.seed
 
     def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> Clip:
-        """A crop of at most `limit` frames at a random place, normalised before cropping; BadSample as `decode`."""
+        """A crop of at most `limit` frames at a random place; BadSample as `decode`."""
         return self._clip(members, limit, draws[0])
 
     def load_whole(self, members: dict[str, bytes]) -> Clip:
@@ -86,8 +97,7 @@ class Clips:
         return self._clip(members, self.speech.max_frames, 0.5)
 
     def _clip(self, members: dict[str, bytes], limit: int, place: float) -> Clip:
-        samples = decode(recording_bytes(members))
-        return Clip(crop(samples, limit, place), statistics(samples))
+        return decode(recording_bytes(members), self.speech, limit, place)
 
     def masked(
         self, epochs: Epochs, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from configs.schema import frames
-from data_shards.audio import audio_samples, flac, is_stored_form, read_audio
+from data_shards.audio import TooLong, audio_samples, flac, is_stored_form, read_audio, read_part
 from data_shards.writer import length_of
 
 
@@ -82,7 +82,7 @@ def damaged(case):
     [
         ("flipped", "damaged FLAC"),
         ("cut off", "damaged FLAC"),
-        ("endless", "hours long by its header"),
+        ("endless", "s long by its header, more than 28,800 s; cut it up"),
         ("undefined", "infinite or undefined"),
         ("text", "no audio that can be read"),
         ("empty", "0 bytes"),
@@ -94,9 +94,56 @@ def test_what_cannot_be_read_is_said(case, told):
     assert length_of({"flac": damaged("text")}) == 0
 
 
-def test_flac_from_a_pipe_does_not_know_its_length():
-    data = bytearray(flac(np.arange(5000, dtype=np.int16)))
+def unknown_length(samples):
+    """FLAC as it is written to a pipe."""
+    data = bytearray(flac(samples))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
-    assert audio_samples(bytes(data)) == 5000 and len(read_audio(bytes(data))) == 5000
-    assert not is_stored_form(bytes(data))
+    return bytes(data)
+
+
+NOISE = np.random.default_rng(1).integers(-9000, 9000, 60_000).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        flac(NOISE),
+        encoded(NOISE),
+        encoded(NOISE / 32768, subtype="FLOAT"),
+        encoded(np.stack([NOISE, -NOISE // 2], axis=1), kind="FLAC"),
+        encoded(NOISE, 44100, "FLAC"),
+        encoded(NOISE, kind="OGG", subtype="VORBIS"),
+        encoded(NOISE, 16000, "MP3", "MPEG_LAYER_III"),
+        unknown_length(NOISE),
+    ],
+)
+def test_a_part_is_that_of_the_whole(data):
+    whole = read_audio(data)
+    for span in (slice(0, 700), slice(9000, 17000), slice(len(whole) - 300, len(whole))):
+        seen = []
+        part = read_part(data, lambda count, span=span, seen=seen: seen.append(count) or span)
+        assert seen == [len(whole)] and np.array_equal(part, whole[span])
+
+
+def test_a_part_is_read_without_the_rest():
+    data = flac(NOISE)
+    assert np.array_equal(read_part(data[: len(data) // 2], lambda _: slice(8000, 16000)), NOISE[8000:16000])
+    with pytest.raises(ValueError, match="cut off|damaged"):
+        read_part(data[: len(data) // 2], lambda count: slice(count - 8000, count))
+    with pytest.raises(ValueError, match="cut off"):
+        read_part(encoded(NOISE)[:-1000], lambda _: slice(50_000, 60_000))
+
+
+@pytest.mark.parametrize("data", [flac(NOISE), unknown_length(NOISE)])
+def test_too_long_is_told_from_the_header_where_it_can(data):
+    for use in (read_audio, lambda d, limit: read_part(d, lambda _: slice(0, 10), limit)):
+        with pytest.raises(TooLong, match=r"more than 3\.7 s"):
+            use(data, 3.7)
+        assert len(use(data, 3.75))
+
+
+def test_flac_from_a_pipe_does_not_know_its_length():
+    data = unknown_length(np.arange(5000, dtype=np.int16))
+    assert audio_samples(data) == 5000 and len(read_audio(data)) == 5000
+    assert not is_stored_form(data)

@@ -12,7 +12,7 @@ from data_shards.batch import frames, samples_of
 from data_shards.index import FolderIndex, sidecar
 from data_shards.loader import open_loader
 from data_shards.reader import BadSample
-from data_shards.speech import Clips, crop, decode, statistics
+from data_shards.speech import Clips, crop_of, decode, statistics
 from data_shards.writer import save_folder_index, write_shard
 from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
 
@@ -42,11 +42,10 @@ def test_a_recording_is_normalised_whole_and_as_published():
 
 
 def test_crops_reach_from_end_to_end():
-    samples = np.arange(2000, dtype=np.int16)
-    assert crop(samples, 2, 0.0).tolist() == list(range(720))
-    assert crop(samples, 2, 1 - 2**-53).tolist() == list(range(1280, 2000))
-    assert len(crop(samples, 6, 0.9)) == samples_of(6) == 2000
-    assert crop(samples[:1999], 9, 0.9).tolist() == list(range(samples_of(5))), "all its frames: nothing is random"
+    assert crop_of(2000, 2, 0.0) == slice(0, 720)
+    assert crop_of(2000, 2, 1 - 2**-53) == slice(1280, 2000)
+    assert crop_of(2000, 6, 0.9) == slice(0, samples_of(6)) == slice(0, 2000)
+    assert crop_of(1999, 9, 0.9) == slice(0, samples_of(5)), "all its frames: nothing is random"
 
 
 def test_a_batch_is_padded_to_its_longest_clip():
@@ -75,7 +74,22 @@ def test_what_cannot_be_used(members, reason):
 
 
 def test_the_shortest_clip_that_can_be_used():
-    assert frames(len(decode(flac(np.zeros(720, np.int16))))) == 2
+    assert frames(len(decode(flac(np.zeros(720, np.int16)), SPEECH, 24, 0.0).samples)) == 2
+    with pytest.raises(BadSample, match=r"speech\.max_recording_seconds: 0\.1 s long by its header") as error:
+        decode(flac(np.zeros(1600, np.int16)), replace(SPEECH, max_recording_seconds=0.05), 24, 0.0)
+    assert error.value.kind == "too_long"
+
+
+@pytest.mark.parametrize("samples", [16000, 3000])
+def test_normalised_over_the_crop_it_is_the_same_crop(samples):
+    members, draws = {"flac": clip(3, samples)}, np.array([0.3])
+    whole = CLIPS.load(members, draws, 12)
+    alone = Clips(with_speech(small_config("", modality="speech"), normalise="crop")).load(members, draws, 12)
+    assert np.array_equal(alone.samples, whole.samples)
+    assert alone.scale == statistics(whole.samples) != whole.scale == statistics(read_audio(members["flac"]))
+    with pytest.raises(BadSample, match="719 samples") as error:
+        decode(clip(0, 719), replace(SPEECH, normalise="crop"), 24, 0.0)
+    assert error.value.kind == "too_short"
 
 
 @pytest.fixture
