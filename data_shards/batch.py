@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from configs.schema import FRAME_STRIDE, RECEPTIVE_FIELD, Modality, frames
@@ -20,6 +21,8 @@ CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """The speech feature encoder's convolutions, which make one frame of RECEPTIVE_FIELD samples, FRAME_STRIDE apart."""
 
+
+_WITHIN_MESSAGE = 1 << 18  # bytes of a tensor that is no file of shared memory when it goes to another process
 
 Count = TypeVar("Count", int, np.ndarray)
 
@@ -75,6 +78,19 @@ class MaskedBatch:
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Small tensors go to another process as bytes: files of shared memory cost more than copying them."""
+        return {
+            name: value.numpy()
+            if isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= _WITHIN_MESSAGE
+            else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def map(self, function) -> MaskedBatch:
         """Apply `function`, which may leave samples out, to every tensor."""

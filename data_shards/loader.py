@@ -20,12 +20,14 @@ from configs.checks import check_samples, naming
 from configs.schema import Modality, PretrainConfig
 from data_shards.bad_samples import BadSampleCount
 from data_shards.batch import MaskedBatch
+from data_shards.cost import Cost, total
 from data_shards.cursor import make_cursor, split_step
 from data_shards.index import load_index
 from data_shards.microbatch import Loaded, MicroBatches
 from data_shards.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
 from data_shards.readahead import ReadAhead, start_read_ahead
+from data_shards.reader import BadKind
 from data_shards.requests import Requests, steps_of
 from data_shards.text import check_tokenizer
 
@@ -48,10 +50,17 @@ def _checked(loaded: Loaded | str) -> Loaded:
     return loaded
 
 
-class _CountsBadSamples:
-    """What both loaders tell of bad samples; in a mixture all modalities share one count."""
+class _Tells:
+    """What both loaders tell of the last step, and of bad samples: in a mixture all modalities share one count."""
 
     _bad: BadSampleCount
+
+    data_wait = 0.0
+    """Seconds that the last step waited for its data."""
+    cost = Cost()
+    """What this rank's samples of the last step took its loader processes."""
+    waiting = 0.0
+    """Share of the last step's time that ranks wait for the one with the most positions, padding included."""
 
     @property
     def bad_samples(self) -> int:
@@ -63,12 +72,17 @@ class _CountsBadSamples:
         """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
         return self._bad.replaced, self._bad.read
 
+    @property
+    def bad_kinds(self) -> dict[BadKind, int]:
+        """Bad samples that this process met in the consumed steps, by kind."""
+        return dict(self._bad.kinds)
+
     def restore_bad_counts(self, replaced: int, read: int) -> None:
         """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
         self._bad.replaced, self._bad.read = replaced, read
 
 
-class MaskedBatchLoader(_CountsBadSamples):
+class MaskedBatchLoader(_Tells):
     """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
     def __init__(self, part: PretrainConfig, rank: int, world: int, bad: BadSampleCount | None = None) -> None:
@@ -84,8 +98,6 @@ class MaskedBatchLoader(_CountsBadSamples):
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
         self._context = start_worker_server("data_shards.microbatch") if part.data.workers else None
         self._ahead: ReadAhead | None = None
-        self.data_wait = 0.0
-        """Seconds that the last step waited for its data."""
         for line in self._index.warnings if rank == 0 else ():
             log.warning("%s", line)
 
@@ -157,7 +169,8 @@ class MaskedBatchLoader(_CountsBadSamples):
             if self._ahead:
                 self._ahead.advance(number)
             for loaded in step:
-                self._bad.add(len(loaded.batch), loaded.replaced, loaded.reports)
+                self._bad.add(loaded.replaced, loaded.reports)
+            self.cost, self.waiting = total(loaded.cost for loaded in step), self._plan.waiting(number)
             yield [loaded.batch for loaded in step]
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
@@ -171,14 +184,15 @@ class MaskedBatchLoader(_CountsBadSamples):
         return self._cursor.load_state_dict(state)
 
     def close(self) -> None:
-        """End the workers, and the iterator over steps."""
+        """End the workers, and the iterator over steps; log a summary of the bad samples, if there were any."""
         if self._running and (steps := self._running()):
             steps.close()  # it holds the only reference to torch's iterator, which ends them
+        self._bad.close()
         if self._ahead:
             self._ahead.close()
 
 
-class MixtureLoader(_CountsBadSamples):
+class MixtureLoader(_Tells):
     """The data of a mixture on one rank: every step is of one modality, and of the next step of that one's loader."""
 
     def __init__(self, config: PretrainConfig, rank: int, world: int) -> None:
@@ -190,8 +204,6 @@ class MixtureLoader(_CountsBadSamples):
             with naming(config, modality):
                 part = config.part(modality)
                 self._loaders[modality] = MaskedBatchLoader(part, rank, world, self._bad)
-        self.data_wait = 0.0
-        """Seconds that the last step waited for its data."""
 
     @property
     def description(self) -> str:
@@ -228,7 +240,8 @@ class MixtureLoader(_CountsBadSamples):
             modality, _ = self._mixture.locate(step)
             with naming(self._config, modality):
                 batches = next(own[modality])
-            self.data_wait = self._loaders[modality].data_wait
+            own_loader = self._loaders[modality]
+            self.data_wait, self.cost, self.waiting = own_loader.data_wait, own_loader.cost, own_loader.waiting
             yield batches
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
@@ -253,7 +266,7 @@ class MixtureLoader(_CountsBadSamples):
         return int(state["consumed_steps"])
 
     def close(self) -> None:
-        """End the workers, and the iterator over steps."""
+        """End the workers, and the iterators over steps; log a summary of the bad samples, if there were any."""
         for loader in self._loaders.values():
             loader.close()
 

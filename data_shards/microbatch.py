@@ -1,7 +1,9 @@
-"""One masked micro-batch from a request: read, crop, mask, stack; bad samples replaced by their lane's next ones."""
+"""One masked micro-batch from a request: read, crop, mask, stack; bad samples replaced by others of their windows."""
 
 from __future__ import annotations
 
+import time
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -9,16 +11,18 @@ from torch.utils.data import Dataset
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
+from data_shards.blend import order_of
+from data_shards.cost import Cost
 from data_shards.image import Images
 from data_shards.index import Index
 from data_shards.masking import Neighbours
-from data_shards.order import EpochOrder, OrderConfig
+from data_shards.order import OrderConfig
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
 from data_shards.speech import Clips
 from data_shards.text import Texts
 
-_TRIES = 100  # bad samples in a row before a lane is given up
+_TRIES = 100  # bad samples in a row before the run is given up
 
 
 class Request(NamedTuple):
@@ -37,13 +41,15 @@ class Request(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A micro-batch, how many of its samples are replacements, and the bad samples met."""
+    """A micro-batch, the bad samples met, and what it took."""
 
     batch: MaskedBatch
     last: bool
     """Whether it is the last one of its step."""
-    replaced: int
+    replaced: np.ndarray
+    """Which of its samples are replacements, bool [B]."""
     reports: list[Report]
+    cost: Cost
 
 
 class NoUsableSample(Exception):
@@ -87,10 +93,10 @@ class MicroBatches(Dataset):
     """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
 
     def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig) -> None:
-        self.index, self.order = index, order
+        self.seed, self.order = order.seed, order_of(index.counts, order)
         self.kind = sample_kind(part)
         self.reader = Reader(index, order.chunk, part.data.max_sample_mb)
-        self._epoch_order: EpochOrder | None = None
+        self._read_s = self._decode_s = 0.0
 
     def __getitem__(self, request: Request) -> Loaded | str:
         """The micro-batch, or what to tell the user: an exception would arrive as a worker's traceback."""
@@ -101,6 +107,7 @@ class MicroBatches(Dataset):
 
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []
+        self._read_s, self._decode_s, counted = 0.0, 0.0, self._counted()
         samples = request.samples.copy()
         draws = self._draws(request.epochs, samples)
         loaded = []
@@ -111,26 +118,34 @@ class MicroBatches(Dataset):
                 reports.append(self.reader.report(sample, error))
                 samples[i], replacement = self._replacement(request, i, reports)
                 loaded.append(replacement)
+        started = time.perf_counter()
         batch = self.kind.masked(request.epochs, samples, loaded, request.neighbours)
-        return Loaded(batch, request.last, int((samples != request.samples).sum()), reports)
+        seconds = self._read_s, self._decode_s, time.perf_counter() - started
+        counts = (after - before for after, before in zip(self._counted(), counted, strict=True))
+        return Loaded(batch, request.last, samples != request.samples, reports, Cost(len(samples), *seconds, *counts))
+
+    def _counted(self) -> tuple[int, int, int]:
+        return self.reader.bytes_read, self.reader.cache_hits, self.reader.cache_misses
 
     def _draws(self, epochs: Epochs, samples: np.ndarray) -> np.ndarray:
-        return uniforms(self.order.seed, epochs, samples, Stream.CROP, self.kind.draws)
+        return uniforms(self.seed, epochs, samples, Stream.CROP, self.kind.draws)
 
     def _sample(self, sample: int, draws: np.ndarray, limit: int) -> Any:
-        return self.kind.load(self.reader.read(sample).members, draws, limit)
+        started = time.perf_counter()
+        members = self.reader.read(sample).members
+        read = time.perf_counter()
+        loaded = self.kind.load(members, draws, limit)
+        self._read_s += read - started
+        self._decode_s += time.perf_counter() - read
+        return loaded
 
     def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Any]:
-        """The next good sample of the lane, which does not depend on ranks or workers, cropped to its place."""
-        epoch = int(request.epochs[i])
-        if self._epoch_order is None or self._epoch_order.epoch != epoch:
-            self._epoch_order = EpochOrder(self.index.counts, self.order, epoch)
-        order = self._epoch_order
-        tries = min(_TRIES, order.lane_length)
-        for step in range(1, tries):
-            position = (int(request.positions[i]) + step) % order.lane_length
-            samples = order.ids(request.lanes[i : i + 1], position, position + 1)[0]
-            sample, draws = int(samples[0]), self._draws(request.epochs[i : i + 1], samples)[0]
+        """The next good sample of the window, which does not depend on ranks or workers, cropped to its place."""
+        epoch, lane, position = (int(of[i]) for of in (request.epochs, request.lanes, request.positions))
+        tries = 1
+        for sample in islice(self.order.instead(epoch, lane, position), _TRIES - 1):
+            draws = self._draws(request.epochs[i : i + 1], np.array([sample]))[0]
+            tries += 1
             try:
                 return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:

@@ -1,6 +1,7 @@
 """What a micro-batch says of its shapes without asking its tensors."""
 
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 
 import torch
 
@@ -27,6 +28,18 @@ def test_some_of_its_samples_have_counts_of_their_own():
     assert (pair.most_masked, pair.padded) == (2, True)
     alone = pair.take(torch.tensor([1]))
     assert (alone.most_masked, alone.padded, alone.inputs.tolist()) == (1, False, [[5, 6]])
+
+
+def test_small_tensors_go_to_another_process_within_the_message():
+    """The images alone are a file of shared memory."""
+    images = torch.randint(256, (3, 3, 200, 200), dtype=torch.uint8)
+    batch = MaskedBatch("vision", images, MASK, torch.full((3,), 5), torch.arange(3), color=torch.ones(3, 3, 4))
+    message = bytes(ForkingPickler.dumps(batch))
+    assert message.count(b"rebuild_tensor") == 1
+    copy = ForkingPickler.loads(message)
+    for name in ("inputs", "mask", "lengths", "sample_ids", "color"):
+        assert torch.equal(getattr(copy, name), getattr(batch, name)), name
+    assert (copy.most_masked, copy.padded, copy.scale) == (3, False, None)
 
 
 def test_a_count_that_is_given_is_kept():

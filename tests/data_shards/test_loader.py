@@ -137,14 +137,15 @@ def damage(folder):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_bad_sample_is_replaced_by_the_next_of_its_lane(tmp_path, caplog, modality):
+def test_a_bad_sample_is_replaced_by_the_next_of_its_window(tmp_path, caplog, modality):
     pattern = make_shards(tmp_path, (30, 17, 23), modality=modality)
     config = small_config(pattern, modality=modality)
     loader = open_loader(config, 0, 1)
     order = EpochOrder(loader._index.counts, loader._cursor.order, 0)
     lanes = order.ids(torch.arange(8).numpy(), 0, order.lane_length).tolist()
     [(lane, position)] = [(lane, lane.index(5)) for lane in lanes if 5 in lane]
-    instead = lane[(position + 1) % len(lane)]
+    window = lane[position // 5 * 5 : position // 5 * 5 + 5]
+    instead = window[(position % 5 + 1) % len(window)]
     expected = [[instead if sample == 5 else sample for sample, _ in step] for step in contents(config, steps=8)]
     damage(tmp_path)
     for world, micro, workers in ((1, 8, 0), (2, 2, 0), (1, 4, 2)):
@@ -152,7 +153,7 @@ def test_a_bad_sample_is_replaced_by_the_next_of_its_lane(tmp_path, caplog, moda
         found = contents(small_config(pattern, modality=modality, micro=micro, workers=workers), world, steps=8)
         inside = list if modality == "vision" else sorted
         assert [[sample for sample, _ in step] for step in found] == [inside(step) for step in expected]
-        assert caplog.text.count("bad sample") == 1
+        assert caplog.text.count("bad sample 1, replaced") == caplog.text.count("bad samples: 1 (checksum 1)") == 1
         assert "train-000000.tar, key '000005' (row 5): checksum" in caplog.text
 
 
@@ -163,6 +164,23 @@ def test_only_replacements_of_consumed_steps_count(damaged):
         assert sum(map(len, step)) == 8
         counts.append(loader.bad_samples)
     assert counts[-1] == 1 and sorted(counts) == counts
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_step_cost(of_modality, workers):
+    loader = open_loader(of_modality(batch=8, micro=4, workers=workers), 0, 2)
+    next(loader.steps(0))
+    samples, *seconds, read, hits, misses = loader.cost
+    assert samples == 4 and min(seconds) > 0 and read > 4 * 1024 and (hits, misses) == (0, 0)
+    assert 0 <= loader.waiting < 1 and (loader.waiting == 0 or loader._part.modality != "vision")
+    loader.close()
+
+
+def test_kinds_of_bad_samples(damaged):
+    loader = open_loader(small_config(damaged), 0, 1)
+    for _ in islice(loader.steps(0), 8):
+        pass
+    assert loader.bad_kinds == {"checksum": 1}
 
 
 def test_counts_of_an_earlier_process_are_carried_on(damaged):
