@@ -12,13 +12,14 @@ from configs.schema import Modality, PretrainConfig, SpeechConfig, TextConfig, V
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Equal = Literal["samples", "tokens"]
+MAX_BLOCK = 10_000
 MAX_DEFAULT_LANES = 768
 
 
 def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
     whole = [mistake for rule in (_teacher, _schedule, _optimizer, _deepspeed) for mistake in rule(config)]
-    rules = (_sizes, _samples, _probe, partial(_batch, world=world))
+    rules = (_sizes, _samples, _probe, _weights, partial(_batch, world=world))
     _raise(whole + _of_parts(config, lambda part: [mistake for rule in rules for mistake in rule(part)]))
 
 
@@ -30,7 +31,7 @@ def check_sizes(config: PretrainConfig) -> None:
 def check_samples(part: PretrainConfig) -> None:
     """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
     _raise([*_grid(part.vision)] if part.modality == "vision" else [])
-    _raise([*_samples(part)])
+    _raise([*_samples(part), *_weights(part)])
 
 
 def _of_parts(config: PretrainConfig, rules: Callable[[PretrainConfig], list[str]]) -> list[str]:
@@ -44,7 +45,7 @@ def _of_parts(config: PretrainConfig, rules: Callable[[PretrainConfig], list[str
 def in_mixture(modality: Modality, line: str) -> str:
     """What is wrong with one modality of a mixture: its name, and the keys of `mixture` that act there."""
     share = f"mixture.{modality}."
-    line = re.sub(r"\bbatch\.(?=global|micro)|\bdata\.(?=shards\b)", share, line)
+    line = re.sub(r"\bbatch\.(?=global|micro)|\bdata\.(?=shards\b|weights\b)", share, line)
     return f"{modality}: " + re.sub(r"\bprobe\.(?=train_shards|test_shards)", f"{share}probe_", line)
 
 
@@ -277,6 +278,22 @@ def _probe(config: PretrainConfig) -> Iterator[str]:
     if bool(config.probe.train_shards) != bool(config.probe.test_shards):
         missing = "test_shards" if config.probe.train_shards else "train_shards"
         yield f"probe.{missing} is empty: the probe needs probe.train_shards and probe.test_shards"
+
+
+def _weights(part: PretrainConfig) -> Iterator[str]:
+    """There is a weight for each item of the list of shards."""
+    shards, weights = part.data.shards, part.data.weights
+    if not weights or not shards:
+        return
+    written, items = f"data.weights=[{','.join(map(str, weights))}]", 1 if isinstance(shards, str) else len(shards)
+    if isinstance(shards, str):
+        yield f"{written} needs a list, as data.shards=[{shards},OTHER], or set data.weights=null"
+    elif len(weights) != items:
+        remedy = ",".join(["1"] * items)
+        yield f"{written} has {len(weights)} weights for the {items} items of data.shards: e.g. data.weights=[{remedy}]"
+    elif sum(weights) > MAX_BLOCK:
+        near = ",".join(str(max(1, weight * MAX_BLOCK // (2 * sum(weights)))) for weight in weights)
+        yield f"{written}: their sum must be at most {MAX_BLOCK}: e.g. data.weights=[{near}]"
 
 
 def _some(numbers: list[int]) -> str:

@@ -218,7 +218,7 @@ class MixturePart:
     """Steps of this modality in every `sum of weights` steps."""
     shards: Shards = ""
     """Its tar shards, as `data.shards`."""
-    weights: tuple[int, ...] | None = None
+    weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Its `data.weights`."""
     global_: Annotated[int | None, Field(alias="global", ge=1)] = None
     """Its `batch.global`."""
@@ -563,7 +563,7 @@ class PretrainConfig:
             micro=share.micro or self.batch.micro,
             micro_tokens=share.micro_tokens or self.batch.micro_tokens,
         )
-        data = replace(self.data, shards=share.shards)
+        data = replace(self.data, shards=share.shards, weights=share.weights)
         probe = replace(self.probe, train_shards=share.probe_train_shards, test_shards=share.probe_test_shards)
         return replace(self, batch=batch, data=data, probe=probe)
 

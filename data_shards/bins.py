@@ -7,18 +7,45 @@ another. What a step holds does not depend on ranks or micro-batches, and an epo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from data_shards.cursor import Cursor
 from data_shards.index import Index
-from data_shards.order import EpochOrder
+from data_shards.order import Order
+
+_MAPPED = 512  # shards whose rows stay mapped
 
 
-def sample_lengths(index: Index) -> np.ndarray:
-    """Tokens of every sample of the data set, uint32 [samples]."""
-    return np.concatenate([index.rows(shard)["length"] for shard in range(len(index.paths))])
+class Lengths:
+    """Tokens of samples, from the sidecars of their shards alone: a data set's may be too many to be held."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._mapped: dict[int, np.ndarray] = {}
+
+    def __reduce__(self) -> tuple[type[Lengths], tuple[Index]]:
+        return Lengths, (self.index,)  # in another process nothing is mapped yet
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Tokens of the samples, int64 [n]. Raises as `Index.rows`."""
+        ascending = np.argsort(samples, kind="stable")
+        ids = samples[ascending]
+        first = np.searchsorted(self.index.starts, ids, "right") - 1
+        shards, edges = np.unique(first, return_index=True)
+        lengths = np.empty(len(samples), np.int64)
+        for shard, part in zip(shards.tolist(), np.split(np.arange(len(ids)), edges[1:]), strict=True):
+            lengths[ascending[part]] = self._rows(shard)["length"][ids[part] - self.index.starts[shard]]
+        return lengths
+
+    def _rows(self, shard: int) -> np.ndarray:
+        rows = self._mapped.pop(shard, None)
+        self._mapped[shard] = self.index.rows(shard) if rows is None else rows  # the last used is the last
+        if len(self._mapped) > _MAPPED:
+            del self._mapped[next(iter(self._mapped))]
+        return self._mapped[shard]
 
 
 class Step(NamedTuple):
@@ -27,6 +54,7 @@ class Step(NamedTuple):
     lanes: np.ndarray
     positions: np.ndarray
     samples: np.ndarray
+    epochs: np.ndarray
     lengths: np.ndarray
     """Tokens, at most those of the longest sample."""
 
@@ -43,25 +71,21 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
 
 
 class Bins:
-    """The steps of a run.
+    """The steps of a run; `lengths`: ids of samples, int64 [n], -> their tokens, int64 [n]."""
 
-    `counts` int64 [shards]: samples of each shard; `lengths` [samples]: tokens of each sample.
-    """
-
-    def __init__(self, counts: np.ndarray, lengths: np.ndarray, cursor: Cursor) -> None:
+    def __init__(self, order: Order, lengths: Callable[[np.ndarray], np.ndarray], cursor: Cursor) -> None:
         assert cursor.equal and cursor.longest and cursor.order.window % cursor.per_lane == 0
         self.longest = cursor.longest
-        self.counts, self.lengths, self.cursor = counts, lengths, cursor
-        self._order: EpochOrder | None = None
+        self.order, self.lengths, self.cursor = order, lengths, cursor
         self._window: tuple[int, int, list[Step]] | None = None
 
-    def step(self, number: int) -> tuple[int, Step]:
-        """Epoch and samples of step `number` of the run."""
+    def step(self, number: int) -> Step:
+        """Step `number` of the run."""
         epoch, position = self.cursor.locate(number)
         window, place = divmod(position, self.cursor.order.window)
         if self._window is None or self._window[:2] != (epoch, window):
             self._window = (epoch, window, self._steps(epoch, window))
-        return epoch, self._window[2][place // self.cursor.per_lane]
+        return self._window[2][place // self.cursor.per_lane]
 
     def _steps(self, epoch: int, window: int) -> list[Step]:
         """All steps of a window, in the order in which they are visited."""
@@ -70,8 +94,7 @@ class Bins:
         bins = units // self.cursor.per_lane
         edges = self._edges(samples.lengths, units, bins) * self.cursor.order.lanes
         steps = [Step(*(array[edges[i] : edges[i + 1]] for array in samples)) for i in range(bins)]
-        assert self._order
-        return [steps[i] for i in self._order.bins(window, bins).tolist()]
+        return [steps[i] for i in self.order.bins(epoch, window, bins).tolist()]
 
     def _edges(self, lengths: np.ndarray, units: int, bins: int) -> np.ndarray:
         """Where the window's units, of a sample per lane, are cut into bins."""
@@ -81,17 +104,14 @@ class Bins:
 
     def _sorted(self, epoch: int, window: int) -> Step:
         """The window's samples, from the longest; those of one length as they come in the order."""
-        if self._order is None or self._order.epoch != epoch:
-            self._order = EpochOrder(self.counts, self.cursor.order, epoch)
-        lanes, size = self.cursor.order.lanes, self.cursor.order.window
-        first = window * size
-        last = min(first + size, self.cursor.steps_per_epoch * self.cursor.per_lane)
-        samples = self._order.ids(np.arange(lanes), first, last).T.ravel()
-        lengths = np.minimum(self.lengths[samples], self.longest).astype(np.int64)
+        lanes = self.cursor.order.lanes
+        first, last = self.cursor.window(window)
+        samples, epochs = (array.T.ravel() for array in self.order.draw(epoch, np.arange(lanes), first, last))
+        lengths = np.minimum(self.lengths(samples), self.longest)
         longest_first = np.argsort(-lengths, kind="stable")
         of_lane = np.tile(np.arange(lanes), last - first)
         position = np.repeat(np.arange(first, last), lanes)
-        return Step(*(array[longest_first] for array in (of_lane, position, samples, lengths)))
+        return Step(*(array[longest_first] for array in (of_lane, position, samples, epochs, lengths)))
 
 
 def cut(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -> list[slice]:

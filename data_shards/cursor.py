@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from configs.checks import Equal, batch_mistake, resolve_lanes
+import numpy as np
+
+from configs.checks import Equal, batch_mistake, divisors, resolve_lanes
 from configs.schema import PretrainConfig
+from data_shards.blend import order_of
 from data_shards.index import Index
-from data_shards.order import RECIPE, OrderConfig
+from data_shards.order import RECIPE, Blend, OrderConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,15 @@ class StepSplit:
     def rank_lanes(self) -> range:
         """This rank's lanes, for images."""
         return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
+
+    def lanes_of_node(self, own: bool) -> int:
+        """Lanes whose samples the ranks of this node read: their own, or (batches by length) all."""
+        return self.lanes * min(local_ranks(), self.world) // self.world if own else self.lanes
+
+
+def local_ranks() -> int:
+    """Ranks on this node."""
+    return int(os.environ.get("LOCAL_SIZE", "1"))  # set by DeepSpeed's launcher
 
 
 def split_step(part: PretrainConfig, rank: int, world: int) -> StepSplit:
@@ -53,12 +66,20 @@ class Cursor:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.lane_length // self.per_lane
+        """Steps of an epoch; with `data.epoch=source`, until every item has begun anew (for reports alone)."""
+        steps = self.lane_length // self.per_lane
+        return max(1, steps) if self.order.endless else steps
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Step -> (epoch, position of its first sample in every lane)."""
+        """Step -> (epoch, position of its first sample in every lane); positions of an endless order never wrap."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        return epoch, step_of_epoch * self.per_lane
+        return epoch, (step if self.order.endless else step_of_epoch) * self.per_lane
+
+    def window(self, number: int) -> tuple[int, int]:
+        """The positions of a window, the last excluded, that are in whole steps."""
+        first = number * self.order.window
+        last = first + self.order.window
+        return first, last if self.order.endless else min(last, self.steps_per_epoch * self.per_lane)
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """What a checkpoint keeps: the position, and all that gives it its meaning."""
@@ -69,7 +90,13 @@ class Cursor:
         order = self.order
         constants = {"seed": order.seed, "lanes": order.lanes, "chunk": order.chunk, "window": order.window}
         bins = {"equal": self.equal, "longest": self.longest} if self.equal else {}
-        return {**constants, "batch": order.lanes * self.per_lane, "index": self.digest, "recipe": RECIPE, **bins}
+        size = order.lanes * self.per_lane
+        return {**constants, "batch": size, "index": self.digest, "recipe": RECIPE, **bins, **self._blend()}
+
+    def _blend(self) -> dict[str, Any]:
+        if not (blend := self.order.blend):
+            return {}
+        return {"weights": list(blend.weights), "items": list(blend.items), "epochs": blend.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """Consumed steps of a state; ValueError names the key under which the run would see other samples."""
@@ -78,6 +105,9 @@ class Cursor:
             "lanes": "data.lanes: set it to {}",
             "batch": "batch.global: set it to {}",
             "window": "data.window: set it to {}",
+            "weights": "data.weights: set it to {}",
+            "epochs": "data.epoch: set it to {}",
+            "items": "data.shards: name {} shards in the items of the list",
             "index": "data.shards: give the shards that the run began with (their index was {})",
             "chunk": "data.chunk_bytes: set it as the run began (its chunks have {} samples)",
             "recipe": "this version orders samples otherwise: resume with the version of order recipe {}",
@@ -87,9 +117,16 @@ class Cursor:
         meaning = self._meaning()
         for key, remedy in remedies.items():
             if state.get(key) != meaning.get(key):
-                mended = remedy.format(state.get(key))
+                mended = remedy.format(_written(state.get(key)))
                 raise ValueError(f"the checkpoint has another {key}; {mended}, or use a new run.dir")
         return int(state["consumed_steps"])
+
+
+def _written(value: Any) -> str:
+    """A value as it is given on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value)
 
 
 def longest_sample(part: PretrainConfig) -> int:
@@ -108,12 +145,32 @@ def make_cursor(part: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
     by_length = part.modality != "vision"
     # A window that is sorted by length holds whole steps.
     window = -(-part.data.window // split.per_lane) * split.per_lane if by_length else part.data.window
-    order = OrderConfig(part.train.seed, split.lanes, chunk, window)
+    weights = part.data.weights
+    blend = Blend(weights, index.items, part.data.epoch) if weights else None
+    order = OrderConfig(part.train.seed, split.lanes, chunk, window, blend)
     bins = (part.batch.equal, longest_sample(part)) if by_length else (None, None)
-    cursor = Cursor(order, split.per_lane, index.samples // split.lanes, index.digest, *bins)
+    if blend:
+        _check_items(index.counts, order, blend, split.lanes * split.per_lane)
+    lane_length = order_of(index.counts, order).lane_length
+    cursor = Cursor(order, split.per_lane, lane_length, index.digest, *bins)
     if not cursor.steps_per_epoch:
+        samples, where = (lane_length * split.lanes, " in an epoch of data.weights") if blend else (index.samples, "")
         raise ValueError(
-            f"data.shards has {index.samples} samples, fewer than batch.global={part.batch.global_}; "
+            f"data.shards has {samples} samples{where}, fewer than batch.global={part.batch.global_}; "
             f"lower batch.global, or add samples"
         )
     return cursor
+
+
+def _check_items(counts: np.ndarray, order: OrderConfig, blend: Blend, batch: int) -> None:
+    """ValueError where an item has no sample for each of its positions in a block of every lane."""
+    parts = np.split(counts, np.cumsum(blend.items)[:-1])
+    for number, (weight, part) in enumerate(zip(blend.weights, parts, strict=True), 1):
+        samples, least = int(part.sum()), 1 if order.endless else weight
+        if samples < order.lanes * least:
+            legal = [lanes for lanes in divisors(batch) if lanes * least <= samples]
+            remedy = f"set data.lanes={legal[-1]} or less, or add" if legal else "add"
+            raise ValueError(
+                f"data.shards: its item {number} has {samples} samples, fewer than {order.lanes * least}, which is "
+                f"{least} for each of data.lanes={order.lanes}: {remedy} samples to it"
+            )

@@ -10,12 +10,13 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from configs.schema import PretrainConfig
-from data_shards.bins import Bins, Step, cut, sample_lengths, waiting
+from data_shards.bins import Bins, Lengths, Step, cut, waiting
+from data_shards.blend import order_of
 from data_shards.cursor import Cursor, StepSplit
 from data_shards.index import Index
 from data_shards.masking import TRIM_GROUP, Neighbours
 from data_shards.microbatch import Request
-from data_shards.order import EpochOrder
+from data_shards.order import Order
 from data_shards.speech import FEWEST_FRAMES
 from data_shards.text import FEWEST_TOKENS
 
@@ -46,21 +47,18 @@ class Requests(Sampler[Request]):
 class LaneSteps:
     """Images: a step's samples as the order has them, lane after lane, cut into micro-batches of `micro`."""
 
-    def __init__(self, counts: np.ndarray, cursor: Cursor, split: StepSplit, micro: int) -> None:
-        self.counts, self.cursor, self.split, self.micro = counts, cursor, split, micro
-        self._order: EpochOrder | None = None
+    def __init__(self, order: Order, cursor: Cursor, split: StepSplit, micro: int) -> None:
+        self.order, self.cursor, self.split, self.micro = order, cursor, split, micro
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, of one size."""
         epoch, position = self.cursor.locate(step)
-        if self._order is None or self._order.epoch != epoch:
-            self._order = EpochOrder(self.counts, self.cursor.order, epoch)
         lanes, per_lane = np.array(self.split.rank_lanes), self.split.per_lane
-        samples = self._order.ids(lanes, position, position + per_lane).ravel()
+        samples, epochs = (array.ravel() for array in self.order.draw(epoch, lanes, position, position + per_lane))
         positions = np.tile(np.arange(position, position + per_lane), len(lanes))
         lanes = lanes.repeat(per_lane)
         parts = [slice(first, first + self.micro) for first in range(0, len(samples), self.micro)]
-        epochs, limits = np.full_like(samples, epoch), np.zeros_like(samples)
+        limits = np.zeros_like(samples)
         return [
             Request(epochs[p], lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts
         ]
@@ -83,25 +81,22 @@ class BinSteps:
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, as many as on every rank."""
-        epoch, whole = self.bins.step(step)
+        whole = self.bins.step(step)
         limits = self._limits(whole.lengths)
         counted = np.minimum(whole.lengths, limits)  # what could not be read has 0
         whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
         parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
         self._remember(step, waiting(limits, parts, self.split.world))
-        epochs = np.full_like(mine.samples, epoch)
         return [
             Request(
-                epochs[p],
+                mine.epochs[p],
                 mine.lanes[p],
                 mine.positions[p],
                 mine.samples[p],
                 p is parts[-1],
                 mine.lengths[p],
-                self._neighbours(whole.samples, np.full_like(whole.samples, epoch), counted, p)
-                if self.same_count
-                else None,
+                self._neighbours(whole._replace(lengths=counted), p) if self.same_count else None,
             )
             for p in parts
         ]
@@ -117,11 +112,11 @@ class BinSteps:
         if len(self._waiting) > _REMEMBERED:
             del self._waiting[next(iter(self._waiting))]
 
-    def _neighbours(self, samples: np.ndarray, epochs: np.ndarray, lengths: np.ndarray, units: slice) -> Neighbours:
-        """The groups of a step's samples, of `lengths` [n], in which this rank's of some units are."""
-        group = np.arange(len(samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
+    def _neighbours(self, step: Step, units: slice) -> Neighbours:
+        """The groups of a step's samples in which this rank's of some units are."""
+        group = np.arange(len(step.samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
         whole = slice(group[0] * TRIM_GROUP, (group[-1] + 1) * TRIM_GROUP)
-        return Neighbours(samples[whole], epochs[whole], lengths[whole], group - group[0])
+        return Neighbours(step.samples[whole], step.epochs[whole], step.lengths[whole], group - group[0])
 
     def _limits(self, lengths: np.ndarray) -> np.ndarray:
         """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its
@@ -135,6 +130,7 @@ class BinSteps:
 
 def steps_of(part: PretrainConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
     """The steps of one modality on one rank."""
+    order = order_of(index.counts, cursor.order)
     if part.modality == "vision":
-        return LaneSteps(index.counts, cursor, split, part.batch.micro)
-    return BinSteps(Bins(index.counts, sample_lengths(index), cursor), split, part)
+        return LaneSteps(order, cursor, split, part.batch.micro)
+    return BinSteps(Bins(order, Lengths(index), cursor), split, part)

@@ -1,15 +1,16 @@
 import hashlib
+import pickle
 from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
 
-from data_shards.bins import Bins, cut, equal_tokens, sample_lengths, waiting
+from data_shards.bins import Bins, Lengths, cut, equal_tokens, waiting
 from data_shards.cursor import Cursor
-from data_shards.index import load_index
+from data_shards.index import ROW, load_index
 from data_shards.loader import open_loader
-from data_shards.order import EpochOrder, OrderConfig
+from data_shards.order import EpochOrder, OrderConfig, PlainOrder
 from tests.data_shards.shard_tools import make_shards, small_config
 
 COUNTS = np.array([700, 0, 1300])
@@ -17,14 +18,16 @@ LENGTHS = (20 + np.arange(2000) * 7919 % 997).astype(np.uint32)  # 20 to 1016 to
 
 
 def bins_of(equal="samples", per_lane=4, window=32, longest=800):
-    return Bins(COUNTS, LENGTHS, Cursor(OrderConfig(7, 8, 16, window), per_lane, 250, "", equal, longest))
+    config = OrderConfig(7, 8, 16, window)
+    lengths = LENGTHS.astype(np.int64).__getitem__
+    return Bins(PlainOrder(COUNTS, config), lengths, Cursor(config, per_lane, 250, "", equal, longest))
 
 
 def epoch_of(bins, epoch=0):
     first = epoch * bins.cursor.steps_per_epoch
-    found = [bins.step(first + i) for i in range(bins.cursor.steps_per_epoch)]
-    assert {number for number, _ in found} == {epoch}
-    return [step for _, step in found]
+    steps = [bins.step(first + i) for i in range(bins.cursor.steps_per_epoch)]
+    assert all((step.epochs == epoch).all() for step in steps)
+    return steps
 
 
 @pytest.mark.parametrize("equal", ["samples", "tokens"])
@@ -83,7 +86,7 @@ def test_golden_bins():
 def test_any_step_is_found_without_those_before():
     steps = epoch_of(bins_of(), 1)
     for number in (61, 0, 17):
-        _, step = bins_of().step(62 + number)
+        step = bins_of().step(62 + number)
         assert all(map(np.array_equal, step, steps[number]))
 
 
@@ -107,9 +110,23 @@ def test_waiting_is_for_the_rank_with_the_most_positions():
 def test_lengths_come_from_the_sidecars(tmp_path):
     pattern = make_shards(tmp_path, (5, 0, 3), modality="text")
     index = load_index(pattern)
-    lengths = sample_lengths(index)
-    assert lengths.tolist() == [n for shard in range(len(index.paths)) for n in index.rows(shard)["length"].tolist()]
-    assert len(lengths) == 8 and 3 <= lengths.min() < lengths.max() <= 20
+    expected = np.array([n for shard in range(len(index.paths)) for n in index.rows(shard)["length"].tolist()])
+    assert len(expected) == 8 and 3 <= expected.min() < expected.max() <= 20
+    for ids in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 0, 5, 4], [6]):
+        assert np.array_equal(Lengths(index)(np.array(ids)), expected[ids])
+    again = pickle.loads(pickle.dumps(Lengths(index)))
+    assert np.array_equal(again(np.arange(8)), expected), "as in a process that reads ahead"
+
+
+def test_lengths_of_a_few_samples_touch_their_shards_alone(tmp_path, monkeypatch):
+    index = load_index(make_shards(tmp_path, (2, 2, 2, 2), modality="text"))
+    touched = []
+    monkeypatch.setattr(type(index), "rows", lambda self, shard: touched.append(shard) or np.zeros(2, ROW))
+    lengths = Lengths(index)
+    monkeypatch.setattr("data_shards.bins._MAPPED", 2)
+    for ids in ([7, 2, 3], [3], [0], [7]):
+        lengths(np.array(ids))
+    assert touched == [1, 3, 0, 3]
 
 
 def test_another_bin_or_crop_cannot_resume(tmp_path):
