@@ -112,11 +112,22 @@ def remote_folder_index(folder: str, storage: Storage) -> FolderIndex:
 def _parse(text: bytes, name: str) -> FolderIndex:
     try:
         content = json.loads(text)
-        shards = tuple(ShardEntry(**entry) for entry in content["shardlist"])
+        shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
         return FolderIndex(shards, tuple(content.get("classes", ())), tokenizer)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
+
+
+def _sound(entry: ShardEntry) -> ShardEntry:
+    """The entry; ValueError where it cannot be of a shard beside its index.json."""
+    numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
+    names = (entry.url, entry.sha256, entry.idx_sha256)
+    if not all(type(number) is int and number >= 0 for number in numbers) or not all(type(n) is str for n in names):
+        raise ValueError(f"not the entry of a shard: {entry}")
+    if "/" in entry.url or entry.url in ("", ".", ".."):
+        raise ValueError(f"{entry.url!r} is not the name of a file beside it")
+    return entry
 
 
 def index_json(index: FolderIndex) -> str:
@@ -167,7 +178,7 @@ def _expand(pattern: str, promised: bool, folders: Folders) -> list[str]:
         return [str(path / name) for name in sorted(_names_in(str(path), promised, folders))]
     if path.exists() or not any(sign in pattern for sign in "*?["):
         return [str(path)]
-    found = sorted(glob.glob(str(path.parent)))
+    found = [str(path.parent)] if path.parent.is_dir() else sorted(glob.glob(str(path.parent)))
     matches = {folder: fnmatch.filter(_names_in(folder, promised, folders), path.name) for folder in found}
     return [str(Path(folder) / name) for folder, names in matches.items() for name in sorted(names)]
 
@@ -186,11 +197,21 @@ def _patterns(shards: Patterns) -> tuple[str, ...]:
     return (shards,) if isinstance(shards, str) else shards
 
 
+def _without_braces(item: str) -> Iterable[str]:
+    """The patterns that braces stand for; a file or folder that has braces in its name is meant itself."""
+    folder, slash, name = item.rpartition("/")
+    if is_remote(item):
+        return braceexpand.braceexpand(item)
+    if not item or local_path(item).exists():
+        return (item,)
+    if folder and local_path(folder).is_dir():
+        return (folder + slash + pattern for pattern in braceexpand.braceexpand(name))
+    return braceexpand.braceexpand(item)
+
+
 def _expand_item(item: str, promised: bool, folders: Folders) -> list[str]:
     """Shards of one item of a list, whose braces are expanded; ValueError where nothing matches."""
-    # A file or folder whose name has braces is meant, not what they stand for.
-    literal = not item or (not is_remote(item) and local_path(item).exists())
-    patterns = (item,) if literal else braceexpand.braceexpand(item)
+    patterns = _without_braces(item)
     paths = list(dict.fromkeys(path for pattern in patterns if pattern for path in _expand(pattern, promised, folders)))
     if not paths:
         raise ValueError(
@@ -240,11 +261,15 @@ def _load_rows(path: Path, shard: str, mmap: bool = True) -> np.ndarray:
         rows = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {path.name}; make it: {REMEDY}{shard}") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}); make it anew: {REMEDY}{shard}") from error
+    except Exception as error:  # numpy parses the header as Python, which raises anything
+        raise ValueError(f"{path} is damaged ({_first_line(error)}); make it anew: {REMEDY}{shard}") from error
     if rows.dtype != ROW or rows.ndim != 1:
         raise ValueError(f"{path} is not a sidecar ({rows.dtype}); make it anew: {REMEDY}{shard}")
     return rows
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Reader:
         number, row = self._index.locate(sample)
         try:
             name = damaged_name(self._start(number, row), row)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             name = f"row {row}"
         return Report(self._index.paths[number], name, error.kind, str(error))
 
@@ -122,8 +122,8 @@ class Reader:
                 blocks = self._again(number, row)  # the copy on this node may be what is damaged
                 if crc32(blocks) == crc:
                     return blocks
-        except (OSError, ValueError) as error:
-            raise BadSample("unreadable", str(error)) from error
+        except (OSError, ValueError, OverflowError) as error:  # the last: an absurd offset in the sidecar
+            raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
         raise BadSample("checksum", reason)
 

@@ -80,6 +80,22 @@ def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
     assert one.digest != load_index(f"{tmp_path}/a/train-000000.tar").digest
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"train-000000.tar"', '"../train-000000.tar"'),
+        ('"nsamples": 2', '"nsamples": -2'),
+        ('"nsamples": 2', '"nsamples": "2"'),
+    ],
+)
+def test_an_index_that_points_elsewhere_or_counts_wrongly_is_refused(tmp_path, old, new):
+    pattern = make_shards(tmp_path, (2,))
+    text = (tmp_path / "index.json").read_text()
+    (tmp_path / "index.json").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=r"index\.json is not an index of ours"):
+        load_index(pattern)
+
+
 def test_a_damaged_index_is_named(tmp_path):
     pattern = make_shards(tmp_path, (3,))
     flip_byte(tmp_path / "index.json", 0)
