@@ -35,6 +35,13 @@ _TAGS = {
     "tflops": "speed/tflops",
     "mfu": "speed/mfu",
     "data_wait": "speed/data_wait",
+    "data_wait_share": "speed/data_wait_share",
+    "read_ms": "data/read_ms",
+    "decode_ms": "data/decode_ms",
+    "batch_ms": "data/batch_ms",
+    "read_mb_per_s": "data/read_mb_per_s",
+    "cache_hits": "data/cache_hits",
+    "waiting": "data/waiting",
     "step_s": "speed/step_s",
     "memory_gib": "speed/memory_gib",
     "skipped_steps": "health/skipped_steps",
@@ -61,7 +68,8 @@ class Board:
     def write(self, row: MetricsRow) -> None:
         """Add every figure of the row at its step; a figure that is None is left out."""
         figures = {tag: getattr(row, field) for field, tag in _TAGS.items()}
-        self._add(row.step, row.modality, figures)
+        kinds = {f"data/bad/{kind}": count for kind, count in (row.bad_kinds or {}).items()}
+        self._add(row.step, row.modality, figures | kinds)
 
     def write_probe(self, step: int, result: ProbeResult) -> None:
         """Add the accuracies of a probe taken after `step` steps."""

@@ -84,7 +84,7 @@ def _train(
         stop = preemption.agreed(engine.device)  # which waits for the device, so that the clock is right
         seconds = time.perf_counter() - begin
         report.picture(micro_batches[0])
-        report.step(result, seconds, loader.data_wait, loader.epoch_of(engine.steps - 1), loader.bad_samples)
+        report.step(result, seconds, loader)
         guard.check(engine.steps, result.applied)
         due = config.checkpoint.every and engine.steps % config.checkpoint.every == 0
         if due or stop or engine.steps >= config.train.steps:

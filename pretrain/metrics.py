@@ -52,6 +52,20 @@ class MetricsRow:
     """`tflops` as a fraction of the device's peak; None where the peak is not known."""
     data_wait: float
     """Seconds a step waited for its data, of `step_s`, on rank 0."""
+    data_wait_share: float
+    """`data_wait` / `step_s`."""
+    read_ms: float
+    """Milliseconds of a loader process of rank 0 for reading a sample."""
+    decode_ms: float
+    """The same for decoding and augmenting it."""
+    batch_ms: float
+    """The same for masking and stacking it."""
+    read_mb_per_s: float
+    """Samples read, MB per second of training, by rank 0."""
+    cache_hits: float | None
+    """Share of rank 0's samples of remote shards whose chunk was on the node; None where all shards are local."""
+    waiting: float
+    """Share of a step's time that ranks wait for the one with the most positions, as far as positions take time."""
     step_s: float
     """Seconds of a step."""
     memory_gib: float
@@ -62,6 +76,8 @@ class MetricsRow:
     """Unreadable samples replaced so far."""
     loss_scale: float | None = None
     """Loss scale of fp16; None in other precisions."""
+    bad_kinds: dict[str, int] | None = None
+    """Unreadable samples met since the last start, by kind; None where there were none."""
 
 
 @dataclass(frozen=True)

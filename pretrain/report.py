@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -11,7 +12,9 @@ from configs.deepspeed import NEVER
 from configs.schema import Modality, PretrainConfig
 from data_shards.batch import MaskedBatch
 from data_shards.index import TOKENIZER_NAME
+from data_shards.loader import MaskedBatchLoader, MixtureLoader
 from data_shards.mixture import mixture_of
+from data_shards.reader import BadKind
 from data_shards.tokenizer import Tokenizer, load_tokenizer
 from models.statistics import std_from_moments
 from pretrain import distributed, speed
@@ -19,6 +22,8 @@ from pretrain.board import Board
 from pretrain.engine import Engine, StepResult
 from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult
 from pretrain.progress import Progress
+
+BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 
 
 class Report:
@@ -37,14 +42,16 @@ class Report:
             self._board.write_config(engine.steps, config_text)
             self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
 
-    def step(self, result: StepResult, seconds: float, data_wait: float, epoch: int, bad_samples: int) -> None:
-        """Count a step; write a row every `log.every` steps, of each modality that they hold, and at the last one."""
-        work = speed.Work(seconds, data_wait, int(result.samples), int(result.tokens), result.flops)
+    def step(self, result: StepResult, seconds: float, loader: MaskedBatchLoader | MixtureLoader) -> None:
+        """Count a step, just after `loader` gave it; write a row every `log.every` steps, of each modality that they
+        hold, and at the last one."""
+        samples, tokens = int(result.samples), int(result.tokens)
+        work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost, loader.waiting)
         self._meters[result.modality].add(work)
         step = self._engine.steps
         if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
             return
-        row = self._row(result, epoch, bad_samples)
+        row = self._row(result, loader)
         if self._writes:
             self._metrics.write(row)
             self._board.write(row)
@@ -78,19 +85,20 @@ class Report:
             self._metrics.close()
             self._board.close()
 
-    def _row(self, result: StepResult, epoch: int, bad_samples: int) -> MetricsRow:
+    def _row(self, result: StepResult, loader: MaskedBatchLoader | MixtureLoader) -> MetricsRow:
+        counts = [loader.bad_samples, *(loader.bad_kinds.get(kind, 0) for kind in BAD_KINDS)]
         sums = distributed.all_sum(torch.cat([
             result.loss.double()[None],
-            result.loss.new_tensor([bad_samples], dtype=torch.float64),
+            result.loss.new_tensor(counts, dtype=torch.float64),
             result.target_moments,
             result.prediction_moments,
         ]))  # fmt: skip
-        loss, bad = sums[:2].tolist()
-        target, prediction = (std_from_moments(moments).item() for moments in sums[2:].chunk(2))
+        loss, bad, *kinds = sums[: 1 + len(counts)].tolist()
+        target, prediction = (std_from_moments(moments).item() for moments in sums[1 + len(counts) :].chunk(2))
         engine = self._engine
         return MetricsRow(
             step=engine.steps,
-            epoch=epoch,
+            epoch=loader.epoch_of(engine.steps - 1),
             samples=engine.samples[result.modality],
             modality=result.modality,
             loss=loss,
@@ -106,6 +114,7 @@ class Report:
             skipped_steps=engine.skipped,
             bad_samples=int(bad),
             loss_scale=engine.loss_scale,
+            bad_kinds={kind: int(count) for kind, count in zip(BAD_KINDS, kinds, strict=True) if count} or None,
         )
 
 

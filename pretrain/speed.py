@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from data_shards.cost import Cost, total
+
 
 @dataclass(frozen=True)
 class Peak:
@@ -28,6 +30,13 @@ class Rates:
     tflops: float
     mfu: float | None
     data_wait: float
+    data_wait_share: float
+    read_ms: float
+    decode_ms: float
+    batch_ms: float
+    read_mb_per_s: float
+    cache_hits: float | None
+    waiting: float
     step_s: float
 
 
@@ -44,6 +53,10 @@ class Work:
     """Patches, frames or subwords over all ranks, without padding."""
     flops: float
     """Of this rank: the forward passes of student and teacher and the backward pass."""
+    cost: Cost = Cost()
+    """What this rank's samples took its loader processes."""
+    waiting: float = 0.0
+    """Share of the step's time that ranks wait for the one with the most positions."""
 
 
 class Meter:
@@ -68,12 +81,23 @@ def rates(steps: list[Work], peak_tflops: float | None) -> Rates:
     """Throughput of `steps` on devices of `peak_tflops` TFLOP/s each."""
     seconds = sum(step.seconds for step in steps)
     tflops = sum(step.flops for step in steps) / seconds / 1e12
+    data_wait = sum(step.data_wait for step in steps)
+    cost = total(step.cost for step in steps)
+    ms = 1000 / max(1, cost.samples)
+    remote = cost.cache_hits + cost.cache_misses
     return Rates(
         samples_per_s=sum(step.samples for step in steps) / seconds,
         tokens_per_s=sum(step.tokens for step in steps) / seconds,
         tflops=tflops,
         mfu=tflops / peak_tflops if peak_tflops else None,
-        data_wait=sum(step.data_wait for step in steps) / len(steps),
+        data_wait=data_wait / len(steps),
+        data_wait_share=data_wait / seconds,
+        read_ms=ms * cost.read_s,
+        decode_ms=ms * cost.decode_s,
+        batch_ms=ms * cost.batch_s,
+        read_mb_per_s=cost.read_bytes / seconds / 1e6,
+        cache_hits=cost.cache_hits / remote if remote else None,
+        waiting=sum(step.waiting for step in steps) / len(steps),
         step_s=seconds / len(steps),
     )
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_shards.cost import Cost
 from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
 from pretrain.progress import Progress
 from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
 
-NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale")}
+NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale", "bad_kinds")}
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
 PROBE = ProbeResult("vision", 0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20)
 
@@ -43,11 +44,12 @@ def test_rows_hold_every_field_and_are_strict_json(tmp_path):
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()  # before close: a row is flushed at once
     row, probe = (json.loads(line, parse_constant=refuse) for line in lines)
-    assert set(row) == {f.name for f in fields(MetricsRow)} - {"loss_scale"}
+    assert set(row) == {f.name for f in fields(MetricsRow)} - {"loss_scale", "bad_kinds"}
     assert row["loss"] is None and row["grad_norm"] is None and row["mfu"] is None and row["lr"] == 0.5
     assert probe == {"step": 1, **asdict(PROBE)}
-    file.write(replace(ROW, loss_scale=1024.0))
-    assert read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["loss_scale"] == 1024
+    file.write(replace(ROW, loss_scale=1024.0, bad_kinds={"decode": 2}, cache_hits=None))
+    last = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["loss_scale"] == 1024 and last["bad_kinds"] == {"decode": 2} and "cache_hits" not in last
 
 
 def test_resume_drops_the_rows_beyond_the_checkpoint(tmp_path):
@@ -103,6 +105,19 @@ def test_meter_averages_over_the_steps_since_the_last_row():
     unknown = Meter(Peak(None, ""))
     unknown.add(Work(1.0, 0.0, 1, 1, 1e12))
     assert unknown.take().mfu is None
+
+
+def test_what_loading_cost_per_sample():
+    meter = Meter(Peak(None, ""))
+    step = Work(seconds=2.0, data_wait=0.5, samples=20, tokens=1, flops=1.0)
+    meter.add(replace(step, cost=Cost(10, 0.01, 0.04, 0.02, 3_000_000, 6, 0), waiting=0.2))
+    meter.add(replace(step, cost=Cost(30, 0.03, 0.36, 0.02, 5_000_000, 1, 1), waiting=0.0))
+    rates = meter.take()
+    assert (rates.data_wait, rates.data_wait_share, rates.waiting) == (0.5, 0.25, 0.1)
+    assert [rates.read_ms, rates.decode_ms, rates.batch_ms] == pytest.approx([1, 10, 1])
+    assert (rates.read_mb_per_s, rates.cache_hits) == (2, 7 / 8)
+    meter.add(step)
+    assert meter.take().cache_hits is None, "all shards are local"
 
 
 @pytest.mark.parametrize(
