@@ -2,9 +2,11 @@
 
     OUTPUT/train-000000.tar ...   the shards, their sidecars, and index.json once all are there
     OUTPUT/.build/NAME/           a record per finished shard: the hash of its plan, and its entry for index.json
+    OUTPUT/.build/NAME/left_out.tsv   everything that became no sample, a line `reason<TAB>name` each
 
-A shard is finished if its record has the hash of its plan and its tar has the record's size. Nothing else is known of
-earlier builds, so the same command continues one that was killed and gives the same bytes.
+A shard is finished if its record has the hash of its plan and its tar has the record's size, unless a file was
+unreadable, which may have been mended. Nothing else is known of earlier builds, so the same command continues one that
+was killed and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from configs.schema import FRAME_STRIDE, BuildConfig
 from data_shards.audio import SAMPLE_RATE
@@ -28,12 +28,13 @@ from data_shards.index import (
     sidecar,
 )
 from data_shards.processes import each
+from data_shards.progress import Progress
 from data_shards.sources import open_source
 from data_shards.tar import BLOCK
 from data_shards.units import LeftOut, Split, Unit
 from data_shards.writer import locked, replacing, save_folder_index, write_shard
 
-_FORMAT = 1  # of the shards' bytes; a change makes every shard unfinished
+_FORMAT = 2  # of the shards' bytes; a change makes every shard unfinished
 _MIB = 2**20
 
 
@@ -55,19 +56,30 @@ class ShardPlan:
         return hashlib.sha256(repr((_FORMAT, facts)).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
+    def size(self) -> int:
+        """Bytes of the units, about those of the tar."""
+        return sum(unit.size for unit in self.units)
+
+    @property
     def record(self) -> Path:
         """The file that says that the shard is finished."""
-        return record_folder(self.path.parent, self.path.name.rpartition("-")[0]) / f"{self.path.stem}.json"
+        return record_folder(self.path.parent, self.name) / f"{self.path.stem}.json"
+
+    @property
+    def name(self) -> str:
+        """NAME of NAME-000000.tar."""
+        return self.path.name.rpartition("-")[0]
 
     def finished(self) -> Written | None:
         """The finished shard, if it is."""
         try:
             record = json.loads(self.record.read_text())
-            written = Written(ShardEntry(**record["entry"]), _left_out(record.get("left_out", {})))
+            written = Written(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
             complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return written if complete and sidecar(self.path).is_file() else None
+        complete = complete and sidecar(self.path).is_file() and not written.left_out.to_try_again
+        return written if complete else None
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,6 @@ class Written:
 
     entry: ShardEntry
     left_out: LeftOut
-
-
-def _left_out(reasons: dict[str, list]) -> LeftOut:
-    left_out = LeftOut()
-    left_out.reasons = {reason: (count, names) for reason, (count, names) in reasons.items()}
-    return left_out
 
 
 def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
@@ -139,6 +145,8 @@ def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: lis
     for path in surplus:
         for file in (record_folder(output, split.name) / f"{path.stem}.json", sidecar(path), path):
             file.unlink(missing_ok=True)
+    for path in output.glob(f"{split.name}-*.tmp"):  # of a build that was killed
+        path.unlink(missing_ok=True)
 
 
 def _tokenizer(split: Split) -> TokenizerEntry | None:
@@ -151,28 +159,55 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     Raises ValueError where no sample is left.
     """
     plans = plan_shards(split, output, config.shard_mb)
-    finished = {plan.path.name: plan.finished() for plan in plans}
-    unfinished = [plan for plan in plans if finished[plan.path.name] is None]
-    _retract(split, output, plans, unfinished)
+    finished = {plan.path.name: shard for plan in plans if (shard := plan.finished())}
+    _retract(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
     record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
     if split.tokenizer:
         split.tokenizer.save(output / TOKENIZER_NAME)
-    written = [shard for shard in finished.values() if shard]
-    with tqdm(total=len(plans), initial=len(written), unit=" shards", disable=None, desc=split.name) as bar:
-        for shard in each(_write, unfinished, config.workers):
-            written.append(shard)
-            bar.update()
-    for shard in sorted(written, key=lambda shard: shard.entry.url):
-        split.left_out.merge(shard.left_out)
-    entries = {shard.entry.url: shard.entry for shard in written}
+    written = _write_all(plans, finished, output, config.workers)
+    for one in sorted(written, key=lambda one: one.entry.url):
+        split.left_out.merge(one.left_out)
+    _save_list(split, output)
+    entries = {one.entry.url: one.entry for one in written}
     if not sum(entry.nsamples for entry in entries.values()):
-        raise ValueError(
-            "; ".join([f"{split.name}: no sample is left of input={config.input}", *split.left_out.notes()])
-        )
+        notes = split.left_out.notes(left_out_list(output, split.name))
+        raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
     others = [e for e in read_folder_index(output).shards if e.url not in entries]
     index = FolderIndex((*others, *entries.values()), tuple(split.classes), _tokenizer(split))
     save_folder_index(output, index)
     return list(entries.values())
+
+
+def _write_all(
+    plans: list[ShardPlan], finished: dict[str, Written], output: Path, workers: int | None
+) -> list[Written]:
+    """All shards; those that are not finished are written."""
+    sizes = {plan.path.name: plan.size for plan in plans}
+    progress = Progress(plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes))
+    for name, shard in finished.items():
+        progress.add(sizes[name], shard.entry.nsamples)
+    written = list(finished.values())
+    with progress:
+        for shard in each(_write, [plan for plan in plans if plan.path.name not in finished], workers):
+            written.append(shard)
+            progress.add(sizes[shard.entry.url], shard.entry.nsamples)
+    return written
+
+
+def _begun(output: Path, sizes: dict[str, int]) -> int:
+    """Bytes of the tars that are being written, none more than was planned."""
+    planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
+    return sum(min(path.stat().st_size, size) for path, size in planned)
+
+
+def left_out_list(output: Path, name: str) -> Path:
+    """The file that lists everything that was left out of the shards NAME-000000.tar."""
+    return record_folder(output, name) / "left_out.tsv"
+
+
+def _save_list(split: Split, output: Path) -> None:
+    with replacing(left_out_list(output, split.name)) as file:
+        file.write(split.left_out.table())
 
 
 def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
@@ -200,5 +235,6 @@ def build(config: BuildConfig) -> list[str]:
     for split in open_source(config):
         with locked(output):
             entries = _build_split(split, output, config)
-        lines += [*split.notes, *split.left_out.notes(), _summary(split, entries, output)]
+        notes = split.left_out.notes(left_out_list(output, split.name))
+        lines += [*split.notes, *notes, _summary(split, entries, output)]
     return list(dict.fromkeys(lines))

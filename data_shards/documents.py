@@ -6,13 +6,12 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 import pyarrow
 from pyarrow import parquet
 
-from data_shards.units import LeftOut
+from data_shards.units import LeftOut, read_unchanged
 
 MAX_DOCUMENT = 2**28
 """Bytes of the longest document, 256 MiB: longer ones are collections in the wrong form."""
@@ -66,7 +65,12 @@ class Whole:
         return (self.key, self.size, self.modified)
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
-        if text := decoded(Path(self.path).read_bytes(), self.path, left_out):
+        try:
+            data = read_unchanged(self.path, self.size)
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
+        if text := decoded(data, self.path, left_out):
             yield Document(f"{self.key}/0", text)
 
 
@@ -107,7 +111,9 @@ class Lines:
                 if document:
                     yield document
         except OSError as error:
-            raise ValueError(f"{self.path}: {error}; get the file again, or take it away") from error
+            if _codec(self.path) and not isinstance(error, PermissionError):  # an incomplete download
+                raise ValueError(f"{self.path}: {error}; get the file again, or take it away") from error
+            left_out.unreadable(self.path, error)
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Position and bytes of each document."""
@@ -130,16 +136,24 @@ class Rows:
         return (self.key, self.groups, self.size, self.modified, self.fields)
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
-        file = parquet.ParquetFile(self.path)
-        columns = [name for name in (self.fields.text, self.fields.label) if name]
+        try:
+            file = parquet.ParquetFile(self.path)
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
         for group in self.groups:
-            row = 0
+            for row, texts in enumerate(self._rows(file, group)):
+                name = f"{self.path}, row group {group}, row {row}"
+                if document := _document(f"{self.key}/{group}-{row}", texts, self.fields, name, left_out):
+                    yield document
+
+    def _rows(self, file: parquet.ParquetFile, group: int) -> Iterator[dict]:
+        columns = [name for name in (self.fields.text, self.fields.label) if name]
+        try:
             for batch in file.iter_batches(1024, [group], columns):
-                for texts in batch.to_pylist():
-                    name = f"{self.path}, row group {group}, row {row}"
-                    if document := _document(f"{self.key}/{group}-{row}", texts, self.fields, name, left_out):
-                        yield document
-                    row += 1
+                yield from batch.to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{self.path}: row group {group}: {error}; get the file again, or take it away") from error
 
 
 def decoded(data: bytes, name: str, left_out: LeftOut) -> str | None:
@@ -229,10 +243,10 @@ def _document(key: str, content: object, fields: Fields, name: str, left_out: Le
 
 
 def check_columns(path: str, fields: Fields) -> None:
-    """ValueError where a Parquet file is none, or lacks a column that is asked for."""
+    """ValueError where a Parquet file is none, or lacks a column that is asked for; OSError where it is unreadable."""
     try:
         names = parquet.read_schema(path).names
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from None
     for key, name in (("text_field", fields.text), ("label_field", fields.label)):
         if name and name not in names:

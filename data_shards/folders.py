@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from data_shards.tar import member_header
+from data_shards.tar import SKIPPED, member_header
 from data_shards.units import LeftOut
 
 Anything = TypeVar("Anything")
+
+_SHOWN = 20
+"""Files that one error lists."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,14 @@ def source_file(root: Path, parts: tuple[str, ...]) -> SourceFile:
     return SourceFile(root, parts, stat.st_size, stat.st_mtime_ns)
 
 
+def _true(test: Callable[[], bool]) -> bool:
+    """False also where the question cannot be answered, as of a link to itself."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Walk:
     """Which files of a folder are wanted."""
@@ -68,10 +79,17 @@ class Walk:
         if real in above:
             self.left_out.add("link to a folder above it", "/".join(parts))
             return
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if not parts:
+                raise
+            self.left_out.unreadable("/".join(parts) + "/", error)
+            return
+        for entry in entries:
             if entry.name.startswith("."):
                 self.left_out.add("hidden", "/".join((*parts, entry.name)))
-            elif entry.is_dir():
+            elif _true(entry.is_dir):
                 yield from self.files(root, (*parts, entry.name), above | {real})
             elif extension(entry.name) not in self.silent:
                 yield from self._file(root, parts, entry)
@@ -80,7 +98,7 @@ class Walk:
         name = "/".join((*parts, entry.name))
         if not self.wanted(entry.name):
             self.left_out.add(f"not {self.kinds}", name)
-        elif not entry.is_file():
+        elif not _true(entry.is_file):
             self.left_out.add("broken link or no plain file", name)
         elif not entry.stat().st_size:
             self.left_out.add("0 bytes", name)
@@ -89,8 +107,12 @@ class Walk:
 
 
 def keys_of(files: Sequence[SourceFile]) -> list[str]:
-    """A dot-free key for every file: its path without the extension, dots as `_`; numbered where two would be equal."""
+    """A key for every file: its path without the extension, dots as `_`, numbered where two would be equal.
+
+    `__folder__/` at its beginning, which readers skip, becomes `_folder__/`.
+    """
     wanted = ["/".join((*file.parts[:-1], Path(file.parts[-1]).stem)).replace(".", "_") for file in files]
+    wanted = [key[1:] if SKIPPED.match(key) else key for key in wanted]
     taken = set(wanted)
     seen: set[str] = set()
     keys = []
@@ -104,20 +126,32 @@ def keys_of(files: Sequence[SourceFile]) -> list[str]:
     return keys
 
 
-def check_name(name: str, size: int, path: str) -> None:
-    """ValueError where a member's name does not fit a tar header."""
-    if len(name) > 50:  # never too long below that, whatever the encoding
-        try:
-            member_header(name, size)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error} for a tar header; shorten it or its folders") from None
+def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
+    """ValueError that lists the files whose members' names do not fit a tar header."""
+    bad = [file.path for name, file in members if not _fits(name, file.size)]
+    if not bad:
+        return
+    lines = [f"{path}: its name is too long for a tar header; shorten it or its folders" for path in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"... and {len(bad) - _SHOWN} files more")
+    raise ValueError("\n".join(lines))
+
+
+def _fits(name: str, size: int) -> bool:
+    if len(name) <= 25:  # never too long, whatever the encoding
+        return True
+    try:
+        member_header(name, size)
+    except ValueError:
+        return False
+    return True
 
 
 def class_names(root: Path, files: Sequence[SourceFile]) -> list[str]:
     """Names of the class folders, sorted; none where a file lies beside them."""
     if any(len(file.parts) == 1 for file in files):
         return []
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(root) if _true(entry.is_dir) and not entry.name.startswith("."))
 
 
 def mixed(units: Sequence[Anything]) -> list[Anything]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from configs.schema import BuildConfig
 from data_shards.audio import AUDIO_EXTENSIONS, SAMPLE_RATE, flac, is_stored_form, read_audio
-from data_shards.folders import SourceFile, Walk, check_name, class_names, extension, keys_of, mixed, source_file
+from data_shards.folders import SourceFile, Walk, check_names, class_names, extension, keys_of, mixed, source_file
 from data_shards.units import LeftOut, Split, label_member, read_unchanged
 
 _KINDS = " ".join(AUDIO_EXTENSIONS)
@@ -45,7 +45,11 @@ class Recording:
         return (self.key, extension(self.path), self.source_size, self.modified, self.label, self.text, *how)
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        data = read_unchanged(self.path, self.source_size)
+        try:
+            data = read_unchanged(self.path, self.source_size)
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
         try:
             audio = read_audio(data)  # even where the bytes stay as they are: nothing damaged gets in
         except ValueError as error:
@@ -68,13 +72,20 @@ class Recording:
         return np.array_split(audio, max(1, -(-len(audio) // int(self.segment_seconds * SAMPLE_RATE))))
 
 
-def _transcripts(folder: Path) -> dict[str, str]:
+def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
     """Texts of a folder's recordings by their names without extension."""
-    found = {path.stem: path.read_text("utf-8", "replace").strip() for path in sorted(folder.glob("*.txt"))}
-    for path in sorted(folder.glob("*.trans.txt")):
-        lines = path.read_text("utf-8", "replace").splitlines()
-        found |= {name: text for name, _, text in (line.partition(" ") for line in lines)}
-    return found
+    whole: dict[str, str] = {}
+    lines: dict[str, str] = {}
+    for path in sorted(folder.glob("*.txt")):
+        try:
+            text = path.read_text("utf-8", "replace")
+        except OSError as error:
+            left_out.unreadable(f"{path} (transcripts)", error)
+            continue
+        whole[path.stem] = text.strip()
+        if path.name.endswith(".trans.txt"):
+            lines |= {name: said for name, _, said in (line.partition(" ") for line in text.splitlines())}
+    return whole | lines
 
 
 def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
@@ -86,7 +97,7 @@ def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str |
     for file in files:
         path = Path(file.path)
         if path.parent not in known:
-            known[path.parent] = _transcripts(path.parent)
+            known[path.parent] = _transcripts(path.parent, left_out)
         texts.append(known[path.parent].get(path.stem))
     labelled = bool(class_names(root, files))
     return files, texts, [file.parts[0] if labelled else None for file in files]
@@ -138,9 +149,9 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     classes = sorted({label for label in labels if label is not None})
     number = {name: i for i, name in enumerate(classes)}
     limits = (config.min_seconds, config.segment_seconds)
-    units = []
-    for key, file, text, label in zip(_manifest_keys(files), files, texts, labels, strict=True):
-        check_name(f"{key}/piece0000.flac", file.size, file.path)
+    units, keys = [], _manifest_keys(files)
+    check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
+    for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
         units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
     return Split(config.name, "speech", list(mixed(units)), classes, left_out=left_out)

@@ -27,7 +27,7 @@ from data_shards.documents import (
     check_columns,
     labels_of,
 )
-from data_shards.folders import SourceFile, Walk, check_name, extension, keys_of, source_file
+from data_shards.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
 from data_shards.index import TOKENIZER_NAME, TokenizerEntry
 from data_shards.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
 from data_shards.tokens import BOS, EOS, tokens_npy
@@ -234,9 +234,13 @@ def text_source(root: Path, config: BuildConfig) -> Split:
     left_out = LeftOut()
     files = _files(root, config, left_out)
     parts: list[Part] = []
-    for key, file in zip(keys_of(files), files, strict=True):
-        check_name(f"{key}/{file.size}_00000.npy", file.size, file.path)
-        parts += _parts(file, key, config)
+    keys = keys_of(files)
+    check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))
+    for key, file in zip(keys, files, strict=True):
+        try:
+            parts += _parts(file, key, config)
+        except OSError as error:
+            left_out.unreadable(file.path, error)
     classes = labels_of(parts) if config.label_field else []
     chosen, shards = choose_tokenizer(config, parts), _grouped(parts, config.shard_mb * _MIB)
     split = text_split(config, config.name, shards, chosen, classes)

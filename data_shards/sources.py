@@ -10,11 +10,11 @@ from configs.schema import BuildConfig
 from data_shards.demo import demo_images
 from data_shards.demo_speech import demo_speech
 from data_shards.demo_text import demo_text
-from data_shards.folders import Walk, check_name, class_names, extension, keys_of, mixed
+from data_shards.folders import Walk, check_names, class_names, extension, keys_of, mixed
 from data_shards.recordings import audio_folder
 from data_shards.sequences import text_source
 from data_shards.units import LeftOut, Split, Unit, label_member, label_size, read_unchanged
-from data_shards.writer import IMAGE_EXTENSIONS
+from data_shards.writer import IMAGE_EXTENSIONS, length_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,15 @@ class ImageFile:
         return (self.key, Path(self.path).suffix, self.file_size, self.label, None, self.modified)
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        yield self.key, {extension(self.path): read_unchanged(self.path, self.file_size), **label_member(self.label)}
+        try:
+            members = {extension(self.path): read_unchanged(self.path, self.file_size)}
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
+        if length_of(members):
+            yield self.key, {**members, **label_member(self.label)}
+        else:
+            left_out.add("damaged or no image: its header cannot be read", self.path)
 
 
 def image_folder(root: Path, name: str) -> Split:
@@ -59,10 +67,12 @@ def image_folder(root: Path, name: str) -> Split:
     for empty in sorted(set(classes) - {file.parts[0] for file in files}):
         left_out.add("class folders without an image; they keep their number", empty)
     number = {class_name: i for i, class_name in enumerate(classes)}
-    units: list[Unit] = []
-    for key, file in zip(keys_of(files), files, strict=True):
-        check_name(f"{key}.{extension(file.path)}", file.size, file.path)
-        units.append(ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified))
+    keys = keys_of(files)
+    check_names((f"{key}.{extension(file.path)}", file) for key, file in zip(keys, files, strict=True))
+    units: list[Unit] = [
+        ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified)
+        for key, file in zip(keys, files, strict=True)
+    ]
     return Split(name, "vision", mixed(units), classes, left_out=left_out)
 
 

@@ -7,6 +7,7 @@ others may have written and refuses everything that readers would lose, merge or
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from pathlib import Path
 BLOCK = 512
 END = bytes(2 * BLOCK)
 """What closes an archive: two zero blocks."""
+
+SKIPPED = re.compile("__[^/]*__/")
+"""How names begin that webdataset takes for its own notes."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -177,6 +181,8 @@ def scan(path: Path) -> list[Span]:
             key, extension = split_name(member.name)
         except ValueError as error:
             raise ValueError(f"{path}: {error}; rename it") from None
+        if SKIPPED.match(key):
+            raise ValueError(f"{path}: member {member.name!r}: webdataset skips names that begin so; rename it")
         end = member.offset_data + member.size + -member.size % BLOCK
         if spans and key == spans[-1].key:
             if extension.lower() in extensions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,31 +14,57 @@ from data_shards.tokenizer import Tokenizer
 _NAMES_SHOWN = 5
 
 
-class LeftOut:
-    """What became no sample: a count and the first names, by reason."""
+UNREADABLE = "unreadable"
+"""How the reasons begin that may be gone when the same command is given again."""
 
-    def __init__(self) -> None:
-        self.reasons: dict[str, tuple[int, list[str]]] = {}
+
+class LeftOut:
+    """What became no sample: names by reason."""
+
+    def __init__(self, reasons: dict[str, list[str]] | None = None) -> None:
+        self.reasons = reasons or {}
 
     def add(self, reason: str, name: str) -> None:
         """One more, for `reason`."""
-        self._add(reason, 1, [name])
+        self.reasons.setdefault(reason, []).append(name)
 
-    def _add(self, reason: str, count: int, names: Iterable[str]) -> None:
-        before, shown = self.reasons.get(reason, (0, []))
-        self.reasons[reason] = (before + count, [*shown, *names][:_NAMES_SHOWN])
+    def unreadable(self, name: str, error: OSError) -> None:
+        """One more, which the system does not let us read."""
+        self.add(f"{UNREADABLE}: {error.strerror or error}", name)
 
     def merge(self, other: LeftOut) -> None:
-        """Count `other`'s too."""
-        for reason, (count, names) in other.reasons.items():
-            self._add(reason, count, names)
+        """Add `other`'s too."""
+        for reason, names in other.reasons.items():
+            self.reasons.setdefault(reason, []).extend(names)
 
-    def notes(self) -> list[str]:
-        """A line per reason."""
-        return [
-            f"left out {count} ({reason}): {', '.join(names)}{', ...' if count > len(names) else ''}"
-            for reason, (count, names) in sorted(self.reasons.items())
-        ]
+    @property
+    def to_try_again(self) -> bool:
+        """Whether anything was left out that may be readable another time."""
+        return any(reason.startswith(UNREADABLE) for reason in self.reasons)
+
+    def notes(self, listed: Path | None = None) -> list[str]:
+        """A line per reason, with the first names; `listed`: the file with all of them."""
+        lines = []
+        for reason, names in sorted(self.reasons.items()):
+            more = len(names) > _NAMES_SHOWN
+            rest = ", ..." + (f" (all in {listed})" if listed else "") if more else ""
+            shown = ", ".join(map(_printable, names[:_NAMES_SHOWN]))
+            lines.append(f"left out {len(names)} ({_printable(reason)}): {shown}{rest}")
+        return lines
+
+    def table(self) -> bytes:
+        """All of it, a line `reason<TAB>name` each; tabs and ends of lines in names become `\\t`, `\\n` and `\\r`."""
+        rows = [(reason, name) for reason, names in sorted(self.reasons.items()) for name in names]
+        lines = [f"{reason.translate(_ESCAPES)}\t{name.translate(_ESCAPES)}\n" for reason, name in rows]
+        return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _printable(name: str) -> str:
+    """A file's name on one line, whatever its bytes are."""
+    return name.translate(_ESCAPES).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Unit(Protocol):
@@ -74,8 +100,11 @@ class Split:
 
 
 def read_unchanged(path: str, size: int) -> bytes:
-    """The file's bytes; ValueError where it is not of the size that it was listed with."""
-    data = Path(path).read_bytes()
+    """The file's bytes; ValueError where it is not of the size that it was listed with, OSError where unreadable."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} went away during the build; build again") from None
     if len(data) != size:
         raise ValueError(f"{path} changed from {size} to {len(data)} bytes during the build; build again")
     return data

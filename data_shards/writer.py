@@ -31,7 +31,7 @@ def _image_length(data: bytes) -> int:
     """Pixels / 1000, rounded up, from the header."""
     if data.startswith(b"\xff\xd8"):
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-    elif data.startswith(b"\x89PNG"):
+    elif data.startswith(b"\x89PNG") and data[12:16] == b"IHDR":
         width, height = struct.unpack(">II", data[16:24])
     else:
         width, height = Image.open(io.BytesIO(data)).size
@@ -125,8 +125,28 @@ def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha2
     return ShardEntry(shard.name, len(rows), filesize, sha256, idx_sha256, int(lengths.sum(dtype=np.int64)), longest)
 
 
+def _check_written(path: Path, rows: list[tuple[int, int, int, int]], sha256: str) -> None:
+    """OSError where the disk does not give back what was written."""
+    digest, good = hashlib.sha256(), True
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
+        for _, size, crc, _ in rows:
+            blocks = file.read(size)
+            good &= zlib.crc32(blocks) == crc
+            digest.update(blocks)
+        digest.update(file.read())
+    if not good or digest.hexdigest() != sha256:
+        raise OSError(
+            f"{path} does not hold what was just written to it: a fault of the disk or the memory; check them (dmesg, "
+            f"smartctl, memtest), then build again or choose another output"
+        )
+
+
 def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> ShardEntry:
-    """Write samples (key, members by extension) as a tar and its sidecar; the tar takes its name last."""
+    """Write samples (key, members by extension) as a tar and its sidecar, read back before the tar takes its name.
+
+    Raises OSError where the disk is full, or gives back something else.
+    """
     rows, offset, digest = [], 0, hashlib.sha256()
     with replacing(path) as file:
         for key, members in samples:
@@ -137,6 +157,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
             offset += len(blocks)
         file.write(END)
         digest.update(END)
+        file.flush()
+        os.fsync(file.fileno())
+        _check_written(Path(file.name), rows, digest.hexdigest())
         table = np.array(rows, ROW)
         idx_sha256 = save_sidecar(path, table)
     return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)
