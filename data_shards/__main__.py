@@ -1,4 +1,4 @@
-"""`python -m data_shards build|validate|index key=value ...`: making and checking shards (./run.sh shards)."""
+"""`python -m data_shards build|validate|index|info key=value ...`: making and checking shards (./run.sh shards)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import NoReturn
 
 from configs.command import fail, run
 from configs.keys import nearest
-from configs.schema import BuildConfig, IndexConfig, ValidateConfig
+from configs.schema import BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.build import build
 from data_shards.indexer import index_shards
+from data_shards.info import describe
 from data_shards.validate import validate_shards
 
 USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [name=train] [shard_mb=256] [workers=N] ...
@@ -19,9 +20,13 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
            textfiles | jsonl | parquet  a folder or a file of documents [tokenizer=DIR] [vocab_size=50265]
                                         [max_tokens=512] [pack=full] [documents=lines] [label_field=NAME]
        ./run.sh shards build source=demo|demo_speech|demo_text output=DIR [input=DIR]
-       ./run.sh shards validate shards=PATTERN
-       ./run.sh shards index shards=PATTERN
+       ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
+       ./run.sh shards index shards=PATTERN                             for tars that others built
+       ./run.sh shards info shards=PATTERN                              counts, sizes and lengths, from the index
 COMMAND --help lists its keys."""
+
+_SHOWN = 20
+"""Shards that `index` lists because they cannot be indexed."""
 
 
 def _build(config: BuildConfig) -> None:
@@ -29,11 +34,20 @@ def _build(config: BuildConfig) -> None:
 
 
 def _index(config: IndexConfig) -> None:
-    print("\n".join(index_shards(config.shards)))
+    lines, refused = index_shards(config.shards)
+    print("\n".join(lines), flush=True)
+    if len(refused) > _SHOWN:
+        refused[_SHOWN:] = [f"... and {len(refused) - _SHOWN} shards more"]
+    if refused:
+        fail("\n".join(refused), 1)
+
+
+def _info(config: InfoConfig) -> None:
+    print("\n".join(describe(config.shards)))
 
 
 def _validate(config: ValidateConfig) -> None:
-    differences, shards = validate_shards(config.shards)
+    differences, shards = validate_shards(config.shards, config.deep, config.workers)
     if not differences:
         print(f"{shards} shards are as their index says")
         return
@@ -44,7 +58,7 @@ def _validate(config: ValidateConfig) -> None:
 def _wrong(command: str) -> NoReturn:
     """Name the nearest command, if one was given at all, and show all of them."""
     if command:
-        near = nearest(command, ["build", "index", "validate"])
+        near = nearest(command, ["build", "index", "info", "validate"])
         print(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""), file=sys.stderr)
     print(USAGE, file=sys.stderr)
     sys.exit(2)
@@ -58,6 +72,8 @@ def main(arguments: list[str]) -> None:
             run(BuildConfig, _build, arguments)
         case "index":
             run(IndexConfig, _index, arguments)
+        case "info":
+            run(InfoConfig, _info, arguments)
         case "validate":
             run(ValidateConfig, _validate, arguments)
         case "-h" | "--help":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.schema import Patterns
 from data_shards.index import (
@@ -22,6 +22,7 @@ from data_shards.index import (
     read_folder_index,
 )
 from data_shards.processes import each
+from data_shards.progress import Progress
 from data_shards.tar import parse_sample, scan
 from data_shards.tokenizer import load_tokenizer
 from data_shards.writer import entry_of, length_of, locked, save_folder_index, save_sidecar
@@ -29,12 +30,13 @@ from data_shards.writer import entry_of, length_of, locked, save_folder_index, s
 
 @dataclass(frozen=True)
 class _Indexed:
-    """A shard whose sidecar is written."""
+    """A shard whose sidecar is written, or why it could not be."""
 
     path: Path
-    entry: ShardEntry
-    key_hashes: np.ndarray
+    entry: ShardEntry | None = None
+    key_hashes: np.ndarray | None = None
     """uint64 [nsamples]: to find keys that two shards share without keeping the keys."""
+    problem: str = ""
 
 
 def file_sha256(path: Path) -> str:
@@ -46,12 +48,32 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _key_hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+def file_size(path: Path) -> int:
+    """Bytes of a file, 0 where it is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def key_hashes(keys: Iterable[str]) -> np.ndarray:
+    """uint64 [number of keys]."""
+    encoded = (key.encode("utf-8", "surrogateescape") for key in keys)
+    digests = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in encoded)
+    return np.frombuffer(digests, "<u8")
 
 
 def _index_shard(path: Path) -> _Indexed:
-    """Scan one shard and write its sidecar; ValueError where it has what readers would lose or merge."""
+    """Scan one shard and write its sidecar, unless it has what readers would lose or merge."""
+    try:
+        return _scanned(path)
+    except ValueError as error:
+        return _Indexed(path, problem=str(error))
+    except OSError as error:
+        return _Indexed(path, problem=f"{path}: {error.strerror or error}")
+
+
+def _scanned(path: Path) -> _Indexed:
     spans, rows = scan(path), []
     with path.open("rb") as file:
         for span in spans:
@@ -64,38 +86,62 @@ def _index_shard(path: Path) -> _Indexed:
     table = np.array(rows, ROW)
     idx_sha256 = save_sidecar(path, table)
     entry = entry_of(path, table, path.stat().st_size, file_sha256(path), idx_sha256)
-    return _Indexed(path, entry, np.array([_key_hash(span.key) for span in spans], np.uint64))
+    return _Indexed(path, entry, key_hashes(span.key for span in spans))
 
 
-def _check_unique(shards: list[_Indexed]) -> None:
-    """ValueError where two shards have a sample of the same key."""
-    hashes, counts = np.unique(np.concatenate([shard.key_hashes for shard in shards]), return_counts=True)
-    if not (repeated := hashes[counts > 1]).size:
-        return
-    owners = [
-        (shard.path, scan(shard.path)[row].key)
-        for shard in shards
-        for row in np.flatnonzero(shard.key_hashes == repeated[0])
-    ]
-    (first, key), (second, _) = owners[:2]
-    raise ValueError(
-        f"{len(repeated)} keys are in two shards, as {key!r} in {first} and {second}: other readers may merge such "
-        f"samples; give every sample a key of its own"
+def _series(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
+    """What a shard is read with: those of its folder with the same NAME before -000000.tar."""
+    return str(shard[0].parent), shard[0].name.rpartition("-")[0]
+
+
+def shared_keys(shards: Iterable[tuple[Path, np.ndarray]]) -> dict[Path, str]:
+    """What to say of shards that have a key of another one of their series."""
+    found: dict[Path, str] = {}
+    for _, group in groupby(sorted(shards, key=lambda shard: (_series(shard), shard[0])), _series):
+        members = list(group)
+        hashes, counts = np.unique(np.concatenate([keys for _, keys in members]), return_counts=True)
+        repeated = hashes[counts > 1]
+        if repeated.size:
+            found |= {
+                path: _shared(path, keys, repeated, members) for path, keys in members if np.isin(keys, repeated).any()
+            }
+    return found
+
+
+def _shared(path: Path, keys: np.ndarray, repeated: np.ndarray, shards: list[tuple[Path, np.ndarray]]) -> str:
+    rows = np.flatnonzero(np.isin(keys, repeated))
+    other = next(place for place, others in shards if place != path and keys[rows[0]] in others)
+    return (
+        f"{path}: {len(rows)} of its keys are in other shards too, as {scan(path)[rows[0]].key!r} in {other}: other "
+        f"readers may merge such samples; give every sample a key of its own"
     )
 
 
-def index_shards(shards: Patterns) -> list[str]:
-    """Write the sidecars and index.json of the shards that `shards` names; returns lines that say what was done.
+def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
+    """Write the sidecars and index.json of the shards that `shards` names.
 
-    Raises ValueError as `tar.scan` does, and where two shards share a key.
+    Returns lines that say what was done, and a line for each shard that cannot be indexed (see `tar.scan`, and keys
+    that two shards of a series have); what index.json says of these stays as it was.
     """
     paths = local_shards(shards, promised=False)
-    bar = tqdm(each(_index_shard, paths, None), total=len(paths), unit=" shards", disable=None)
-    indexed = sorted(bar, key=lambda shard: shard.path)
-    _check_unique(indexed)
-    lines = [f"warning: {shard.path} is empty: 0 samples" for shard in indexed if not shard.entry.nsamples]
-    for folder, group in groupby(indexed, key=lambda shard: shard.path.parent):
-        entries = {shard.path.name: shard.entry for shard in group}
+    sizes = {path: file_size(path) for path in paths}
+    found = []
+    with Progress("index", sum(sizes.values()), len(paths)) as progress:
+        for shard in each(_index_shard, paths, None):
+            found.append(shard)
+            progress.add(sizes[shard.path], shard.entry.nsamples if shard.entry else 0)
+    problems = {shard.path: shard.problem for shard in found if shard.problem}
+    problems |= shared_keys((shard.path, shard.key_hashes) for shard in found if shard.key_hashes is not None)
+    good = {shard.path: shard.entry for shard in found if shard.entry and shard.path not in problems}
+    return _save(good), [problems[path] for path in sorted(problems)]
+
+
+def _save(good: dict[Path, ShardEntry]) -> list[str]:
+    """Put the entries into index.json; returns lines that say so."""
+    paths = sorted(good)
+    lines = [f"warning: {path} is empty: 0 samples" for path in paths if not good[path].nsamples]
+    for folder, group in groupby(paths, key=lambda path: path.parent):
+        entries = {path.name: good[path] for path in group}
         with locked(folder):
             _merge(folder, entries)
         samples = sum(entry.nsamples for entry in entries.values())

@@ -3,71 +3,190 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
 from configs.schema import Patterns
-from data_shards.index import ShardEntry, local_shards, read_folder_index, read_rows, sidecar
-from data_shards.indexer import file_sha256
+from data_shards.audio import AUDIO_EXTENSIONS, read_audio
+from data_shards.index import INDEX_NAME, FolderIndex, ShardEntry, local_shards, read_folder_index, read_rows, sidecar
+from data_shards.indexer import file_sha256, file_size, key_hashes, shared_keys
 from data_shards.processes import each
-from data_shards.tar import damaged_name
+from data_shards.progress import Progress
+from data_shards.tar import damaged_name, parse_sample, scan
+from data_shards.tokens import TOKEN_EXTENSION, read_tokens
+from data_shards.writer import IMAGE_EXTENSIONS
 
 _SHOWN = 20
 """Samples listed per shard."""
 
 
-def _sample_differences(path: Path) -> list[str]:
-    """Samples whose bytes are not those of the sidecar."""
-    found = []
+@dataclass
+class _Checked:
+    """What was found of a shard."""
+
+    path: Path
+    lines: list[str] = field(default_factory=list)
+    samples: int = 0
+    keys: np.ndarray | None = None
+    """uint64 [samples]: hashes, where all keys are readable."""
+
+
+def _decode_image(data: bytes) -> None:
+    from data_shards.image import decode  # brings torch, which nothing else here needs
+
+    decode(data)
+
+
+def _decode_tokens(data: bytes, vocab_size: int | None) -> None:
+    ids = read_tokens(data)
+    if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
+        raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
+
+
+def _undecodable(members: dict[str, bytes], vocab_size: int | None) -> str:
+    """Why a sample cannot be decoded, "" where it can be."""
+    kinds: tuple[tuple[tuple[str, ...], Callable[[bytes], object]], ...] = (
+        (IMAGE_EXTENSIONS, _decode_image),
+        (AUDIO_EXTENSIONS, read_audio),
+        ((TOKEN_EXTENSION,), partial(_decode_tokens, vocab_size=vocab_size)),
+    )
+    found = [(extension, decode) for extensions, decode in kinds for extension in extensions if extension in members]
+    if not found:
+        return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
+    for extension, decode in found:
+        try:
+            decode(members[extension])
+        except Exception as error:  # codecs raise anything on damaged bytes
+            return f".{extension}: {error}"
+    return ""
+
+
+def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: int | None) -> Iterator[str]:
+    """Samples whose bytes are not those of the sidecar or, where `deep`, cannot be decoded."""
     with path.open("rb") as file:
-        for row, (offset, size, crc, _) in enumerate(read_rows(path).tolist()):
+        for row, (offset, size, crc, _) in enumerate(rows.tolist()):
             file.seek(offset)
             blocks = file.read(size)
             if len(blocks) < size:
-                found.append(f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file")
+                yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
             elif zlib.crc32(blocks) != crc:
-                found.append(f"{path}: {damaged_name(blocks, row)}: checksum differs")
-    return found
+                yield f"{path}: {damaged_name(blocks, row)}: checksum differs"
+            elif deep and (reason := _undecodable(_members(blocks), vocab_size)):
+                yield f"{path}: {damaged_name(blocks, row)}: {reason}"
 
 
-def _shard_differences(path: Path, entry: ShardEntry | None) -> list[str]:
-    """Everything in which a shard differs from its entry in index.json and its sidecar."""
-    if entry is None:
-        return [f"{path}: not in index.json"]
-    if not path.is_file():
-        return [f"{path}: in index.json, but missing"]
-    found = []
-    if (size := path.stat().st_size) != entry.filesize:
-        found.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
+def _members(blocks: bytes) -> dict[str, bytes]:
+    """Members of a sample, none where it is none: what is wrong then is said by `tar.scan`."""
     try:
-        rows = read_rows(path)
-        if len(rows) != entry.nsamples:
-            found.append(f"{sidecar(path)}: {len(rows)} samples, index.json says {entry.nsamples}")
-        if hashlib.sha256(sidecar(path).read_bytes()).hexdigest() != entry.idx_sha256:
-            found.append(f"{sidecar(path)}: sha256 differs from index.json")
-        samples = _sample_differences(path)
-    except (ValueError, OSError) as error:
-        return [*found, str(error)]
-    if len(samples) > _SHOWN:
-        samples[_SHOWN:] = [f"{path}: ... and {len(samples) - _SHOWN} samples more"]
-    found += samples
-    if not found and file_sha256(path) != entry.sha256:
-        found.append(f"{path}: sha256 differs from index.json, outside the samples")
-    return found
+        return parse_sample(blocks)[1]
+    except Exception:  # tarfile raises anything on what is no tar
+        return {}
 
 
-def _differences(path: Path) -> list[str]:
-    entries = {entry.url: entry for entry in read_folder_index(path.parent).shards}
-    return _shard_differences(path, entries.get(path.name))
+def _shortened(path: Path, lines: Iterable[str]) -> list[str]:
+    listed = list(lines)
+    if len(listed) > _SHOWN:
+        listed[_SHOWN:] = [f"{path}: ... and {len(listed) - _SHOWN} samples more"]
+    return listed
 
 
-def validate_shards(shards: Patterns) -> tuple[list[str], int]:
+def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
+    """Names, and where the members lie, as `tar.scan` sees them."""
+    try:
+        spans = scan(checked.path)
+    except ValueError as error:
+        checked.lines.append(str(error))
+        return
+    checked.keys = key_hashes(span.key for span in spans)
+    places = np.array([(span.offset, span.size) for span in spans], np.int64).reshape(-1, 2)
+    indexed = np.stack([rows["offset"], rows["size"]], axis=1).astype(np.int64)
+    if not np.array_equal(places, indexed):
+        checked.lines.append(
+            f"{checked.path}: its {len(places)} samples do not lie where the {len(rows)} rows of its sidecar say"
+        )
+
+
+def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
+    """The shard's rows; ValueError or OSError where they cannot be read."""
+    path = sidecar(checked.path)
+    rows = read_rows(checked.path)
+    if len(rows) != entry.nsamples:
+        checked.lines.append(f"{path}: {len(rows)} samples, index.json says {entry.nsamples}")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.idx_sha256:
+        checked.lines.append(f"{path}: sha256 differs from index.json")
+    return rows
+
+
+def _check(path: Path, deep: bool) -> _Checked:
+    """Everything in which a shard differs from its entry in index.json and its sidecar."""
+    checked = _Checked(path)
+    index = read_folder_index(path.parent)
+    entry = next((entry for entry in index.shards if entry.url == path.name), None)
+    if entry is None:
+        checked.lines.append(f"{path}: not in index.json")
+    elif not path.is_file():
+        checked.lines.append(f"{path}: in index.json, but missing")
+    else:
+        try:
+            _check_content(checked, entry, index, deep)
+        except (ValueError, OSError) as error:
+            checked.lines.append(str(error))
+    return checked
+
+
+def _check_content(checked: _Checked, entry: ShardEntry, index: FolderIndex, deep: bool) -> None:
+    path, lines = checked.path, checked.lines
+    if (size := path.stat().st_size) != entry.filesize:
+        lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
+    rows = _check_sidecar(checked, entry)
+    checked.samples = len(rows)
+    vocab_size = index.tokenizer.vocab_size if index.tokenizer else None
+    lines += _shortened(path, _sample_differences(path, rows, deep, vocab_size))
+    _check_keys(checked, rows)
+    sha256 = file_sha256(path)
+    if sha256 == entry.sha256:
+        return
+    if twin := next((other.url for other in index.shards if other.sha256 == sha256), None):
+        lines[:] = [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
+    elif not lines:
+        lines.append(f"{path}: sha256 differs from index.json, outside the samples")
+
+
+def _totals_differences(folder: Path) -> list[str]:
+    """Where the totals of index.json are not the sums over its shards."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return []
+    entries = [asdict(entry) for entry in read_folder_index(folder).shards]
+    said = json.loads(path.read_bytes()).get("totals", {})
+    sums = {key: sum(entry[key] for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
+    return [
+        f"{path}: totals.{key} is {said.get(key)}, the sum over its shards {value}"
+        for key, value in ({"shards": len(entries)} | sums).items()
+        if said.get(key) != value
+    ]
+
+
+def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = None) -> tuple[list[str], int]:
     """Lines that name every difference of the shards from their index, and the number of shards.
 
+    deep: decode every image and recording, and look at every token id; workers: processes, None for one per core.
     Raises ValueError where `shards` names none.
     """
     paths = local_shards(shards)
-    bar = tqdm(each(_differences, paths, None), total=len(paths), unit=" shards", disable=None)
-    return [line for lines in bar for line in lines], len(paths)
+    sizes = {path: file_size(path) for path in paths}
+    found: dict[Path, _Checked] = {}
+    with Progress("validate", sum(sizes.values()), len(paths)) as progress:
+        for checked in each(partial(_check, deep=deep), paths, workers):
+            found[checked.path] = checked
+            progress.add(sizes[checked.path], checked.samples)
+    lines = [line for folder in sorted({path.parent for path in paths}) for line in _totals_differences(folder)]
+    lines += [line for path in paths for line in found[path].lines]
+    shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
+    return [*lines, *shared.values()], len(paths)

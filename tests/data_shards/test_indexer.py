@@ -1,5 +1,6 @@
+import os
+
 import numpy as np
-import pytest
 import webdataset
 
 from configs.schema import frames
@@ -22,7 +23,7 @@ def foreign(path, keys):
 def test_tars_of_others_are_read_like_webdataset_reads_them(tmp_path):
     foreign(tmp_path / "x0.tar", ["a", "b", "c"])
     foreign(tmp_path / "x1.tar", ["d" * 150, "e"])
-    index_shards(f"{tmp_path}/*.tar")
+    assert index_shards(f"{tmp_path}/*.tar")[1] == []
     index = load_index(f"{tmp_path}/*.tar")
     reader = Reader(index)
     ours = [reader.read(i) for i in range(index.samples)]
@@ -38,7 +39,7 @@ def test_indexing_again_gives_what_the_build_wrote(tmp_path):
     before = tree(tmp_path)
     for path in sorted(tmp_path.glob("*.tar")):
         sidecar(path).unlink()
-    lines = index_shards(pattern)
+    lines, _ = index_shards(pattern)
     assert tree(tmp_path) == before
     assert any("train-000001.tar is empty" in line for line in lines)
     assert read_rows(tmp_path / "train-000000.tar")["length"].tolist() == [2] * 5  # 40 x 30 pixels
@@ -61,9 +62,25 @@ def test_recordings_and_tokens_of_others_get_their_lengths_and_tokenizer(tmp_pat
 def test_keys_in_two_shards_are_refused(tmp_path):
     foreign(tmp_path / "x0.tar", ["a", "b"])
     foreign(tmp_path / "x1.tar", ["c", "b"])
-    with pytest.raises(ValueError, match=r"'b' in .*x0\.tar and .*x1\.tar"):
-        index_shards(str(tmp_path))
-    assert not (tmp_path / "index.json").exists()
+    foreign(tmp_path / "x2.tar", ["d"])
+    foreign(tmp_path / "y-0.tar", ["b"])  # of another series: never read together
+    lines, refused = index_shards(str(tmp_path))
+    assert [line.split(":")[0] for line in refused] == [str(tmp_path / "x0.tar"), str(tmp_path / "x1.tar")]
+    assert all("1 of its keys are in other shards too, as 'b' in" in line for line in refused)
+    assert lines == [f"{tmp_path}: indexed 2 samples in 2 shards"]
+
+
+def test_all_that_cannot_be_indexed_is_named_and_the_rest_indexed(tmp_path):
+    for number in range(30):
+        foreign(tmp_path / f"x{number:02d}.tar", [f"{number}a", f"{number}b"])
+        if number % 5:
+            os.truncate(tmp_path / f"x{number:02d}.tar", 512 * (number % 5))
+    done = command("index", f"shards={tmp_path}")
+    errors = done.stderr.splitlines()
+    assert done.returncode == 1 and done.stdout == f"{tmp_path}: indexed 12 samples in 6 shards\n"
+    assert len(errors) == 21 and errors[-1] == "error: ... and 4 shards more"
+    assert all(f"x{n:02d}.tar: truncated" in e for n, e in zip([1, 2, 3, 4, 6], errors[:5], strict=True))
+    assert load_index(f"{tmp_path}/x*[05].tar").samples == 12
 
 
 def test_the_command_refuses_a_truncated_tar_in_one_line(tmp_path):
