@@ -17,7 +17,7 @@ import numpy as np
 
 from data_shards.bins import Bins, Step, cut
 from data_shards.cursor import Cursor
-from data_shards.order import EpochOrder, OrderConfig
+from data_shards.order import EpochOrder, OrderConfig, PlainOrder
 
 SAMPLES = 281_241  # LibriSpeech's 960 hours
 WORLD = 16
@@ -54,7 +54,7 @@ def as_they_come(case: Case, order: OrderConfig) -> Iterator[Step]:
     for step in range(STEPS):
         samples = epoch.ids(np.arange(LANES), step * per_lane, (step + 1) * per_lane).ravel()
         lengths = np.sort(np.minimum(case.lengths[samples], case.longest).astype(np.int64))[::-1]
-        yield Step(samples, samples, samples, lengths)  # no one asks for lanes and positions here
+        yield Step(samples, samples, samples, samples, lengths)  # no one asks for lanes, positions and epochs here
 
 
 def random_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarray]:
@@ -93,8 +93,9 @@ def measure(name: str, case: Case) -> None:
         for window in (128, 1024):
             order = OrderConfig(0, LANES, CHUNK, -(-window // per_lane) * per_lane)
             cursor = Cursor(order, per_lane, SAMPLES // LANES, "", equal, case.longest)
-            bins, start = Bins(np.array([SAMPLES]), case.lengths, cursor), time.perf_counter()
-            steps = [bins.step(step)[1] for step in range(STEPS)]
+            bins = Bins(PlainOrder(np.array([SAMPLES]), order), case.lengths.astype(np.int64).__getitem__, cursor)
+            start = time.perf_counter()
+            steps = [bins.step(step) for step in range(STEPS)]
             seconds = time.perf_counter() - start
             row(f"bins of equal {equal}, data.window={window}", steps, cut_micro_batches(case, iter(steps)))
     print(f"  the sampler takes {1e3 * seconds / STEPS:.2f} ms a step")

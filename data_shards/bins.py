@@ -16,7 +16,7 @@ from data_shards.cursor import Cursor
 from data_shards.index import Index
 from data_shards.order import Order
 
-_MAPPED = 512  # shards whose rows stay mapped
+_MAPPED = 128  # shards whose rows stay mapped
 
 
 class Lengths:
@@ -36,9 +36,12 @@ class Lengths:
         first = np.searchsorted(self.index.starts, ids, "right") - 1
         shards, edges = np.unique(first, return_index=True)
         lengths = np.empty(len(samples), np.int64)
-        for shard, part in zip(shards.tolist(), np.split(np.arange(len(ids)), edges[1:]), strict=True):
-            lengths[ascending[part]] = self._rows(shard)["length"][ids[part] - self.index.starts[shard]]
-        return lengths
+        rows, last = ids - self.index.starts[first], [*edges[1:].tolist(), len(ids)]
+        for shard, start, end in zip(shards.tolist(), edges.tolist(), last, strict=True):
+            lengths[start:end] = self._rows(shard)["length"][rows[start:end]]
+        unsorted = np.empty_like(lengths)
+        unsorted[ascending] = lengths
+        return unsorted
 
     def _rows(self, shard: int) -> np.ndarray:
         rows = self._mapped.pop(shard, None)
