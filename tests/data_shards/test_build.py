@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 
 from data_shards.__main__ import main
 from data_shards.index import load_index
-from tests.data_shards.shard_tools import build_folder, command, encoded, make_images, tree
+from data_shards.validate import validate_shards
+from tests.data_shards.shard_tools import build_folder, command, encoded, flip_byte, make_images, tree
 
 
 def keys_of(output):
@@ -62,6 +65,65 @@ def test_oddities_are_counted_by_name(tmp_path):
     assert "16 samples" in lines and "3 classes" in lines
 
 
+def test_everything_left_out_is_listed(tmp_path):
+    images = make_images(tmp_path / "images")
+    for i in range(12):
+        (images / "dog" / f"broken{i:02d}.jpg").write_bytes(b"\xff\xd8 no image")
+    (images / "cat" / "cut.png").write_bytes(encoded(0, "PNG")[:20])
+    (images / "cat" / "odd\n\tname\udcff.txt").touch()
+    (images / "cat" / "self").symlink_to("self")
+    (images / "cat" / "self.jpg").symlink_to("self.jpg")
+    told = "\n".join(build_folder(images, tmp_path / "out"))
+    listed = tmp_path / "out" / ".build" / "train" / "left_out.tsv"
+    reason = "damaged or no image: its header cannot be read"
+    assert f"left out 13 ({reason}): " in told and f", ... (all in {listed})\n" in told and "16 samples" in told
+    rows = [line.split(b"\t") for line in listed.read_bytes().splitlines()]
+    assert [len(row) for row in rows] == [2] * 16
+    names = sorted(name for why, name in rows if why == reason.encode())
+    assert names == sorted(bytes(path) for path in [images / "cat/cut.png", *images.glob("dog/broken*")])
+    assert [b"broken link or no plain file", b"cat/self.jpg"] in rows
+    assert rows[-2][1] == b"cat/odd\\n\\tname\xff.txt"
+    assert told.encode() and validate_shards(str(tmp_path / "out"), deep=True, workers=1) == ([], 1)
+
+
+def test_an_unreadable_file_is_left_out_until_it_is_readable(tmp_path, monkeypatch):
+    images = make_images(tmp_path / "images")
+    readable = Path.read_bytes
+
+    def read(path):
+        if path.name == "image_3.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return readable(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert any(line.startswith("left out 2 (unreadable: Permission") for line in build_folder(images, tmp_path / "out"))
+    monkeypatch.undo()
+    lines = build_folder(images, tmp_path / "out")
+    assert len(lines) == 1 and "16 samples" in lines[0]
+
+
+def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch):
+    images = make_images(tmp_path / "images")
+
+    def forget(descriptor, *_):
+        flip_byte(tmp_path / "out" / "train-000000.tar.tmp", 2000)
+
+    monkeypatch.setattr(os, "posix_fadvise", forget)
+    with pytest.raises(OSError, match=r"train-000000\.tar\.tmp does not hold what was just written to it"):
+        build_folder(images, tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def test_all_names_that_are_too_long_are_listed(tmp_path):
+    images = make_images(tmp_path / "images")
+    for i in range(25):
+        (images / "cat" / ("x" * 200 + f"{i}.jpg")).write_bytes(encoded(0))
+    with pytest.raises(ValueError, match="too long for a tar header") as refused:
+        build_folder(images, tmp_path / "out")
+    lines = str(refused.value).splitlines()
+    assert len(set(lines)) == 21 and lines[-1] == "... and 5 files more"
+
+
 def test_linked_folders_are_followed(tmp_path):
     make_images(tmp_path / "real")
     (tmp_path / "images").mkdir()
@@ -103,19 +165,49 @@ def start_build(images, output):
     return subprocess.Popen([sys.executable, "-m", "data_shards", *arguments], start_new_session=True)
 
 
-def test_a_killed_build_continues_and_gives_the_same_bytes(tmp_path):
-    images = make_images(tmp_path / "images", per_class=1500)
+def larger_images(folder, count=1600):
+    """So many images of 8 kB: their shards take long enough to be hit in the middle."""
+    images = make_images(folder, per_class=0)
+    noise = np.random.default_rng(0)
+    for i in range(count):
+        (images / ("cat", "dog")[i % 2] / f"{i}.jpg").write_bytes(encoded(i % 9) + noise.bytes(6000))
+    return images
+
+
+MOMENTS = {
+    "a shard is begun": lambda output, before: list(output.glob("*.tar.tmp")),
+    "a shard is half there": lambda output, before: any(p.stat().st_size > 5e5 for p in output.glob("*.tar.tmp")),
+    "a shard has its name": lambda output, before: len(list(output.glob("*.tar"))) > before,
+    "a record is there": lambda output, before: len(list(output.glob(".build/train/*.json"))) > before,
+    "two records are there": lambda output, before: len(list(output.glob(".build/train/*.json"))) > before + 1,
+}
+
+
+def kill_when(killed, output, reached):
+    """SIGKILL to the main process alone; its workers have to notice for themselves."""
+    before = len(list(output.glob(".build/train/*.json")))
+    while killed.poll() is None:
+        try:
+            if reached(output, before):
+                break
+        except FileNotFoundError:  # renamed meanwhile
+            continue
+        time.sleep(0.001)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    time.sleep(0.3)
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_five_times_gives_the_same_bytes(tmp_path):
+    images = larger_images(tmp_path / "images")
     build_folder(images, tmp_path / "straight", shard_mb=1)
     output = tmp_path / "killed"
-    killed = start_build(images, output)
-    while killed.poll() is None and not list(output.glob(".build/train/*.json")):
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)  # the workers have to notice for themselves
-    assert killed.wait() == -signal.SIGKILL
-    time.sleep(0.5)
-    assert not (output / "index.json").exists()
+    for reached in MOMENTS.values():
+        kill_when(start_build(images, output), output, reached)
+        assert not (output / "index.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in output.glob("*.tar") if record_of(path).exists()}
-    assert kept
+    assert 0 < len(kept) < len(list((tmp_path / "straight").glob("*.tar")))
     assert start_build(images, output).wait() == 0
     assert tree(output) == tree(tmp_path / "straight")
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
