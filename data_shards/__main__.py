@@ -1,4 +1,4 @@
-"""`python -m data_shards build|validate|index|info key=value ...`: making and checking shards (./run.sh shards)."""
+"""`python -m data_shards build|validate|index|info|bench key=value ...`: making and checking shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from configs.command import fail, run
 from configs.keys import nearest
-from configs.schema import BuildConfig, IndexConfig, InfoConfig, ValidateConfig
+from configs.schema import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.build import build
 from data_shards.indexer import index_shards
 from data_shards.info import describe
@@ -23,6 +23,7 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
        ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
        ./run.sh shards index shards=PATTERN                             for tars that others built
        ./run.sh shards info shards=PATTERN                              counts, sizes and lengths, from the index
+       ./run.sh shards bench shards=PATTERN [workers=2] [batch=64]      samples/s of reading, decoding and loading
 COMMAND --help lists its keys."""
 
 _SHOWN = 20
@@ -46,6 +47,13 @@ def _info(config: InfoConfig) -> None:
     print("\n".join(describe(config.shards)))
 
 
+def _bench(config: BenchConfig) -> None:
+    from data_shards.bench import bench  # torch takes seconds to import, and no other command needs it
+
+    for line in bench(config):
+        print(line, flush=True)
+
+
 def _validate(config: ValidateConfig) -> None:
     differences, shards = validate_shards(config.shards, config.deep, config.workers)
     if not differences:
@@ -58,7 +66,7 @@ def _validate(config: ValidateConfig) -> None:
 def _wrong(command: str) -> NoReturn:
     """Name the nearest command, if one was given at all, and show all of them."""
     if command:
-        near = nearest(command, ["build", "index", "info", "validate"])
+        near = nearest(command, ["bench", "build", "index", "info", "validate"])
         print(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""), file=sys.stderr)
     print(USAGE, file=sys.stderr)
     sys.exit(2)
@@ -68,6 +76,8 @@ def main(arguments: list[str]) -> None:
     """Exit status: 0, 1 for an error or a difference, 2 for wrong usage, 130 after Ctrl-C."""
     command, *arguments = arguments or [""]
     match command:
+        case "bench":
+            run(BenchConfig, _bench, arguments)
         case "build":
             run(BuildConfig, _build, arguments)
         case "index":
