@@ -38,7 +38,7 @@ class _Checked:
 
 
 def _decode_image(data: bytes) -> None:
-    from data_shards.image import decode  # brings torch, which nothing else here needs
+    from data_shards.decoding import decode  # brings torch, which nothing else here needs
 
     decode(data)
 

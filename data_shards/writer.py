@@ -23,6 +23,8 @@ from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_js
 from data_shards.tar import END, sample_blocks
 from data_shards.tokens import TOKEN_EXTENSION, token_count
 
+Image.MAX_IMAGE_PIXELS = None  # only headers are read here
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """Members that are read as images."""
 

@@ -138,6 +138,15 @@ def test_what_is_no_source(tmp_path, content, told):
         build_audio(path, tmp_path / "out")
 
 
+def test_unreadable_recordings_and_transcripts_are_left_out(tmp_path):
+    root = librispeech(tmp_path / "in")
+    for name in ("gone.txt", "self.flac"):
+        (root / "19/198" / name).symlink_to(name)
+    told = "\n".join(build_audio(root, tmp_path / "out"))
+    assert "6 samples" in told and "(broken link or no plain file): 19/198/self.flac" in told
+    assert f"(unreadable: Too many levels of symbolic links): {root}/19/198/gone.txt (transcripts)" in told
+
+
 def test_same_bytes_for_any_number_of_processes(tmp_path):
     root = librispeech(tmp_path / "in")
     for i in range(200):

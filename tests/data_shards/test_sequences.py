@@ -1,6 +1,9 @@
+import builtins
 import gzip
 import json
+import os
 import re
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -8,6 +11,7 @@ import webdataset
 from pyarrow import parquet
 
 from configs.schema import BuildConfig
+from data_shards import documents as documents_module
 from data_shards.build import build
 from data_shards.documents import Document, Fields, Lines
 from data_shards.index import load_index, read_folder_index, read_rows
@@ -168,6 +172,48 @@ def test_settings_that_cannot_be(tmp_path, source, keys, told):
     with pytest.raises(ValueError, match=told):
         build_text(source, folder, tmp_path / "out", **keys)
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+@pytest.mark.parametrize("source", ["files", "lines", "jsonl", "jsonl.gz", "parquet"])
+def test_unreadable_files_are_left_out_by_name(tmp_path, source, monkeypatch):
+    folder = write_source(tmp_path / "in", source, [article(i) for i in range(20)])
+    bad = folder / ("b" + min(folder.iterdir()).name)
+    bad.write_bytes(min(folder.iterdir()).read_bytes())
+
+    def refusing(function):
+        def call(path, *arguments, **keys):
+            if str(path) == str(bad):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *arguments, **keys)
+
+        return call
+
+    for place, name in (
+        (builtins, "open"),
+        (Path, "read_bytes"),
+        (documents_module, "_opened"),
+        (parquet, "read_schema"),
+    ):
+        monkeypatch.setattr(place, name, refusing(getattr(place, name)))
+    how = {"documents": source} if source in ("files", "lines") else {}
+    kind = {"files": "textfiles", "lines": "textfiles", "jsonl.gz": "jsonl"}.get(source, source)
+    lines = build_text(kind, folder, tmp_path / "out", **how)
+    assert f"left out 1 (unreadable: Permission denied): {bad}" in lines
+    assert len(texts_of(tmp_path / "out")) == 20
+
+
+def test_a_folder_that_cannot_be_opened_is_left_out(tmp_path, monkeypatch):
+    folder = write_source(tmp_path / "in", "files", [article(0)])
+    write_source(folder / "secret", "files", [article(1)])
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert "left out 1 (unreadable: Permission denied): secret/" in build_text("textfiles", folder, tmp_path / "out")
 
 
 def test_a_truncated_download_is_named(tmp_path):

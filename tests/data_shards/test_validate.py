@@ -1,6 +1,14 @@
-from data_shards.index import read_rows, sidecar
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from data_shards.index import ROW, FolderIndex, read_folder_index, read_rows, sidecar
+from data_shards.tokens import tokens_npy
 from data_shards.validate import validate_shards
-from tests.data_shards.shard_tools import command, flip_byte, make_shards
+from data_shards.writer import save_folder_index, save_sidecar, write_shard
+from tests.data_shards.shard_tools import TEXT, clip, command, encoded, flip_byte, make_shards
 
 
 def test_good_shards_have_no_differences(tmp_path):
@@ -32,3 +40,53 @@ def test_each_kind_of_damage_is_found(tmp_path):
         assert any(shard.stem in line and words in line for line in lines), (shard, lines)
     assert f"{shards[0]}: row 3: {read_rows(shards[0])['size'][3]} of" in "\n".join(lines)
     assert not any(shards[5].stem in line for line in lines)
+
+
+def cut(data):
+    return data[: len(data) * 2 // 3]
+
+
+@pytest.mark.parametrize(
+    ("modality", "bad", "told"),
+    [
+        ("vision", {"jpg": b"\xff\xd8 none"}, ".jpg: not decodable"),
+        ("vision", {"png": cut(encoded(0, "PNG", (300, 200)))}, ".png: not decodable"),
+        ("vision", {"cls": b"1"}, "no image, recording or token ids among its members: cls"),
+        ("speech", {"flac": cut(clip(0, 9000))}, ".flac: "),
+        ("text", {"npy": tokens_npy([0, 5, TEXT.vocab_size, 2], 2**17)}, ".npy: token 300, and the tokenizer has 300"),
+        ("text", {"npy": cut(tokens_npy([0, 5, 6, 2], 300))}, ".npy: "),
+    ],
+)
+def test_deep_names_what_cannot_be_decoded(tmp_path, modality, bad, told):
+    pattern = make_shards(tmp_path, (4, 3), modality=modality)
+    assert validate_shards(pattern, deep=True, workers=1) == ([], 2)
+    index = read_folder_index(tmp_path)
+    entry = write_shard(tmp_path / "train-000002.tar", [("good", {"jpg": encoded(1)}), ("bad", bad)])
+    save_folder_index(tmp_path, FolderIndex((*index.shards, entry), index.classes, index.tokenizer))
+    assert validate_shards(pattern, workers=1) == ([], 3)
+    lines, _ = validate_shards(pattern, deep=True, workers=1)
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}/train-000002.tar: key 'bad' (row 1): {told}")
+
+
+def test_totals_and_rows_are_checked_too(tmp_path):
+    pattern = make_shards(tmp_path, (5,))
+    shard, index = tmp_path / "train-000000.tar", tmp_path / "index.json"
+    rows = read_rows(shard)
+    data = shard.read_bytes()
+    merged = np.array([(0, rows["size"][:2].sum(), 0, 2), *rows[2:].tolist()], ROW)
+    merged["crc"][0] = zlib.crc32(data[: merged["size"][0]])
+    idx_sha256 = save_sidecar(shard, merged)
+    content = json.loads(index.read_text())
+    content["shardlist"][0] |= {"nsamples": 4, "idx_sha256": idx_sha256}
+    index.write_text(json.dumps(content))
+    lines, _ = validate_shards(pattern, workers=1)
+    assert lines == [
+        f"{index}: totals.nsamples is 5, the sum over its shards 4",
+        f"{shard}: its 5 samples do not lie where the 4 rows of its sidecar say",
+    ]
+
+
+def test_the_command_decodes_in_several_processes(tmp_path):
+    pattern = make_shards(tmp_path, (3, 3))
+    done = command("validate", f"shards={pattern}", "deep=true", "workers=2")
+    assert (done.returncode, done.stdout) == (0, "2 shards are as their index says\n"), done.stderr
