@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from data_shards.index import ROW, Index
+from data_shards.storage import is_remote
 
 ROW_FORMAT = struct.Struct("<QIII")
 """A row of a sidecar: offset, size, crc, length."""
@@ -29,6 +30,18 @@ def span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
 def identity(index: Index, shard: int, start: int, stop: int) -> str:
     """What these bytes are in the cache: a part of a shard with this content."""
     return f"{index.paths[shard]} {index.entries[shard].sha256} {start}-{stop}"
+
+
+def small_cache(index: Index, positions: int) -> str | None:
+    """What to tell where the cache does not hold the samples of so many positions, a window of the lanes of a node."""
+    needed = min(positions, index.samples) * index.mean_size
+    if not any(map(is_remote, index.paths)) or needed <= index.storage.cache_bytes:
+        return None
+    have, want = index.storage.cache_bytes / 2**30, needed / 2**30
+    return (
+        f"the cache of remote shards ({index.storage.cache_dir}) holds {have:.3g} GiB, less than a window of the order "
+        f"({want:.3g} GiB): chunks will be fetched more than once; raise data.cache_gb, or lower data.window"
+    )
 
 
 def bring(index: Index, shard: int, start: int, stop: int) -> tuple[Path | None, bytes | None]:

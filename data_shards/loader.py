@@ -20,6 +20,7 @@ from configs.checks import check_samples, naming
 from configs.schema import Modality, PretrainConfig
 from data_shards.bad_samples import BadSampleCount
 from data_shards.batch import MaskedBatch
+from data_shards.chunks import small_cache
 from data_shards.cost import Cost, total
 from data_shards.cursor import make_cursor, split_step
 from data_shards.index import load_index
@@ -98,8 +99,10 @@ class MaskedBatchLoader(_Tells):
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
         self._context = start_worker_server("data_shards.microbatch") if part.data.workers else None
         self._ahead: ReadAhead | None = None
-        for line in self._index.warnings if rank == 0 else ():
-            log.warning("%s", line)
+        positions = self._cursor.order.window * split.lanes_of_node(part.modality == "vision")
+        for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
+            if line:
+                log.warning("%s", line)
 
     @property
     def description(self) -> str:

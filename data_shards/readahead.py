@@ -21,6 +21,7 @@ import numpy as np
 
 from configs.schema import DataConfig
 from data_shards.chunks import bring, row_bytes, span
+from data_shards.cursor import local_ranks
 from data_shards.index import Index
 from data_shards.processes import WorkerContext, end_with_parent, without_main
 from data_shards.requests import Steps
@@ -67,8 +68,7 @@ def _budget(data: DataConfig, index: Index) -> int:
     """Bytes to be ahead: of remote shards no more than this rank's share of half the cache."""
     budget = data.read_ahead_mb * 2**20
     if any(map(is_remote, index.paths)):
-        ranks = int(os.environ.get("LOCAL_SIZE", "1"))  # set by DeepSpeed's launcher
-        budget = min(budget, index.storage.cache_bytes // 2 // ranks)
+        budget = min(budget, index.storage.cache_bytes // 2 // local_ranks())
     return budget
 
 

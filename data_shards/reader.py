@@ -16,7 +16,7 @@ from data_shards.batch import Sample
 from data_shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
 from data_shards.index import Index
 from data_shards.storage import Unreachable, is_remote, local_path
-from data_shards.tar import damaged_name, parse_sample
+from data_shards.tar import Buffer, damaged_name, parse_sample
 
 try:
     from isal.isal_zlib import crc32  # zlib's checksum, ten times as fast
@@ -27,6 +27,7 @@ _OPEN_FILES = 256  # file descriptors per process, of shards and of chunks each
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
 _NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
 _MIB = 2**20
+_LARGE = 2**14
 
 BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
 """unreadable: the file; checksum: bytes that are not those that were indexed; format: no tar members; member: none of
@@ -74,6 +75,7 @@ class Reader:
         self._broken: set[tuple[int, int]] = set()
         """Chunks that the store does not give."""
         self._no_room_until = 0.0
+        self._buffer = memoryview(b"")
         self.bytes_read = 0
         """Bytes of samples."""
         self.cache_hits = self.cache_misses = 0
@@ -112,8 +114,8 @@ class Reader:
         while self._chunks:
             os.close(self._chunks.popitem()[1])
 
-    def _good_blocks(self, number: int, row: int) -> bytes:
-        """The sample's bytes in its tar, as they were indexed; BadSample where they cannot be had."""
+    def _good_blocks(self, number: int, row: int) -> Buffer:
+        """The sample's bytes in its tar, as they were indexed, valid until the next call; BadSample otherwise."""
         try:
             blocks, crc = self._patient_blocks(number, row)
             if crc32(blocks) == crc:
@@ -127,7 +129,7 @@ class Reader:
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
         raise BadSample("checksum", reason)
 
-    def _patient_blocks(self, number: int, row: int) -> tuple[bytes, int]:
+    def _patient_blocks(self, number: int, row: int) -> tuple[Buffer, int]:
         """As `_blocks`; a file that cannot be read is opened anew, some times."""
         for wait in _RETRIES_S:
             try:
@@ -139,17 +141,17 @@ class Reader:
                 time.sleep(wait)
         return self._blocks(number, row)
 
-    def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
+    def _blocks(self, number: int, row: int) -> tuple[Buffer, int]:
         """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
         shard = self._open.get(number) or self._shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if size > self._limit:
             raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
         if shard.descriptor is not None:
-            return os.pread(shard.descriptor, size, offset), crc
+            return self._pread(shard.descriptor, size, offset), crc
         return self._remote_blocks(number, row, shard, offset, size), crc
 
-    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
+    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> Buffer:
         key = number, row // self._chunk
         start, stop = span(shard.rows, row, self._chunk)
         if key not in self._chunks:
@@ -169,7 +171,15 @@ class Reader:
             if len(self._chunks) > _OPEN_FILES:
                 os.close(self._chunks.popitem(last=False)[1])
         self.cache_hits += 1
-        return os.pread(self._chunks[key], size, offset - start)
+        return self._pread(self._chunks[key], size, offset - start)
+
+    def _pread(self, descriptor: int, size: int, offset: int) -> Buffer:
+        """Bytes of a file; large ones in a buffer that the next call uses again: fresh memory costs as much."""
+        if size < _LARGE:
+            return os.pread(descriptor, size, offset)
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(2 * size))
+        return self._buffer[: os.preadv(descriptor, [self._buffer[:size]], offset)]
 
     def _cached(self, number: int, start: int, stop: int) -> tuple[int | None, bytes | None]:
         """An open file of a chunk where it is in the cache, or its bytes where it was fetched just now."""

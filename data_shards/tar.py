@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+Buffer = bytes | memoryview
+
 BLOCK = 512
+_PLAIN = b"0\0"  # kinds of a plain file
 END = bytes(2 * BLOCK)
 """What closes an archive: two zero blocks."""
 
@@ -78,28 +81,33 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
-def _plain_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
-    """Key and members of plain ustar; KeyError at anything else, as a pax or GNU header."""
-    key, found, offset = "", dict[str, bytes](), 0
-    while offset < len(blocks):
+def _plain_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
+    """Key and members of plain ustar; KeyError or ValueError at anything else, as a pax or GNU header."""
+    key, found, offset, end = "", dict[str, bytes](), 0, len(blocks)
+    while offset < end:
+        header = bytes(blocks[offset : offset + BLOCK])
         # GNU's variant has another magic, and keeps times where ustar has the prefix.
-        if blocks[offset + 257 : offset + 265] != b"ustar\x0000" or blocks[offset + 156] not in (0x30, 0):
-            raise KeyError(blocks[offset + 156 : offset + 157])
-        end = blocks.find(b"\0", offset, offset + 100)
-        path = blocks[offset : offset + 100 if end < 0 else end]
-        if blocks[offset + 345]:
-            path = blocks[offset + 345 : offset + 500].partition(b"\0")[0] + b"/" + path
+        if header[257:265] != b"ustar\x0000" or header[156] not in _PLAIN or header[345]:
+            raise KeyError(header[156:157])
+        key, extension = _split_plain(header[: header.index(b"\0", 0, 101)].decode())
         start = offset + BLOCK
-        stop = start + int(blocks[offset + 124 : offset + 136].rstrip(b"\0"), 8)
-        if stop > len(blocks):
+        stop = start + int(header[124:135], 8)
+        if stop > end:
             raise ValueError("member longer than its sample")
-        key, extension = split_name(path.decode("utf-8", "surrogateescape"))
-        found[extension.lower()] = blocks[start:stop]
+        found[extension.lower()] = bytes(blocks[start:stop])
         offset = stop + -stop % BLOCK
     return key, found
 
 
-def _any_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+def _split_plain(name: str) -> tuple[str, str]:
+    """As `split_name`, in half of its time for a name with one dot."""
+    key, _, extension = name.rpartition(".")
+    if "." in key or "/" in extension or not extension or not key or key[-1] == "/":
+        return split_name(name)
+    return key, extension
+
+
+def _any_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
     """The same by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
     key, found = "", dict[str, bytes]()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
@@ -110,7 +118,7 @@ def _any_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
     return key, found
 
 
-def parse_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+def parse_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
     """Key and members (by extension, lower case) of a sample; ValueError or tarfile.TarError where it is no tar."""
     try:
         key, found = _plain_sample(blocks)
@@ -121,9 +129,9 @@ def parse_sample(blocks: bytes) -> tuple[str, dict[str, bytes]]:
     return key, found
 
 
-def damaged_name(blocks: bytes, row: int) -> str:
+def damaged_name(blocks: Buffer, row: int) -> str:
     """What to call a sample whose bytes may be damaged: its key as far as they tell, and its row."""
-    name = blocks[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    name = bytes(blocks[:100]).partition(b"\0")[0].decode("utf-8", "replace")
     return f"key {name.partition('.')[0]!r} (row {row})" if name.isprintable() and "." in name else f"row {row}"
 
 

@@ -1,0 +1,241 @@
+"""Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
+
+import logging
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from data_shards import storage as storage_module
+from data_shards.index import load_index, read_rows
+from data_shards.labelled import labelled_samples
+from data_shards.loader import MaskedBatchLoader
+from data_shards.reader import BadSample, Reader
+from data_shards.tokenizer import tokenizer_of, train_tokenizer
+from tests.data_shards.http_store import serve
+from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
+from tests.data_shards.test_cache import size_of
+
+COUNTS = (30, 0, 17, 23)
+CHUNK = 16_384  # bytes: some five samples
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_module, "_FIRST_WAIT_S", 0.01)
+    make_shards(tmp_path / "store", COUNTS)
+    with serve(tmp_path / "store") as server:
+        yield server
+
+
+@pytest.fixture
+def config(tmp_path, store):
+    """A configuration of the served shards, with a cache of its own; keys of `data` can be given."""
+
+    def made(**data):
+        ours = {"cache_dir": str(tmp_path / "cache"), "timeout_s": 0.5, "chunk_bytes": CHUNK}
+        return small_config(data.pop("shards", store.url), **{**ours, **data})
+
+    return made
+
+
+def ids(config, steps, world=1):
+    """Samples of each step."""
+    loaders = [MaskedBatchLoader(config, rank, world) for rank in range(world)]
+    runs = [loader.steps(0) for loader in loaders]
+    found = [
+        [int(i) for batches in step for batch in batches for i in batch.sample_ids]
+        for step in zip(*(islice(run, steps) for run in runs), strict=True)
+    ]
+    for loader in loaders:
+        loader.close()
+    return found, sum(loader.bad_samples for loader in loaders)
+
+
+def shard_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.tar"))
+
+
+@pytest.mark.parametrize(("workers", "read_ahead_mb", "world"), [(0, 0, 1), (2, 0, 1), (2, 64, 1), (1, 64, 2)])
+def test_an_epoch_over_a_store_that_fails_is_complete_and_read_once(
+    config, store, tmp_path, workers, read_ahead_mb, world
+):
+    store.every = 10
+    local = small_config(str(tmp_path / "store"), chunk_bytes=CHUNK)
+    steps = MaskedBatchLoader(local, 0, 1).steps_per_epoch
+    found, bad = ids(config(workers=workers, read_ahead_mb=read_ahead_mb), steps, world)
+    assert (found, bad) == (ids(local, steps)[0], 0)
+    assert store.failed > 0
+    # What was cut off on the way is sent again, so the bytes are those of whole answers.
+    assert store.bytes_of(".tar") <= 1.05 * shard_bytes(tmp_path / "store")
+
+
+def test_a_second_epoch_and_a_second_job_fetch_nothing(config, store):
+    ids(config(), 16)
+    sent = len(store.sent)
+    ids(config(), 16)
+    assert [name for name, _ in store.sent[sent:]] == ["index.json"]
+
+
+def test_a_cache_too_small_for_the_order_is_told_and_kept_to(config, store, tmp_path, caplog):
+    limit = 3 * CHUNK
+    with caplog.at_level(logging.WARNING):
+        found, bad = ids(config(cache_gb=limit / 2**30), 8)
+    assert "raise data.cache_gb" in caplog.text and bad == 0
+    assert len({sample for step in found for sample in step}) == 64
+    assert size_of(tmp_path / "cache") <= limit
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_cache_entry_is_fetched_again(config, store, tmp_path, damage):
+    index = load_index(config().data)
+    assert Reader(index).read(0) and Reader(index).read(40)
+    for path in (tmp_path / "cache").glob("[0-9a-f][0-9a-f]/*"):
+        if damage == "flipped":
+            for offset in range(600, path.stat().st_size, 700):
+                flip_byte(path, offset)
+        else:
+            path.write_bytes(path.read_bytes()[:-1])
+    sent = len(store.sent)
+    local = Reader(load_index(str(tmp_path / "store")))
+    for sample in (0, 1, 40):
+        assert Reader(load_index(config().data)).read(sample) == local.read(sample)
+    assert any(name.endswith(".tar") for name, _ in store.sent[sent:])
+    sent = len(store.sent)
+    assert Reader(load_index(config().data)).read(0) and [name for name, _ in store.sent[sent:]] == ["index.json"]
+
+
+def test_a_store_that_holds_damage_gives_bad_samples(config, store, tmp_path):
+    shard = tmp_path / "store" / "train-000000.tar"
+    rows = read_rows(shard)
+    flip_byte(shard, int(rows["offset"][3]) + 600)
+    with shard.open("r+b") as file:
+        file.truncate(int(rows["offset"][28]) + 512)
+    (tmp_path / "store" / "train-000002.tar").unlink()
+    reader = Reader(load_index(config().data), 5)
+    kinds = {}
+    for sample in range(70):
+        try:
+            reader.read(sample)
+        except BadSample as error:
+            kinds[sample] = error.kind
+            assert "train-00000" in reader.report(sample, error).shard
+    assert kinds == {3: "checksum", **{sample: "unreadable" for sample in (28, 29, *range(30, 47))}}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("index.json", "no shards match"), ("train-000000.idx.npy", r"train-000000\.tar has no sidecar")],
+)
+def test_missing_parts_of_a_data_set_are_named(config, store, tmp_path, missing, words):
+    (tmp_path / "store" / missing).unlink()
+    with pytest.raises((ValueError, BadSample), match=words):
+        Reader(load_index(config().data)).read(0)
+
+
+def test_another_sidecar_than_the_promised_is_refused(config, store, tmp_path):
+    sidecar = tmp_path / "store" / "train-000000.idx.npy"
+    flip_byte(sidecar, sidecar.stat().st_size - 1)
+    with pytest.raises(BadSample, match=r"train-000000\.idx\.npy is not the sidecar that index\.json promises"):
+        Reader(load_index(config().data)).read(0)
+
+
+def test_a_server_that_is_not_there_is_named_at_the_start(config):
+    data = replace(config().data, shards="http://127.0.0.1:9/data", retries=1)
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/data/index\.json: .*Connect.*tried 2 times"):
+        load_index(data)
+
+
+NAMES = ["a b.tar", "a#1.tar", "a%2f.tar", "a+é.tar", "a&=;.tar", "a[1].tar"]
+
+
+def odd_folder(folder: Path) -> None:
+    """Shards of one sample each, with odd names."""
+    make_shards(folder, (1,) * len(NAMES))
+    content = (folder / "index.json").read_text()
+    for number, name in enumerate(NAMES):
+        for ending in ("tar", "idx.npy"):
+            shutil.move(folder / f"train-{number:06d}.{ending}", folder / name.replace("tar", ending))
+        content = content.replace(f'"train-{number:06d}.tar"', f'"{name}"')
+    (folder / "index.json").write_text(content)
+
+
+def everything(shards, tmp_path) -> set[str]:
+    index = load_index(replace(small_config(shards).data, cache_dir=str(tmp_path / "cache"), shards=shards))
+    reader = Reader(index)
+    return {reader.read(sample).key for sample in range(index.samples)}
+
+
+def test_odd_names_in_every_kind_of_place(tmp_path):
+    folder = tmp_path / "some folder #1 {x}"
+    odd_folder(folder)
+    keys = {f"{number:06d}" for number in range(len(NAMES))}
+    assert (
+        everything(str(folder), tmp_path)
+        == everything(f"file://{folder}".replace(" ", "%20").replace("#", "%23"), tmp_path)
+        == keys
+    )
+    with serve(folder) as store:
+        assert everything(store.url, tmp_path) == everything(f"{store.url}/*.tar", tmp_path) == keys
+        assert everything(f"{store.url}/a%20b.tar", tmp_path) == {"000000"}
+        assert everything((f"{store.url}/a%231.tar", str(folder / "a b.tar")), tmp_path) == {"000000", "000001"}
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A function that puts a folder into a bucket of an S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        server = ThreadedMotoServer(port=0)
+        server.start()
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+
+        def put(folder: Path, prefix: str) -> str:
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    client.put_object(
+                        Bucket="bucket", Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes()
+                    )
+            return f"s3://bucket/{prefix}"
+
+        yield put
+        server.stop()
+
+
+def test_s3_gives_the_same_epoch(bucket, config, store, tmp_path):
+    url = bucket(tmp_path / "store", "some folder/train#1")
+    found, bad = ids(config(shards=f"{url}/train-{{000000..000003}}.tar", timeout_s=10), 9)
+    assert (found, bad) == (ids(small_config(str(tmp_path / "store"), chunk_bytes=CHUNK), 9)[0], 0)
+    odd_folder(tmp_path / "odd")
+    assert len(everything(bucket(tmp_path / "odd", "odd"), tmp_path)) == len(NAMES)
+    with pytest.raises(ValueError, match=r"s3://nobucket.*no shards match|no shards match.*s3://nobucket"):
+        load_index("s3://nobucket/train")
+
+
+def test_text_and_probes_from_a_store(tmp_path):
+    make_shards(tmp_path / "store", (20,), modality="text")
+    tokenizer = train_tokenizer(["some text", "and some more"], 300)
+    tokenizer.save(tmp_path / "store" / "tokenizer")
+    with serve(tmp_path / "store") as store:
+        config = small_config(store.url, modality="text", cache_dir=str(tmp_path / "cache"))
+        entry, folder = tokenizer_of(config.data)
+        assert (
+            entry.vocab_size == 300
+            and (folder / "merges.txt").read_bytes() == (tmp_path / "store" / "tokenizer" / "merges.txt").read_bytes()
+        )
+        batch, labels = labelled_samples(store.url, config, 10)
+    assert len(batch) == len(labels) == 10
+    assert np.array_equal(batch.sample_ids.numpy(), np.arange(0, 20, 2))
