@@ -207,9 +207,11 @@ class Images:
     def _batch(
         self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], mask: np.ndarray, color: np.ndarray
     ) -> MaskedBatch:
+        # Straight into shared memory in a worker, and in the order in which resizing leaves the channels.
+        images = default_collate([pixels.permute(1, 2, 0) for pixels, _ in loaded])
         return MaskedBatch(
             modality="vision",
-            inputs=default_collate([pixels for pixels, _ in loaded]),  # in a worker straight into shared memory
+            inputs=images.permute(0, 3, 1, 2),
             mask=torch.from_numpy(mask),
             lengths=torch.full((len(samples),), self.vision.tokens),
             sample_ids=torch.from_numpy(samples),

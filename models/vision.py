@@ -23,7 +23,7 @@ def normalise(
     images: Tensor, color: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
 ) -> Tensor:
     """uint8 [B, 3, S, S] -> [B, 3, S, S] of `dtype`: x / 255, the affine map color [B, 3, 4], clamp, normalise."""
-    pixels = images.flatten(2).float().div_(255)
+    pixels = images.contiguous().flatten(2).float().div_(255)  # loaders have the channels of a pixel side by side
     pixels = torch.baddbmm(color[..., 3:].float(), color[..., :3].float(), pixels).clamp_(0, 1)
     shift, scale = torch.tensor([mean, std], device=images.device)[..., None]
     return pixels.sub_(shift).div_(scale).view(images.shape).to(dtype)

@@ -77,6 +77,7 @@ def reference(of_modality):
 def test_shapes_and_types(shards):
     (batch, _), *_ = islice(MaskedBatchLoader(small_config(shards), 0, 1).steps(0), 1)
     assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
+    assert batch.inputs.is_contiguous(memory_format=torch.channels_last), "stacked without moving the channels"
     assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
     assert batch.mask.shape == (4, 49) and batch.mask.dtype == torch.bool and batch.mask.any(1).all()
     assert batch.sample_ids.dtype == batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [49] * 4
