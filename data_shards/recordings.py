@@ -7,6 +7,7 @@ first line names its columns: path, text, label.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +124,14 @@ def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
 def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """Recordings that a manifest names, their texts and class names."""
     root, rows = _table(path)
-    files, texts, labels = [], [], []
+    files, texts, labels, seen = [], [], [], set[tuple[str, ...]]()
     for row in rows:
         parts = Path(row.get("path", "")).parts
-        if not root.joinpath(*parts).is_file():
+        if parts in seen:
+            left_out.add("named twice", row.get("path", ""))
+            continue
+        seen.add(parts)
+        if not os.path.isfile(root.joinpath(*parts)):
             left_out.add("not there", row.get("path", ""))
             continue
         files.append(source_file(root, parts))

@@ -112,7 +112,7 @@ def test_long_recordings_without_text_are_cut_evenly(tmp_path):
 @pytest.mark.parametrize("kind", ["fairseq", "table"])
 def test_manifests(tmp_path, kind):
     root = librispeech(tmp_path / "in")
-    names = ["19/198/19-198-0000.flac", "26/198/26-198-0002.flac", "gone.flac"]
+    names = ["19/198/19-198-0000.flac", "26/198/26-198-0002.flac", "gone.flac", "19/198/19-198-0000.flac"]
     manifest = tmp_path / "train.tsv"
     if kind == "fairseq":
         manifest.write_text(f"{root}\n" + "".join(f"{name}\t3000\n" for name in names))
@@ -121,6 +121,7 @@ def test_manifests(tmp_path, kind):
         manifest.write_text("\n".join(["path\tlabel\ttext", *rows]) + "\n")
     lines = build_audio(manifest, tmp_path / "out")
     assert any("left out 1 (not there)" in line and "gone.flac" in line for line in lines)
+    assert any("left out 1 (named twice)" in line and "19-198-0000.flac" in line for line in lines)
     found = samples_of(tmp_path / "out")
     assert len(found) == 2
     if kind == "table":
