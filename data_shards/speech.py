@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from configs.schema import PretrainConfig, SpeechConfig
 from data_shards.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
@@ -79,6 +80,11 @@ def crop_of(count: int, limit: int, place: float) -> slice:
     return slice(first, first + length)
 
 
+def _padded(samples: np.ndarray, length: int) -> np.ndarray:
+    """The samples with zeros behind them, int16 [length]."""
+    return np.concatenate([samples, np.zeros(length - len(samples), np.int16)]) if len(samples) < length else samples
+
+
 class Clips:
     """Recordings of a run: members of a sample -> crop -> masked batch."""
 
@@ -116,12 +122,10 @@ class Clips:
         return self._batch(samples, loaded, lengths, np.zeros((len(samples), lengths.max()), bool))
 
     def _batch(self, samples: np.ndarray, loaded: list[Clip], lengths: np.ndarray, mask: np.ndarray) -> MaskedBatch:
-        waves = np.zeros((len(loaded), samples_of(int(lengths.max()))), np.int16)
-        for row, clip in zip(waves, loaded, strict=True):
-            row[: len(clip.samples)] = clip.samples
+        longest = samples_of(int(lengths.max()))
         return MaskedBatch(
             modality="speech",
-            inputs=torch.from_numpy(waves),
+            inputs=default_collate([_padded(clip.samples, longest) for clip in loaded]),  # in shared memory in a worker
             mask=torch.from_numpy(mask),
             lengths=torch.from_numpy(lengths),
             sample_ids=torch.from_numpy(samples),
