@@ -8,6 +8,7 @@ another. What a step holds does not depend on ranks or micro-batches, and an epo
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy as np
 from data_shards.cursor import Cursor
 from data_shards.index import Index
 from data_shards.order import Order
+from data_shards.storage import is_remote
 
 _MAPPED = 128  # shards whose rows stay mapped
+_CONNECTIONS = 8  # sidecars that are fetched at a time
 
 
 class Lengths:
@@ -36,12 +39,21 @@ class Lengths:
         first = np.searchsorted(self.index.starts, ids, "right") - 1
         shards, edges = np.unique(first, return_index=True)
         lengths = np.empty(len(samples), np.int64)
+        self._fetch(shards.tolist())
         rows, last = ids - self.index.starts[first], [*edges[1:].tolist(), len(ids)]
         for shard, start, end in zip(shards.tolist(), edges.tolist(), last, strict=True):
             lengths[start:end] = self._rows(shard)["length"][rows[start:end]]
         unsorted = np.empty_like(lengths)
         unsorted[ascending] = lengths
         return unsorted
+
+    def _fetch(self, shards: list[int]) -> None:
+        """Bring the sidecars of those of the shards that are remote into this node's cache, several at a time."""
+        remote = [shard for shard in shards if shard not in self._mapped and is_remote(self.index.paths[shard])]
+        if remote:
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                for _ in pool.map(self.index.rows, remote):
+                    pass
 
     def _rows(self, shard: int) -> np.ndarray:
         rows = self._mapped.pop(shard, None)

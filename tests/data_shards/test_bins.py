@@ -107,6 +107,15 @@ def test_waiting_is_for_the_rank_with_the_most_positions():
     assert waiting(lengths, [slice(0, 3), slice(3, 6)], 1) == waiting(np.zeros(6), [slice(0, 3)], 2) == 0
 
 
+def test_every_rank_knows_how_long_is_waited_in_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_shards.requests._REMEMBERED", 2)
+    config = small_config(make_shards(tmp_path, (70,), modality="text"), micro=1, window=1, modality="text")
+    plans = [open_loader(config, rank, 2)._plan for rank in range(2)]
+    shares = [[plan.waiting(step) for step in (0, 1, 2, 3, 0)] for plan in plans]
+    assert shares[0] == shares[1] and shares[0][0] == shares[0][4]
+    assert min(shares[0]) >= 0 and 0 < max(shares[0]) < 0.5
+
+
 def test_lengths_come_from_the_sidecars(tmp_path):
     pattern = make_shards(tmp_path, (5, 0, 3), modality="text")
     index = load_index(pattern)
@@ -127,6 +136,8 @@ def test_lengths_of_a_few_samples_touch_their_shards_alone(tmp_path, monkeypatch
     for ids in ([7, 2, 3], [3], [0], [7]):
         lengths(np.array(ids))
     assert touched == [1, 3, 0, 3]
+    remote = Lengths(replace(index, paths=("s3://b/0.tar",) * 4))
+    assert len(remote(np.arange(8))) == 8 and {*touched[4:8]} == {0, 1, 2, 3}, "fetched together, then mapped"
 
 
 def test_another_bin_or_crop_cannot_resume(tmp_path):
