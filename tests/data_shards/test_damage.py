@@ -2,13 +2,17 @@
 
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from data_shards.index import read_rows
+from data_shards.index import FolderIndex, load_index, read_rows
+from data_shards.loader import MaskedBatchLoader
+from data_shards.reader import BadSample, Reader
 from data_shards.validate import validate_shards
-from tests.data_shards.shard_tools import encoded, flip_byte, make_shards
+from data_shards.writer import save_folder_index, write_shard
+from tests.data_shards.shard_tools import encoded, flip_byte, make_shards, small_config
 
 SAMPLES = 8
 ROW = 5
@@ -113,11 +117,33 @@ def test_validate_names_the_file_and_the_samples(tmp_path, damage):
     assert damage is exchanged_with_the_next or len(own) == len(lines)
 
 
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_run_names_what_is_lost_and_replaces_it_alike_on_all_ranks(tmp_path, caplog, damage):
+    pattern, shard = damaged_shards(tmp_path)
+    lost = damage(shard)
+    if damage is exchanged_with_the_next:
+        lost = set(range(2 * SAMPLES))
+    reader, bad = Reader(load_index(pattern)), set()
+    for sample in range(3 * SAMPLES):
+        try:
+            assert reader.read(sample).key == f"{sample:06d}"
+        except BadSample as error:
+            report = reader.report(sample, error)
+            assert "train-00000" in report.shard and f"row {sample % SAMPLES}" in report.sample
+            bad.add(sample)
+    assert bad == lost
+    config = small_config(pattern, lanes=2, window=12, max_bad_samples=1000)
+    loaders = [MaskedBatchLoader(config, rank, 2) for rank in range(2)]
+    assert {loader.steps_per_epoch for loader in loaders} == {3}
+    for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), 6):
+        found = [int(sample) for step in ranks for batch in step for sample in batch.sample_ids]
+        assert [[len(batch) for batch in step] for step in ranks] == [[4], [4]] and not set(found) & lost
+    assert sum(loader.bad_samples for loader in loaders) == 2 * len(lost), "once in each of two epochs"
+    assert str(shard) in caplog.text
+
+
 def test_keys_that_two_shards_share_are_named(tmp_path):
     """Each is sound by itself, and other readers merge the last of one and the first of the next."""
-    from data_shards.index import FolderIndex
-    from data_shards.writer import save_folder_index, write_shard
-
     first = write_shard(tmp_path / "a-0.tar", [("x", {"jpg": encoded(0)}), ("y", {"cls": b"1"})])
     second = write_shard(tmp_path / "a-1.tar", [("y", {"jpg": encoded(1)}), ("z", {"jpg": encoded(2)})])
     save_folder_index(tmp_path, FolderIndex((first, second)))
