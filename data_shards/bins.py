@@ -36,16 +36,14 @@ class Lengths:
         """Tokens of the samples, int64 [n]. Raises as `Index.rows`."""
         ascending = np.argsort(samples, kind="stable")
         ids = samples[ascending]
-        first = np.searchsorted(self.index.starts, ids, "right") - 1
-        shards, edges = np.unique(first, return_index=True)
-        lengths = np.empty(len(samples), np.int64)
+        shard_of = np.searchsorted(self.index.starts, ids, "right") - 1
+        rows = ids - self.index.starts[shard_of]
+        shards, firsts = np.unique(shard_of, return_index=True)
         self._fetch(shards.tolist())
-        rows, last = ids - self.index.starts[first], [*edges[1:].tolist(), len(ids)]
-        for shard, start, end in zip(shards.tolist(), edges.tolist(), last, strict=True):
-            lengths[start:end] = self._rows(shard)["length"][rows[start:end]]
-        unsorted = np.empty_like(lengths)
-        unsorted[ascending] = lengths
-        return unsorted
+        lengths = np.empty(len(samples), np.int64)
+        for shard, first, last in zip(shards.tolist(), firsts, [*firsts[1:], len(ids)], strict=True):
+            lengths[ascending[first:last]] = self._rows(shard)["length"][rows[first:last]]
+        return lengths
 
     def _fetch(self, shards: list[int]) -> None:
         """Bring the sidecars of those of the shards that are remote into this node's cache, several at a time."""
