@@ -42,6 +42,8 @@ class MetricsRow:
     """Masked tokens of all tokens, padding not counted."""
     padding: float
     """Padding of all tokens that were computed."""
+    waiting: float
+    """Share of the step's time that ranks wait for the one with the most positions, as far as positions take time."""
     samples_per_s: float
     """Over all ranks."""
     tokens_per_s: float
@@ -64,8 +66,6 @@ class MetricsRow:
     """Samples read, MB per second of training, by rank 0."""
     cache_hits: float | None
     """Share of rank 0's samples of remote shards whose chunk was on the node; None where all shards are local."""
-    waiting: float
-    """Share of a step's time that ranks wait for the one with the most positions, as far as positions take time."""
     step_s: float
     """Seconds of a step."""
     memory_gib: float

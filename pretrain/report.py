@@ -46,7 +46,7 @@ class Report:
         """Count a step, just after `loader` gave it; write a row every `log.every` steps, of each modality that they
         hold, and at the last one."""
         samples, tokens = int(result.samples), int(result.tokens)
-        work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost, loader.waiting)
+        work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost)
         self._meters[result.modality].add(work)
         step = self._engine.steps
         if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
@@ -109,6 +109,7 @@ class Report:
             prediction_std=prediction,
             masked_fraction=int(result.masked) / int(result.tokens),
             padding=1 - int(result.tokens) / int(result.positions),
+            waiting=loader.waiting,
             **asdict(self._meters[result.modality].take()),
             memory_gib=speed.memory_gib(engine.device),
             skipped_steps=engine.skipped,

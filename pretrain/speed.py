@@ -36,7 +36,6 @@ class Rates:
     batch_ms: float
     read_mb_per_s: float
     cache_hits: float | None
-    waiting: float
     step_s: float
 
 
@@ -55,8 +54,6 @@ class Work:
     """Of this rank: the forward passes of student and teacher and the backward pass."""
     cost: Cost = Cost()
     """What this rank's samples took its loader processes."""
-    waiting: float = 0.0
-    """Share of the step's time that ranks wait for the one with the most positions."""
 
 
 class Meter:
@@ -97,7 +94,6 @@ def rates(steps: list[Work], peak_tflops: float | None) -> Rates:
         batch_ms=ms * cost.batch_s,
         read_mb_per_s=cost.read_bytes / seconds / 1e6,
         cache_hits=cost.cache_hits / remote if remote else None,
-        waiting=sum(step.waiting for step in steps) / len(steps),
         step_s=seconds / len(steps),
     )
 

@@ -18,10 +18,14 @@ from PIL import Image
 
 from configs.schema import BuildConfig
 from data_shards.build import build
+from data_shards.index import FolderIndex, load_index
+from data_shards.reader import Reader
+from data_shards.writer import save_folder_index, write_shard
 from pretrain.checkpoint import load_weights
+from pretrain.run_directory import lock
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch
-from tests.integration.real_shards import build_shards
+from tests.integration.real_shards import COUNT, build_shards
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +43,17 @@ def all_shards(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def shards(all_shards) -> Path:
-    """Those of the images."""
-    return all_shards["vision"]
+def shards(all_shards, tmp_path_factory) -> Path:
+    """Those of the images, dealt to shards of very uneven sizes."""
+    reader = Reader(load_index(str(all_shards["vision"])))
+    samples = [(sample.key, sample.members) for sample in map(reader.read, range(COUNT))]
+    folder = tmp_path_factory.mktemp("uneven")
+    entries, first = [], 0
+    for number, size in enumerate((1, 0, 3, 80, 12)):
+        entries.append(write_shard(folder / f"train-{number:06d}.tar", samples[first : first + size]))
+        first += size
+    save_folder_index(folder, FolderIndex(tuple(entries), ("horizontal", "vertical")))
+    return folder
 
 
 def overrides(shards: Path, run: Path, *more: str) -> list[str]:
@@ -54,11 +66,11 @@ def overrides(shards: Path, run: Path, *more: str) -> list[str]:
 
 
 def mixture_overrides(shards: dict[str, Path], run: Path, *more: str) -> list[str]:
-    """A run of 30 steps on all three."""
+    """A run of 18 steps on all three."""
     named = [f"mixture.{name}.shards={folder}" for name, folder in shards.items()]
     return [
-        *tiny("mixture", 8, 4), *named, f"run.dir={run}", "log.every=4", "log.pictures_every=10", "train.steps=30",
-        "schedule.steps=30", "checkpoint.every=10", "precision=fp32", "data.workers=0",
+        *tiny("mixture", 8, 4), *named, f"run.dir={run}", "log.every=4", "log.pictures_every=10", "train.steps=18",
+        "schedule.steps=30", "checkpoint.every=6", "precision=fp32", "data.workers=0",
         "model.dropout=0.1", "model.layer_drop=0.2", "log.peak_tflops=1", *more,
     ]  # fmt: skip
 
@@ -123,18 +135,27 @@ def straight(shards, tmp_path_factory) -> Path:
 def test_killed_and_resumed_mixture_gives_the_same_metrics_and_weights(all_shards, tmp_path, stage):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     done = train(2, mixture_overrides(all_shards, straight, f"deepspeed={stage}"))
-    assert (straight / "checkpoints/step_00000030/manifest.json").exists(), done.stderr[-4000:]
+    assert (straight / "checkpoints/step_00000018/manifest.json").exists(), done.stderr[-4000:]
     arguments = mixture_overrides(all_shards, killed, f"deepspeed={stage}")
     process = start(2, arguments)
-    wait_for(killed / "checkpoints/step_00000010/manifest.json")
+    wait_for(killed / "checkpoints/step_00000006/manifest.json")
     kill_everything(process)
-    assert newest(killed) < 30, "the kill has to come before the end for this to mean anything"
+    assert newest(killed) < 18, "the kill has to come before the end for this to mean anything"
     done = train(2, arguments)
     assert "resuming from" in done.stderr, done.stderr[-4000:]
     assert_same_run(killed, straight)
     assert {row["modality"] for row in rows(straight)} == {"vision", "speech", "text"}
     padded = {row["modality"] for row in rows(straight) if row["padding"] > 0}
     assert padded == {"speech", "text"}
+
+
+def test_uneven_shards_give_equal_steps_for_three_epochs(straight):
+    """Shards of 1, 0, 3, 80 and 12 samples, two ranks, six steps an epoch."""
+    found = rows(straight)
+    assert [row["step"] for row in found] == list(range(1, 21))
+    assert [row["epoch"] for row in found] == [step // 6 for step in range(20)]
+    assert [row["samples"] for row in found] == [16 * step for step in range(1, 21)]
+    assert found[-1]["bad_samples"] == 0
 
 
 def test_killed_and_resumed_gives_the_same_metrics_and_weights(shards, straight, tmp_path):
@@ -175,33 +196,31 @@ def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_
     assert rows(tmp_path) == before
 
 
-@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path, notice):
+def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path):
     arguments = overrides(shards, tmp_path, "deepspeed=zero2", "checkpoint.every=0")
-    process = start(2, arguments)
-    wait_for(tmp_path / "metrics.jsonl")
-    while len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
-        time.sleep(0.02)
-    signal_all(process, notice)
-    _, errors = process.communicate(timeout=120)
-    saved = sorted((tmp_path / "checkpoints").glob("step_*/manifest.json"))
-    assert len(saved) == 1, errors.decode()[-3000:]
-    assert "notice to stop: saved" in errors.decode()
-    if notice == signal.SIGUSR1:  # on SIGTERM the launcher, signalled as well, answers with its own code
-        assert process.returncode == 75
+    for number, notice in enumerate([signal.SIGUSR1, signal.SIGTERM], 1):
+        process = start(2, arguments)
+        wait_for(tmp_path / "metrics.jsonl")
+        before = len(rows(tmp_path))
+        while len(rows(tmp_path)) < before + 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        signal_all(process, notice)
+        _, errors = process.communicate(timeout=120)
+        saved = sorted((tmp_path / "checkpoints").glob("step_*/manifest.json"))
+        assert len(saved) == number, errors.decode()[-3000:]
+        assert "notice to stop: saved" in errors.decode()
+        if notice == signal.SIGUSR1:  # on SIGTERM the launcher, signalled as well, answers with its own code
+            assert process.returncode == 75
     train(2, arguments)
     assert rows(tmp_path) == rows(straight)
 
 
 def test_a_run_directory_in_use_is_refused(shards, tmp_path):
-    process = start(1, overrides(shards, tmp_path, "train.steps=2000", "schedule.steps=2000", "deepspeed=zero1"))
-    try:
-        wait_for(tmp_path / "metrics.jsonl")
+    with lock(tmp_path):
         done = train(1, overrides(shards, tmp_path, "deepspeed=zero1"))
-        assert f"error: run.dir={tmp_path} is in use by process" in done.stderr
-        assert "Traceback" not in done.stderr
-    finally:
-        kill_everything(process)
+    assert f"error: run.dir={tmp_path} is in use by process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):

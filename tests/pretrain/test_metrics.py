@@ -110,10 +110,10 @@ def test_meter_averages_over_the_steps_since_the_last_row():
 def test_what_loading_cost_per_sample():
     meter = Meter(Peak(None, ""))
     step = Work(seconds=2.0, data_wait=0.5, samples=20, tokens=1, flops=1.0)
-    meter.add(replace(step, cost=Cost(10, 0.01, 0.04, 0.02, 3_000_000, 6, 0), waiting=0.2))
-    meter.add(replace(step, cost=Cost(30, 0.03, 0.36, 0.02, 5_000_000, 1, 1), waiting=0.0))
+    meter.add(replace(step, cost=Cost(10, 0.01, 0.04, 0.02, 3_000_000, 6, 0)))
+    meter.add(replace(step, cost=Cost(30, 0.03, 0.36, 0.02, 5_000_000, 1, 1)))
     rates = meter.take()
-    assert (rates.data_wait, rates.data_wait_share, rates.waiting) == (0.5, 0.25, 0.1)
+    assert (rates.data_wait, rates.data_wait_share) == (0.5, 0.25)
     assert [rates.read_ms, rates.decode_ms, rates.batch_ms] == pytest.approx([1, 10, 1])
     assert (rates.read_mb_per_s, rates.cache_hits) == (2, 7 / 8)
     meter.add(step)
