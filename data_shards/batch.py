@@ -22,7 +22,8 @@ CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """The speech feature encoder's convolutions, which make one frame of RECEPTIVE_FIELD samples, FRAME_STRIDE apart."""
 
 
-_WITHIN_MESSAGE = 1 << 18  # bytes of a tensor that is no file of shared memory when it goes to another process
+WITHIN_MESSAGE = 2**18
+"""Bytes of a tensor up to which it goes to another process as it is, and not in shared memory."""
 
 Count = TypeVar("Count", int, np.ndarray)
 
@@ -83,7 +84,7 @@ class MaskedBatch:
         """Small tensors go to another process as bytes: files of shared memory cost more than copying them."""
         return {
             name: value.numpy()
-            if isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= _WITHIN_MESSAGE
+            if isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= WITHIN_MESSAGE
             else value
             for name, value in vars(self).items()
         }

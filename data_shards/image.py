@@ -20,7 +20,6 @@ import simplejpeg
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import default_collate
 
 from configs.schema import PretrainConfig, VisionConfig
 from data_shards.batch import MaskedBatch
@@ -207,8 +206,8 @@ class Images:
     def _batch(
         self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], mask: np.ndarray, color: np.ndarray
     ) -> MaskedBatch:
-        # Straight into shared memory in a worker, and in the order in which resizing leaves the channels.
-        images = default_collate([pixels.permute(1, 2, 0) for pixels, _ in loaded])
+        # In the order in which resizing leaves the channels.
+        images = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in loaded])
         return MaskedBatch(
             modality="vision",
             inputs=images.permute(0, 3, 1, 2),

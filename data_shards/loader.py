@@ -30,6 +30,7 @@ from data_shards.processes import end_with_parent, start_worker_server, without_
 from data_shards.readahead import ReadAhead, start_read_ahead
 from data_shards.reader import BadKind
 from data_shards.requests import Requests, steps_of
+from data_shards.slots import Slots, largest_inputs, out_of_slots
 from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ def _as_it_is(loaded: Any) -> Any:
 
 
 def _checked(loaded: Loaded | str) -> Loaded:
-    """What a worker loaded; ValueError with its words where it could not."""
+    """What a worker loaded, its memory its own; ValueError with its words where it could not."""
     if isinstance(loaded, str):
         raise ValueError(loaded)
-    return loaded
+    return loaded._replace(batch=out_of_slots(loaded.batch))
 
 
 class _Tells:
@@ -99,6 +100,7 @@ class MaskedBatchLoader(_Tells):
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
         self._context = start_worker_server("data_shards.microbatch") if part.data.workers else None
         self._ahead: ReadAhead | None = None
+        self._slots: Slots | None = None
         positions = self._cursor.order.window * split.lanes_of_node(part.modality == "vision")
         for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
             if line:
@@ -132,16 +134,17 @@ class MaskedBatchLoader(_Tells):
         """
         self.close()
         if self._context:
-            chunk, data = self._cursor.order.chunk, self._part.data
-            self._ahead = start_read_ahead(self._context, self._plan, self._index, chunk, data, first_step)
+            data = self._part.data
+            self._ahead = start_read_ahead(self._context, self._plan, self._index, self._cursor, data, first_step)
         steps = self._steps(self._start(first_step), first_step)
         self._running = weakref.ref(steps)
         return steps
 
     def _start(self, first_step: int) -> Iterator[Loaded | str]:
         data = self._part.data
+        self._slots = Slots(data.workers, data.prefetch, largest_inputs(self._part)) if data.workers else None
         loader = DataLoader(
-            MicroBatches(self._index, self._part, self._cursor.order),
+            MicroBatches(self._index, self._part, self._cursor.order, self._slots),
             batch_size=None,
             sampler=Requests(self._plan, first_step),
             collate_fn=_as_it_is,

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
@@ -19,6 +19,7 @@ from data_shards.masking import Neighbours
 from data_shards.order import OrderConfig
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
+from data_shards.slots import Slots
 from data_shards.speech import Clips
 from data_shards.text import Texts
 
@@ -92,7 +93,9 @@ def sample_kind(part: PretrainConfig) -> SampleKind:
 class MicroBatches(Dataset):
     """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
 
-    def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig) -> None:
+    def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig, slots: Slots | None = None) -> None:
+        """slots: where workers leave the inputs of their batches."""
+        self.slots = slots
         self.seed, self.order = order.seed, order_of(index.counts, order)
         self.kind = sample_kind(part)
         self.reader = Reader(index, order.chunk, part.data.max_sample_mb)
@@ -101,7 +104,11 @@ class MicroBatches(Dataset):
     def __getitem__(self, request: Request) -> Loaded | str:
         """The micro-batch, or what to tell the user: an exception would arrive as a worker's traceback."""
         try:
-            return self._load(request)
+            loaded = self._load(request)
+            worker = get_worker_info()
+            if self.slots and worker:
+                return loaded._replace(batch=self.slots.put(loaded.batch, worker.id))
+            return loaded
         except NoUsableSample as error:
             return str(error)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from configs.schema import DataConfig
 from data_shards.chunks import bring, row_bytes, span
-from data_shards.cursor import local_ranks
+from data_shards.cursor import Cursor, local_ranks
 from data_shards.index import Index
 from data_shards.processes import WorkerContext, end_with_parent, without_main
 from data_shards.requests import Steps
@@ -36,10 +36,12 @@ _POLL_S = 0.05
 class ReadAhead:
     """The process of one rank, from a step on."""
 
-    def __init__(self, context: WorkerContext, plan: Steps, index: Index, chunk: int, budget: int, step: int) -> None:
-        """chunk: samples of a chunk; budget: bytes to be ahead."""
+    def __init__(
+        self, context: WorkerContext, plan: Steps, index: Index, chunk: int, horizon: int, budget: int, step: int
+    ) -> None:
+        """chunk: samples of a chunk; horizon and budget: steps and bytes to be ahead."""
         self._consumed = context.Value("q", step - 1, lock=False)
-        arguments = (plan, index, chunk, budget, step, self._consumed)
+        arguments = (plan, index, chunk, horizon, budget, step, self._consumed)
         self._process = context.Process(target=_fetch_ahead, args=arguments, daemon=True, name="read-ahead")
         with without_main():
             self._process.start()
@@ -57,11 +59,12 @@ def _end(process: BaseProcess) -> None:
 
 
 def start_read_ahead(
-    context: WorkerContext, plan: Steps, index: Index, chunk: int, data: DataConfig, step: int
+    context: WorkerContext, plan: Steps, index: Index, cursor: Cursor, data: DataConfig, step: int
 ) -> ReadAhead | None:
     """The process of this rank; None where `data.read_ahead_mb` is 0."""
-    budget = _budget(data, index)
-    return ReadAhead(context, plan, index, chunk, budget, step) if budget else None
+    order, budget = cursor.order, _budget(data, index)
+    horizon = max(1, order.window // cursor.per_lane)  # where one window begins, all of the next is fetched
+    return ReadAhead(context, plan, index, order.chunk, horizon, budget, step) if budget else None
 
 
 def _budget(data: DataConfig, index: Index) -> int:
@@ -72,7 +75,9 @@ def _budget(data: DataConfig, index: Index) -> int:
     return budget
 
 
-def _fetch_ahead(plan: Steps, index: Index, chunk: int, budget: int, first: int, consumed: Synchronized) -> None:
+def _fetch_ahead(
+    plan: Steps, index: Index, chunk: int, horizon: int, budget: int, first: int, consumed: Synchronized
+) -> None:
     end_with_parent()
     ahead: deque[tuple[int, int]] = deque()  # steps with the bytes that were first needed by them
     seen: OrderedDict[tuple[int, int], None] = OrderedDict()  # not fetched again
@@ -81,7 +86,7 @@ def _fetch_ahead(plan: Steps, index: Index, chunk: int, budget: int, first: int,
         for step in count(first):
             if step <= consumed.value:  # overtaken
                 continue
-            while sum(size for _, size in ahead) > budget and ahead[-1][0] > consumed.value:
+            while step > consumed.value + horizon or sum(size for _, size in ahead) > budget:
                 time.sleep(_POLL_S)
                 while ahead and ahead[0][0] <= consumed.value:
                     ahead.popleft()

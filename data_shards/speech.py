@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 
 from configs.schema import PretrainConfig, SpeechConfig
 from data_shards.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
@@ -125,7 +124,7 @@ class Clips:
         longest = samples_of(int(lengths.max()))
         return MaskedBatch(
             modality="speech",
-            inputs=default_collate([_padded(clip.samples, longest) for clip in loaded]),  # in shared memory in a worker
+            inputs=torch.from_numpy(np.stack([_padded(clip.samples, longest) for clip in loaded])),
             mask=torch.from_numpy(mask),
             lengths=torch.from_numpy(lengths),
             sample_ids=torch.from_numpy(samples),

@@ -1,0 +1,55 @@
+"""Shared memory in which batches come from workers, used over and over.
+
+The pages of fresh shared memory are made one by one as they are first written, which takes longer than stacking the
+images of a batch; so each worker writes into a few pieces in turn, and what comes out of them is copied at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from configs.schema import PretrainConfig
+from data_shards.batch import WITHIN_MESSAGE, MaskedBatch, samples_of
+
+
+class Slots:
+    """The pieces of all workers. The process that starts the workers makes it, and keeps it as long as they live."""
+
+    def __init__(self, workers: int, prefetch: int, size: int) -> None:
+        """prefetch: batches that a worker may be ahead; size: bytes of the largest one."""
+        # While a worker fills one piece, `prefetch` others may be on their way or being copied.
+        self._each, self._size, self._next = prefetch + 1, size + -size % 64, 0
+        storage = torch.UntypedStorage._new_shared(workers * self._each * size)
+        self._memory = torch.empty(0, dtype=torch.uint8).set_(storage)
+
+    def put(self, batch: MaskedBatch, worker: int) -> MaskedBatch:
+        """The batch with its inputs in this worker's next piece; as it is where they are small."""
+        tensor = batch.inputs
+        if not WITHIN_MESSAGE < tensor.nbytes <= self._size:
+            return batch
+        first = (worker * self._each + self._next) * self._size
+        self._next = (self._next + 1) % self._each
+        piece = self._memory[first : first + tensor.nbytes].view(tensor.dtype)
+        # With the strides of the tensor: channels may lie last.
+        inputs = piece.as_strided(tensor.shape, tensor.stride(), piece.storage_offset()).copy_(tensor)
+        return replace(batch, inputs=inputs)
+
+
+def out_of_slots(batch: MaskedBatch) -> MaskedBatch:
+    """The batch with inputs of its own, in the process that has got it."""
+    return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
+
+
+def largest_inputs(part: PretrainConfig) -> int:
+    """Bytes of the inputs of the largest micro-batch there may be."""
+    micro, tokens = part.batch.micro, part.batch.micro_tokens
+    match part.modality:
+        case "vision":
+            return micro * 3 * part.vision.image_size**2
+        case "speech":
+            whole = micro * samples_of(part.speech.max_frames)
+            return 2 * min(whole, tokens * samples_of(1) if tokens else whole)
+        case _:
+            return 4 * micro * part.text.max_tokens
