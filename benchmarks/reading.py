@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -76,19 +76,22 @@ def raw(name: str, tars: list[Path]) -> None:
     """Undecoded samples, one process, both warm."""
     index = load_index(str(tars[0].parent))
     reader = Reader(index)
-    order = np.random.default_rng(0).permutation(index.samples).tolist()
+    shuffled = np.random.default_rng(0).permutation(index.samples).tolist()
 
-    def ours() -> int:
+    def ours(order: Sequence[int]) -> int:
         for sample in order:
             reader.read(sample)
-        return index.samples
+        return len(order)
 
     def theirs() -> int:
         return sum(1 for _ in plain_webdataset(tars))
 
-    us, wds = in_turns(lambda: cpu_us(ours), lambda: cpu_us(theirs))
+    in_order = range(index.samples)
+    own, random, wds = in_turns(
+        lambda: cpu_us(lambda: ours(in_order)), lambda: cpu_us(lambda: ours(shuffled)), lambda: cpu_us(theirs)
+    )
     size = index.mean_size / 1e3
-    print(f"| {name}, {size:.1f} kB | {us:.1f} | {wds:.1f} | {wds / us:.1f} x |", flush=True)
+    print(f"| {name}, {size:.1f} kB | {own:.1f} | {random:.1f} | {wds:.1f} | {wds / own:.1f} x |", flush=True)
 
 
 def pillow_augment(data: bytes, draws: np.ndarray) -> torch.Tensor:
@@ -219,16 +222,22 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {packages}; {len(images)} JPEGs, {source}; batch {BATCH}\n")
     rng = np.random.default_rng(0)
     small = [noise_photo(seed, 28, 28) for seed in range(64)]
+    medium = [noise_photo(seed, 200, 266) for seed in range(64)]
     texts = [tokens_npy([BOS, *rng.integers(4, 50_000, int(rng.integers(20, 500))), EOS], 50_265) for _ in range(64)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         labelled = [{"jpg": data, "cls": str(i % 10).encode()} for i, data in enumerate(images)]
         photos_tars = write(folder / "photos", labelled, 2048)
+        medium_tars = write(folder / "medium", [{"jpg": data, "cls": b"7"} for data in medium], 4096)
         small_tars = write(folder / "small", [{"jpg": data, "cls": b"7"} for data in small], 8192)
         text_tars = write(folder / "text", [{"npy": data} for data in texts], 8192)
-        print("| undecoded samples, us of CPU | ours, shuffled, checked | webdataset, in order | |\n|---|---|---|---|")
+        labelled_tars = write(folder / "labelled", [{"npy": data, "cls": b"7"} for data in texts], 8192)
+        print("| undecoded samples, us of CPU | ours, in order | shuffled | webdataset, in order | |")
+        print("|---|---|---|---|---|")
         raw("JPEG and label", photos_tars)
-        raw("small JPEG and label", small_tars)
+        raw("JPEG and label", medium_tars)
+        raw("JPEG and label", small_tars)
+        raw("text and label", labelled_tars)
         raw("text", text_tars)
         pipeline(images, photos_tars)
         remote(folder / "photos", folder / "cache")

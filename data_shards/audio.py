@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from data_shards.tar import Data
+
 SAMPLE_RATE = 16_000
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "au", "sph", "w64", "caf")
 """Members that are read as recordings."""
@@ -31,7 +33,7 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def _open(data: bytes, max_seconds: float) -> _Stream:
+def _open(data: Data, max_seconds: float) -> _Stream:
     """The decoder; ValueError where the bytes are no audio, TooLong where their header promises more seconds."""
     if not data:
         raise ValueError("0 bytes")
@@ -98,7 +100,7 @@ def _int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
-def is_stored_form(data: bytes) -> bool:
+def is_stored_form(data: Data) -> bool:
     """Whether the bytes are FLAC of 16 bits, mono, 16 kHz, of known length: then they are stored as they are.
 
     Raises ValueError as `read_audio` does for a bad header."""
@@ -115,7 +117,7 @@ def _whole(file: _Stream, max_seconds: float) -> np.ndarray:
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
 
-def read_audio(data: bytes, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+def read_audio(data: Data, max_seconds: float = MAX_SECONDS) -> np.ndarray:
     """int16 [S], mono at 16 kHz, of a file of any rate, width and number of channels.
 
     Raises ValueError, without a file's name, where the bytes are no audio, damaged or cut off, and TooLong where they
@@ -125,7 +127,7 @@ def read_audio(data: bytes, max_seconds: float = MAX_SECONDS) -> np.ndarray:
         return _whole(file, max_seconds)
 
 
-def read_part(data: bytes, part: Callable[[int], slice], max_seconds: float = MAX_SECONDS) -> np.ndarray:
+def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX_SECONDS) -> np.ndarray:
     """The `part` of a recording's samples, given how many they are: as `read_audio(data)[part(S)]`.
 
     No more is decoded where the file is at 16 kHz and can be read from any place; then the rest may be damaged.
@@ -146,7 +148,7 @@ def read_part(data: bytes, part: Callable[[int], slice], max_seconds: float = MA
     return block[:, 0] if whole else _int16(block.mean(axis=1))
 
 
-def audio_samples(data: bytes) -> int:
+def audio_samples(data: Data) -> int:
     """Samples at 16 kHz, from the header (decoded where it does not say). Raises ValueError as `read_audio`."""
     with _open(data, MAX_SECONDS) as file:
         if _length_known(file):

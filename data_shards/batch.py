@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import FRAME_STRIDE, RECEPTIVE_FIELD, Modality, frames
+from data_shards.tar import Sample
 from data_shards.tokens import BOS, EOS, PAD, UNK
 
 __all__ = [
@@ -31,14 +32,6 @@ Count = TypeVar("Count", int, np.ndarray)
 def samples_of(frames: Count) -> Count:
     """The fewest samples that give so many frames."""
     return RECEPTIVE_FIELD + (frames - 1) * FRAME_STRIDE
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample as stored: the undecoded members of its key, without the dot of their extension."""
-
-    key: str
-    members: dict[str, bytes]
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from data_shards.loader import MaskedBatchLoader
 from data_shards.microbatch import sample_kind
 from data_shards.reader import BadSample, Reader
 from data_shards.speech import recording_bytes
+from data_shards.tar import Members
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.writer import IMAGE_EXTENSIONS
 
 _HELD = 256  # samples that are held in memory for the stages without reading
 _HELD_BYTES = 256 * 2**20
 
-Members = dict[str, bytes]
+
 
 
 class Stage(NamedTuple):

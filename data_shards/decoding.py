@@ -10,6 +10,7 @@ from PIL import Image, ImageChops
 
 from configs.schema import VisionConfig
 from data_shards.reader import BadSample
+from data_shards.tar import Data
 
 DEFAULTS = VisionConfig()
 """Limits and orientation where no run's configuration is at hand."""
@@ -20,9 +21,9 @@ _ORIENTATION = 0x0112  # EXIF's tag
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
+def jpeg_size(data: Data) -> tuple[int, int]:
     """(height, width) of a JPEG that simplejpeg decodes as Pillow does; ValueError for CMYK, damage, other formats."""
-    if not data.startswith(b"\xff\xd8"):
+    if data[:2] != b"\xff\xd8":
         raise ValueError("not a JPEG")
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     if space not in ("YCbCr", "Gray", "RGB"):
@@ -30,15 +31,15 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def jpeg_orientation(data: bytes) -> int:
+def jpeg_orientation(data: Data) -> int:
     """EXIF's orientation of a JPEG, 1 to 8; 1 where there is none that can be read."""
     place = 2
     while len(data) > place + 4 and data[place] == 0xFF and data[place + 1] != _START_OF_SCAN:
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if data[place + 1] == _APP1 and data.startswith(b"Exif\0\0", place + 4):
+        if data[place + 1] == _APP1 and data[place + 4 : place + 10] == b"Exif\0\0":
             exif = Image.Exif()
             try:
-                exif.load(data[place + 4 : end])
+                exif.load(bytes(data[place + 4 : end]))
             except Exception:  # Pillow raises anything on damaged EXIF
                 return 1
             return _known(exif.get(_ORIENTATION))
@@ -95,7 +96,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def decode_other(data: bytes, vision: VisionConfig = DEFAULTS) -> np.ndarray:
+def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     """As `decode`, by Pillow."""
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -115,7 +116,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def decode(data: bytes, vision: VisionConfig = DEFAULTS) -> np.ndarray:
+def decode(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     """uint8 RGB [H, W, 3] of an encoded image, turned as EXIF says where `vision.exif_orientation`.
 
     BadSample where it has more than `vision.max_pixels` (which its header tells) or cannot be decoded.

@@ -36,6 +36,7 @@ from data_shards.decoding import (
 from data_shards.masking import Neighbours, block_masks
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample
+from data_shards.tar import Data, Members
 from data_shards.writer import IMAGE_EXTENSIONS
 
 _TRIES = 10  # of a random crop, as torchvision
@@ -64,7 +65,7 @@ class Box(NamedTuple):
         return Box(int(self.top * y), int(self.left * x), max(1, int(self.height * y)), max(1, int(self.width * x)))
 
 
-def image_bytes(members: dict[str, bytes]) -> bytes:
+def image_bytes(members: Members) -> Data:
     """The member that is an image; BadSample where there is none."""
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
@@ -72,7 +73,7 @@ def image_bytes(members: dict[str, bytes]) -> bytes:
     raise BadSample("member", f"no image among its members: {', '.join(sorted(members))}")
 
 
-def _decode_crop(data: bytes, draws: np.ndarray, vision: VisionConfig) -> tuple[np.ndarray, Box]:
+def _decode_crop(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[np.ndarray, Box]:
     """An image as it is to be seen, and the random crop's box in it.
 
     A JPEG that is much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size.
@@ -147,7 +148,7 @@ def _resized(image: np.ndarray, height: int, width: int) -> Tensor:
     return F.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
 
 
-def augment(data: bytes, draws: np.ndarray, vision: VisionConfig) -> tuple[Tensor, np.ndarray]:
+def augment(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[Tensor, np.ndarray]:
     """Random resized crop and flip, uint8 [3, S, S], and the mean RGB of the whole image, float64 [3], for the jitter.
 
     `draws` float64 [CROP_DRAWS + 1] in [0, 1). Raises BadSample as `decode` does.
@@ -158,7 +159,7 @@ def augment(data: bytes, draws: np.ndarray, vision: VisionConfig) -> tuple[Tenso
     return (pixels.flip(-1) if draws[CROP_DRAWS] < vision.flip else pixels), _mean_color(image)
 
 
-def centre_crop(data: bytes, size: int, vision: VisionConfig = DEFAULTS) -> Tensor:
+def centre_crop(data: Data, size: int, vision: VisionConfig = DEFAULTS) -> Tensor:
     """The transform for evaluation: short side to 256 / 224 of `size`, then the central square; uint8 [3, size, size].
 
     Images of up to 64 pixels are not enlarged by the margin, so that a 28-pixel image stays as it is.
@@ -182,11 +183,11 @@ class Images:
     def __init__(self, part: PretrainConfig) -> None:
         self.vision, self.seed = part.vision, part.train.seed
 
-    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> tuple[Tensor, np.ndarray]:
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> tuple[Tensor, np.ndarray]:
         """As `augment`, `limit` being of no use to images; BadSample where there is no image that can be decoded."""
         return augment(image_bytes(members), draws, self.vision)
 
-    def load_whole(self, members: dict[str, bytes]) -> tuple[Tensor, np.ndarray]:
+    def load_whole(self, members: Members) -> tuple[Tensor, np.ndarray]:
         """The same for evaluation: the central square, the colours as they are."""
         return centre_crop(image_bytes(members), self.vision.image_size, self.vision), np.zeros(3)
 

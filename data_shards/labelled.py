@@ -14,12 +14,13 @@ from data_shards.batch import MaskedBatch
 from data_shards.index import load_index
 from data_shards.microbatch import sample_kind
 from data_shards.reader import BadSample, Reader
+from data_shards.tar import Members
 from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
 
 
-def _label(members: dict[str, bytes]) -> int:
+def _label(members: Members) -> int:
     try:
         return int(members["cls"])
     except (KeyError, ValueError):

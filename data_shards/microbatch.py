@@ -21,6 +21,7 @@ from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
 from data_shards.slots import Slots
 from data_shards.speech import Clips
+from data_shards.tar import Members
 from data_shards.text import Texts
 
 _TRIES = 100  # bad samples in a row before the run is given up
@@ -63,10 +64,10 @@ class SampleKind(Protocol):
     draws: int
     """Uniform numbers that loading a sample takes."""
 
-    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> Any:
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> Any:
         """A sample, cropped at random; BadSample where it cannot be used."""
 
-    def load_whole(self, members: dict[str, bytes]) -> Any:
+    def load_whole(self, members: Members) -> Any:
         """A sample for evaluation, nothing in it random; BadSample where it cannot be used."""
 
     def masked(

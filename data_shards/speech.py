@@ -13,6 +13,7 @@ from data_shards.batch import MaskedBatch, frames, samples_of
 from data_shards.masking import Neighbours, fewest_masked, span_masks, trimmed
 from data_shards.randomness import Epochs
 from data_shards.reader import BadSample
+from data_shards.tar import Data, Members
 
 FEWEST_FRAMES = 2
 """Of a clip that can be used: one to mask, one to see."""
@@ -30,7 +31,7 @@ class Clip(NamedTuple):
     """Mean of the samples, and 1 / their standard deviation: the whole recording's, or the crop's."""
 
 
-def recording_bytes(members: dict[str, bytes]) -> bytes:
+def recording_bytes(members: Members) -> Data:
     """The member that is a recording; BadSample where there is none."""
     for extension in AUDIO_EXTENSIONS:
         if extension in members:
@@ -38,7 +39,7 @@ def recording_bytes(members: dict[str, bytes]) -> bytes:
     raise BadSample("member", f"no recording among its members: {', '.join(sorted(members))}")
 
 
-def decode(data: bytes, speech: SpeechConfig, limit: int, place: float) -> Clip:
+def decode(data: Data, speech: SpeechConfig, limit: int, place: float) -> Clip:
     """The crop of at most `limit` frames, at `place` as `crop_of` has it, normalised over the recording or the crop.
 
     BadSample where the bytes cannot be decoded, or are too short to be masked or longer than allowed.
@@ -93,15 +94,15 @@ class Clips:
     def __init__(self, part: PretrainConfig) -> None:
         self.speech, self.seed = part.speech, part.train.seed
 
-    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> Clip:
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> Clip:
         """A crop of at most `limit` frames at a random place; BadSample as `decode`."""
         return self._clip(members, limit, draws[0])
 
-    def load_whole(self, members: dict[str, bytes]) -> Clip:
+    def load_whole(self, members: Members) -> Clip:
         """The same for evaluation: the middle, where it is longer than `speech.max_seconds`."""
         return self._clip(members, self.speech.max_frames, 0.5)
 
-    def _clip(self, members: dict[str, bytes], limit: int, place: float) -> Clip:
+    def _clip(self, members: Members, limit: int, place: float) -> Clip:
         return decode(recording_bytes(members), self.speech, limit, place)
 
     def masked(

@@ -12,11 +12,13 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-Buffer = bytes | memoryview
+Data = bytes | memoryview
+Members = dict[str, Data]
 
 BLOCK = 512
-_PLAIN = b"0\0"  # kinds of a plain file
+_LARGE = 4096  # bytes from which a view is cheaper than a copy
 END = bytes(2 * BLOCK)
 """What closes an archive: two zero blocks."""
 
@@ -24,6 +26,13 @@ SKIPPED = re.compile("__[^/]*__/")
 """How names begin that webdataset takes for its own notes."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Sample(NamedTuple):
+    """One sample as stored: the undecoded members of its key, without the dot of their extension."""
+
+    key: str
+    members: Members
 
 
 @dataclass(frozen=True)
@@ -81,57 +90,54 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
-def _plain_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
-    """Key and members of plain ustar; KeyError or ValueError at anything else, as a pax or GNU header."""
-    key, found, offset, end = "", dict[str, bytes](), 0, len(blocks)
-    while offset < end:
-        header = bytes(blocks[offset : offset + BLOCK])
+def _plain_sample(blocks: bytes) -> Sample:
+    """Key and members of plain ustar with plain names; KeyError, ValueError or IndexError at anything else."""
+    key, found, offset, whole = "", Members(), 0, len(blocks)
+    while offset < whole:
+        header = blocks[offset : offset + BLOCK]
         # GNU's variant has another magic, and keeps times where ustar has the prefix.
-        if header[257:265] != b"ustar\x0000" or header[156] not in _PLAIN or header[345]:
+        if header[257:265] != b"ustar\x0000" or header[156] not in b"0\0" or header[345]:
             raise KeyError(header[156:157])
-        key, extension = _split_plain(header[: header.index(b"\0", 0, 101)].decode())
+        key, _, extension = header[: header.index(b"\0", 0, 101)].decode().rpartition(".")
+        if "." in key or "/" in extension or not extension or key[-1:] in ("", "/"):
+            raise ValueError("a name of another form")
         start = offset + BLOCK
         stop = start + int(header[124:135], 8)
-        if stop > end:
+        if stop > whole:
             raise ValueError("member longer than its sample")
-        found[extension.lower()] = bytes(blocks[start:stop])
+        found[extension.lower()] = blocks[start:stop] if stop - start < _LARGE else memoryview(blocks)[start:stop]
         offset = stop + -stop % BLOCK
-    return key, found
+    return Sample(key, found)
 
 
-def _split_plain(name: str) -> tuple[str, str]:
-    """As `split_name`, in half of its time for a name with one dot."""
-    key, _, extension = name.rpartition(".")
-    if "." in key or "/" in extension or not extension or not key or key[-1] == "/":
-        return split_name(name)
-    return key, extension
-
-
-def _any_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
+def _any_sample(blocks: bytes) -> Sample:
     """The same by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
-    key, found = "", dict[str, bytes]()
+    key, found = "", Members()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
         for member in archive:
             if file := archive.extractfile(member):
                 key, extension = split_name(member.name)
                 found[extension.lower()] = file.read()
-    return key, found
+    return Sample(key, found)
 
 
-def parse_sample(blocks: Buffer) -> tuple[str, dict[str, bytes]]:
-    """Key and members (by extension, lower case) of a sample; ValueError or tarfile.TarError where it is no tar."""
+def parse_sample(blocks: bytes) -> Sample:
+    """Key and members (by extension, lower case) of a sample, large ones as views of `blocks`.
+
+    ValueError or tarfile.TarError where it is no tar.
+    """
     try:
-        key, found = _plain_sample(blocks)
+        sample = _plain_sample(blocks)
     except (KeyError, ValueError, IndexError):
-        key, found = _any_sample(blocks)
-    if not found:
+        sample = _any_sample(blocks)
+    if not sample.members:
         raise ValueError("no members")
-    return key, found
+    return sample
 
 
-def damaged_name(blocks: Buffer, row: int) -> str:
+def damaged_name(blocks: bytes, row: int) -> str:
     """What to call a sample whose bytes may be damaged: its key as far as they tell, and its row."""
-    name = bytes(blocks[:100]).partition(b"\0")[0].decode("utf-8", "replace")
+    name = blocks[:100].partition(b"\0")[0].decode("utf-8", "replace")
     return f"key {name.partition('.')[0]!r} (row {row})" if name.isprintable() and "." in name else f"row {row}"
 
 

@@ -12,6 +12,7 @@ from data_shards.masking import Neighbours, token_masks
 from data_shards.randomness import Epochs
 from data_shards.reader import BadSample
 from data_shards.storage import folder_of
+from data_shards.tar import Members
 from data_shards.tokenizer import tokenizer_folder, tokenizer_of
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 
@@ -55,15 +56,15 @@ class Texts:
     def __init__(self, part: PretrainConfig) -> None:
         self.text, self.seed = part.text, part.train.seed
 
-    def load(self, members: dict[str, bytes], draws: np.ndarray, limit: int) -> np.ndarray:
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> np.ndarray:
         """int32 [T <= limit], a window at a random place; BadSample where there are no ids that can be used."""
         return self._ids(members, limit, draws[0])
 
-    def load_whole(self, members: dict[str, bytes]) -> np.ndarray:
+    def load_whole(self, members: Members) -> np.ndarray:
         """The same for evaluation: the beginning, where it is longer than `text.max_tokens`."""
         return self._ids(members, self.text.max_tokens, 0.0)
 
-    def _ids(self, members: dict[str, bytes], limit: int, place: float) -> np.ndarray:
+    def _ids(self, members: Members, limit: int, place: float) -> np.ndarray:
         if TOKEN_EXTENSION not in members:
             names = ", ".join(sorted(members))
             raise BadSample("member", f"no token ids (.{TOKEN_EXTENSION}) among its members: {names}")

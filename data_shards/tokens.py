@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from data_shards.tar import Data
+
 TOKEN_EXTENSION = "npy"
 
 BOS, PAD, EOS, UNK = range(4)
@@ -45,15 +47,15 @@ def tokens_npy(ids: Sequence[int], vocab_size: int) -> bytes:
     return _written_header(len(ids), dtype) + np.array(ids, dtype).tobytes()
 
 
-def read_tokens(data: bytes) -> np.ndarray:
+def read_tokens(data: Data) -> np.ndarray:
     """Ids, unsigned [T]; ValueError where the bytes are no such .npy, or are cut off."""
     start = _LENGTH_END + int.from_bytes(data[8:_LENGTH_END], "little")
-    count, dtype = _read_header(data[:start])
+    count, dtype = _read_header(bytes(data[:start]))
     if len(data) - start != count * dtype.itemsize:
         raise ValueError(f"an .npy of {len(data)} bytes that promises {count} ids")
     return np.frombuffer(data, dtype, count, start)
 
 
-def token_count(data: bytes) -> int:
+def token_count(data: Data) -> int:
     """Number of ids; ValueError as `read_tokens`."""
     return len(read_tokens(data))

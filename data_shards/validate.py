@@ -18,7 +18,7 @@ from data_shards.index import INDEX_NAME, FolderIndex, ShardEntry, local_shards,
 from data_shards.indexer import file_sha256, file_size, key_hashes, shared_keys
 from data_shards.processes import each
 from data_shards.progress import Progress
-from data_shards.tar import damaged_name, parse_sample, scan
+from data_shards.tar import Data, Members, damaged_name, parse_sample, scan
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.writer import IMAGE_EXTENSIONS
 
@@ -37,21 +37,21 @@ class _Checked:
     """uint64 [samples]: hashes, where all keys are readable."""
 
 
-def _decode_image(data: bytes) -> None:
+def _decode_image(data: Data) -> None:
     from data_shards.decoding import decode  # brings torch, which nothing else here needs
 
     decode(data)
 
 
-def _decode_tokens(data: bytes, vocab_size: int | None) -> None:
+def _decode_tokens(data: Data, vocab_size: int | None) -> None:
     ids = read_tokens(data)
     if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
         raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
 
 
-def _undecodable(members: dict[str, bytes], vocab_size: int | None) -> str:
+def _undecodable(members: Members, vocab_size: int | None) -> str:
     """Why a sample cannot be decoded, "" where it can be."""
-    kinds: tuple[tuple[tuple[str, ...], Callable[[bytes], object]], ...] = (
+    kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
         (IMAGE_EXTENSIONS, _decode_image),
         (AUDIO_EXTENSIONS, read_audio),
         ((TOKEN_EXTENSION,), partial(_decode_tokens, vocab_size=vocab_size)),
@@ -81,7 +81,7 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
                 yield f"{path}: {damaged_name(blocks, row)}: {reason}"
 
 
-def _members(blocks: bytes) -> dict[str, bytes]:
+def _members(blocks: bytes) -> Members:
     """Members of a sample, none where it is none: what is wrong then is said by `tar.scan`."""
     try:
         return parse_sample(blocks)[1]

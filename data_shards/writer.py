@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,7 @@ from PIL import Image
 from configs.schema import frames
 from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
 from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
-from data_shards.tar import END, sample_blocks
+from data_shards.tar import END, Data, sample_blocks
 from data_shards.tokens import TOKEN_EXTENSION, token_count
 
 Image.MAX_IMAGE_PIXELS = None  # only headers are read here
@@ -29,25 +29,25 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """Members that are read as images."""
 
 
-def _image_length(data: bytes) -> int:
+def _image_length(data: Data) -> int:
     """Pixels / 1000, rounded up, from the header."""
-    if data.startswith(b"\xff\xd8"):
+    if data[:2] == b"\xff\xd8":
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-    elif data.startswith(b"\x89PNG") and data[12:16] == b"IHDR":
+    elif data[:4] == b"\x89PNG" and data[12:16] == b"IHDR":
         width, height = struct.unpack(">II", data[16:24])
     else:
         width, height = Image.open(io.BytesIO(data)).size
     return -(-width * height // 1000)
 
 
-def _audio_length(data: bytes) -> int:
+def _audio_length(data: Data) -> int:
     """Frames, from the header."""
     return frames(audio_samples(data))
 
 
-def length_of(members: dict[str, bytes]) -> int:
+def length_of(members: Mapping[str, Data]) -> int:
     """What a sample is bucketed by (see `index.ROW`), from the header of its member; 0 where unreadable."""
-    kinds: tuple[tuple[tuple[str, ...], Callable[[bytes], int]], ...] = (
+    kinds: tuple[tuple[tuple[str, ...], Callable[[Data], int]], ...] = (
         (IMAGE_EXTENSIONS, _image_length),
         (AUDIO_EXTENSIONS, _audio_length),
         ((TOKEN_EXTENSION,), token_count),

@@ -72,7 +72,7 @@ def test_a_passing_fault_of_the_file_system_is_no_bad_sample(tmp_path, monkeypat
     reader = Reader(load_index(make_shards(tmp_path, (4,))))
     reader.read(0)
     opened = []
-    monkeypatch.setattr(os, "pread", FailingReads(error, 3))
+    monkeypatch.setattr(os, "pread", FailingReads(error, 4))
     monkeypatch.setattr(os, "open", lambda *a, really=os.open: opened.append(a) or really(*a))
     assert reader.read(2).key == "000002"
     assert len(opened) == len(no_waits) == 3, "each time it is opened anew"
@@ -87,7 +87,7 @@ def test_a_lasting_fault_is_a_bad_sample_and_its_report_does_not_wait(tmp_path, 
     assert (failing.calls, len(no_waits)) == (5, 3)
 
 
-def test_damage_and_missing_files_are_not_read_again(tmp_path, monkeypatch, no_waits):
+def test_damage_and_missing_files_are_not_read_for_ever(tmp_path, monkeypatch, no_waits):
     index = load_index(make_shards(tmp_path, (4, 2)))
     flip_byte(tmp_path / "train-000000.tar", int(read_rows(tmp_path / "train-000000.tar")["offset"][2]) + 600)
     (tmp_path / "train-000001.tar").unlink()
