@@ -14,8 +14,9 @@ usage: ./run.sh COMMAND [key=value ...]
   setup                                                   make or refresh .venv from pyproject.toml
   shards build source=KIND input=PATH output=DIR          files -> tar shards and their index; KIND is imagefolder,
                                                           audiofolder, textfiles, jsonl or parquet
-  shards validate shards=PATTERN                          check shards against their index
+  shards validate shards=PATTERN [deep=true]              check shards against their index
   shards index shards=PATTERN                             index shards that others built
+  shards info|bench shards=PATTERN                        what they hold; how fast they are read
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
   pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
   export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads; of a mixture:
