@@ -28,8 +28,6 @@ _HELD = 256  # samples that are held in memory for the stages without reading
 _HELD_BYTES = 256 * 2**20
 
 
-
-
 class Stage(NamedTuple):
     """What was done in how many seconds."""
 
@@ -73,9 +71,9 @@ def bench(config: BenchConfig) -> Iterator[str]:
 
 
 def _held(index: Index) -> list[Members]:
-    """The first samples that can be read; ValueError where there is none among them."""
-    reader, held, size = Reader(index), list[Members](), 0
-    for sample in range(min(index.samples, _HELD)):
+    """Samples that can be read, evenly spread; ValueError where there is none among them."""
+    reader, held, size, count = Reader(index), list[Members](), 0, min(index.samples, _HELD)
+    for sample in (number * index.samples // count for number in range(count)):
         try:
             held.append(reader.read(sample).members)
         except BadSample as error:
@@ -86,7 +84,7 @@ def _held(index: Index) -> list[Members]:
             break
     reader.close()
     if not held:
-        raise ValueError(f"none of the first {sample + 1} samples can be read, the last: {last.shard}, {last.reason}")
+        raise ValueError(f"none of {count} samples can be read, the last: {last.shard}, {last.reason}")
     return held
 
 
@@ -139,7 +137,7 @@ def _each(held: list[Members], function: Callable[[Members], object]) -> Iterato
     """A function of each sample in memory; ValueError where it can be used of none."""
     usable = [members for members in held if _works(function, members)]
     if not usable:
-        raise ValueError(f"none of the first {len(held)} samples can be used; see ./run.sh shards validate deep=true")
+        raise ValueError(f"none of {len(held)} samples can be used; see ./run.sh shards validate deep=true")
     for members in cycle(usable):
         function(members)
         yield 1, _size(members)
