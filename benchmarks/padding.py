@@ -20,7 +20,7 @@ from data_shards.cursor import Cursor
 from data_shards.order import EpochOrder, OrderConfig, PlainOrder
 
 SAMPLES = 281_241  # LibriSpeech's 960 hours
-WORLD = 16
+WORLD = 8
 LANES = 32
 CHUNK = 64  # samples
 STEPS = 400
