@@ -18,6 +18,8 @@ Data = bytes | memoryview
 Members = dict[str, Data]
 
 BLOCK = 512
+_PAX = ord("x")  # kind of a header of more facts on the next member
+_TELLING = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")  # those that matter here; a time does not
 _LARGE = 4096  # bytes from which a view is cheaper than a copy
 END = bytes(2 * BLOCK)
 """What closes an archive: two zero blocks."""
@@ -91,20 +93,28 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _plain_sample(blocks: bytes) -> Sample:
-    """Key and members of plain ustar with plain names; KeyError, ValueError or IndexError at anything else."""
+    """Key and members of plain ustar, with plain names, and of pax that adds nothing but times and the like.
+
+    KeyError, ValueError or IndexError at anything else.
+    """
     key, found, offset, whole = "", Members(), 0, len(blocks)
     while offset < whole:
         header = blocks[offset : offset + BLOCK]
         # GNU's variant has another magic, and keeps times where ustar has the prefix.
-        if header[257:265] != b"ustar\x0000" or header[156] not in b"0\0" or header[345]:
+        if header[257:265] != b"ustar\x0000" or header[156] not in b"0\0x" or header[345]:
             raise KeyError(header[156:157])
-        key, _, extension = header[: header.index(b"\0", 0, 101)].decode().rpartition(".")
-        if "." in key or "/" in extension or not extension or key[-1:] in ("", "/"):
-            raise ValueError("a name of another form")
         start = offset + BLOCK
         stop = start + int(header[124:135], 8)
         if stop > whole:
             raise ValueError("member longer than its sample")
+        if header[156] == _PAX:
+            if _TELLING.search(blocks, start, stop):
+                raise KeyError("pax")
+            offset = stop + -stop % BLOCK
+            continue
+        key, _, extension = header[: header.index(b"\0", 0, 101)].decode().rpartition(".")
+        if "." in key or "/" in extension or not extension or key[-1:] in ("", "/"):
+            raise ValueError("a name of another form")
         found[extension.lower()] = blocks[start:stop] if stop - start < _LARGE else memoryview(blocks)[start:stop]
         offset = stop + -stop % BLOCK
     return Sample(key, found)
