@@ -72,7 +72,7 @@ def bench(config: BenchConfig) -> Iterator[str]:
 
 def _held(index: Index) -> list[Members]:
     """Samples that can be read, evenly spread; ValueError where there is none among them."""
-    reader, held, size, count = Reader(index), list[Members](), 0, min(index.samples, _HELD)
+    reader, held, size, count = Reader(index, chunk=1), list[Members](), 0, min(index.samples, _HELD)
     for sample in (number * index.samples // count for number in range(count)):
         try:
             held.append(reader.read(sample).members)

@@ -36,8 +36,9 @@ def labelled_samples(shards: Patterns, part: PretrainConfig, limit: int) -> tupl
     """
     index = load_index(replace(part.data, shards=shards, weights=None))
     check_tokenizer(part, index)
-    reader, kind = Reader(index), sample_kind(part)
     count = min(limit, index.samples)
+    sparse = 8 * count < index.samples  # then whole chunks of remote shards are mostly fetched for nothing
+    reader, kind = Reader(index, chunk=1 if sparse else None), sample_kind(part)
     ids, loaded, labels = [], [], []
     for i in range(count):
         sample = i * index.samples // count

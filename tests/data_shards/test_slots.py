@@ -18,7 +18,9 @@ def test_batches_that_are_kept_stay_as_they_came(tmp_path, modality):
     found = []
     for workers in (0, 2):
         config = small_config(pattern, batch=8, micro=8, modality=modality, workers=workers, prefetch=1)
-        config = replace(config, vision=VisionConfig(image_size=160, patch_size=8), speech=SpeechConfig(max_seconds=2.0))
+        config = replace(
+            config, vision=VisionConfig(image_size=160, patch_size=8), speech=SpeechConfig(max_seconds=2.0)
+        )
         loader = MaskedBatchLoader(config, 0, 1)
         found.append([step[0].inputs for step in islice(loader.steps(0), 12)])
         loader.close()
