@@ -7,7 +7,6 @@ an alias; the alias is the key that users write.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from typing import Annotated, Literal, get_args
@@ -27,7 +26,13 @@ def _listed(value: object) -> object:
     """`[/a/*.tar,/b/{0..3}.tar]`, as a command line gives it -> its patterns; anything else as it is."""
     if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
         return value
-    parts = re.split(r",(?![^{]*\})", value[1:-1])  # not the commas within braces
+    parts, depth = [""], 0
+    for sign in value[1:-1]:
+        depth += (sign == "{") - (sign == "}")
+        if sign == "," and depth == 0:  # not within braces
+            parts.append("")
+        else:
+            parts[-1] += sign
     return tuple(part.strip().strip("'\"") for part in parts)
 
 

@@ -18,12 +18,23 @@ AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "
 MAX_SECONDS = 8 * 3600.0
 """Longer recordings are refused where no configuration is at hand: 0.9 GB of samples."""
 
+_RATES = (1_000, 1_000_000)  # Hz: beyond them the header is damaged, and resampling would take all memory
 _BLOCK = 1 << 20  # frames decoded at once
 _EXACT = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF")  # in lossy formats a seek is approximate
 
 
 class TooLong(ValueError):
     """A recording of more seconds than allowed."""
+
+
+class _Bytes(io.BytesIO):
+    """Says -1 where damaged bytes make libsndfile seek before the beginning: an exception would be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return -1
 
 
 class _Stream(soundfile.SoundFile):
@@ -38,9 +49,11 @@ def _open(data: Data, max_seconds: float) -> _Stream:
     if not data:
         raise ValueError("0 bytes")
     try:
-        file = _Stream(io.BytesIO(data))
+        file = _Stream(_Bytes(data))
     except soundfile.LibsndfileError as error:
         raise ValueError(f"no audio that can be read ({_reason(error)})") from None
+    if not _RATES[0] <= file.samplerate <= _RATES[1]:
+        raise ValueError(f"a rate of {file.samplerate} Hz")
     if _length_known(file) and file.frames > max_seconds * file.samplerate:
         seconds = file.frames / file.samplerate
         raise TooLong(f"{seconds:,.1f} s long by its header, more than {max_seconds:,.10g} s; cut it up")

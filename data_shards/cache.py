@@ -18,7 +18,6 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_LOCKS = 256
 _LOW = 0.9  # of the limit: room is made down to there, so that the folder is not walked for every piece
 _ABANDONED_S = 3600.0  # a `.tmp` of that age has lost its writer
 
@@ -30,10 +29,13 @@ class Cache:
         """limit: bytes of all pieces together. Raises ValueError where the folder cannot be written."""
         self.folder, self.limit = folder, limit
         try:
-            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what is in it may be private
+            (folder / "locks").mkdir(exist_ok=True)
             (folder / "lock").touch()
         except OSError as error:
             raise ValueError(f"data.cache_dir={folder}: {error.strerror}: choose another folder") from None
+        if folder.stat().st_uid not in (os.getuid(), 0):
+            raise ValueError(f"data.cache_dir={folder} belongs to another user: choose another folder")
         self._full_disk = False
 
     def path(self, identity: str) -> Path:

@@ -15,6 +15,10 @@ from data_shards.tar import Data
 DEFAULTS = VisionConfig()
 """Limits and orientation where no run's configuration is at hand."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may take an image for, whatever its name: some of its other readers start programs."""
+
+Image.init()  # FORMATS can only name those that are registered
 Image.MAX_IMAGE_PIXELS = None  # `vision.max_pixels` takes its place, in both directions
 
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -99,7 +103,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     """As `decode`, by Pillow."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixels(image.height, image.width, vision.max_pixels)
             pixels = _rgb(image)
             return turned(pixels, _orientation(image)) if vision.exif_orientation else pixels

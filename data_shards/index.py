@@ -16,6 +16,7 @@ import json
 import math
 import mmap
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -116,20 +117,29 @@ def _parse(text: bytes, name: str) -> FolderIndex:
         content = json.loads(text)
         shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
-        return FolderIndex(shards, tuple(content.get("classes", ())), tokenizer)
-    except (ValueError, KeyError, TypeError) as error:
+        if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
+            raise ValueError(f"not a tokenizer: {tokenizer}")
+        classes = tuple(content.get("classes", ()))
+        if not all(type(name) is str for name in classes) or not isinstance(content.get("totals", {}), dict):
+            raise ValueError("classes are no names, or totals no object")
+        return FolderIndex(shards, classes, tokenizer)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
 
 
 def _sound(entry: ShardEntry) -> ShardEntry:
     """The entry; ValueError where it cannot be of a shard beside its index.json."""
     numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
-    names = (entry.url, entry.sha256, entry.idx_sha256)
-    if not all(type(number) is int and number >= 0 for number in numbers) or not all(type(n) is str for n in names):
+    sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
+    if not (sound and _is_sha256(entry.sha256) and _is_sha256(entry.idx_sha256) and type(entry.url) is str):
         raise ValueError(f"not the entry of a shard: {entry}")
     if "/" in entry.url or entry.url in ("", ".", ".."):
         raise ValueError(f"{entry.url!r} is not the name of a file beside it")
     return entry
+
+
+def _is_sha256(value: object) -> bool:
+    return type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def index_json(index: FolderIndex) -> str:
@@ -231,7 +241,9 @@ def expand(shards: Patterns, promised: bool = True, folders: Folders | None = No
     """
     folders = folders or Folders()
     items = _patterns(shards) or ("",)
-    return list(dict.fromkeys(path for item in items for path in _expand_item(item, promised, folders)))
+    found = (path for item in items for path in _expand_item(item, promised, folders))
+    once = {path if is_remote(path) else os.path.realpath(path): path for path in reversed([*found])}
+    return list(reversed(once.values()))
 
 
 def resolve(shards: Patterns, promised: bool = True, folders: Folders | None = None) -> list[str]:
@@ -339,20 +351,22 @@ class Index:
                 data = self.storage.fetch(url)
             except FileNotFoundError:
                 raise ValueError(f"{location} has no sidecar {name_of(url)}; make it, and copy it there") from None
-            if hashlib.sha256(data).hexdigest() != entry.idx_sha256:
+            if len(data) != size or hashlib.sha256(data).hexdigest() != entry.idx_sha256:
                 raise ValueError(f"{url} is not the sidecar that index.json promises; copy it there again")
             return data
 
-        identity = f"{url} {entry.idx_sha256}"
-        path, data = self.cache.get(identity, sidecar_size(entry.nsamples), fetch)
+        identity, size = f"{url} {entry.idx_sha256}", sidecar_size(entry.nsamples)
+        path, data = self.cache.get(identity, size, fetch)
         if data is not None:
             return np.load(io.BytesIO(data), allow_pickle=False)
         assert path
-        try:
-            return _load_rows(path, location)
-        except ValueError:  # the cached copy is damaged
-            self.cache.drop(identity)
-            return np.load(io.BytesIO(fetch()), allow_pickle=False)
+        try:  # every time: a row that is wrong on one node alone would make its steps others
+            if hashlib.sha256(path.read_bytes()).hexdigest() == entry.idx_sha256:
+                return _load_rows(path, location)
+        except (FileNotFoundError, ValueError):  # removed to make room; or its name in the cache is that of another
+            pass
+        self.cache.drop(identity)
+        return np.load(io.BytesIO(fetch()), allow_pickle=False)
 
     @cached_property
     def counts(self) -> np.ndarray:

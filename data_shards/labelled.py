@@ -38,7 +38,7 @@ def labelled_samples(shards: Patterns, part: PretrainConfig, limit: int) -> tupl
     check_tokenizer(part, index)
     count = min(limit, index.samples)
     sparse = 8 * count < index.samples  # then whole chunks of remote shards are mostly fetched for nothing
-    reader, kind = Reader(index, chunk=1 if sparse else None), sample_kind(part)
+    reader, kind = Reader(index, 1 if sparse else None, part.data.max_sample_mb), sample_kind(part)
     ids, loaded, labels = [], [], []
     for i in range(count):
         sample = i * index.samples // count

@@ -30,7 +30,8 @@ from data_shards.processes import end_with_parent, start_worker_server, without_
 from data_shards.readahead import ReadAhead, start_read_ahead
 from data_shards.reader import BadKind
 from data_shards.requests import Requests, steps_of
-from data_shards.slots import Slots, largest_inputs, out_of_slots
+from data_shards.slots import Slots, out_of_slots, slots_of
+from data_shards.storage import Unreachable
 from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
@@ -133,16 +134,16 @@ class MaskedBatchLoader(_Tells):
         workers whatever loading raises.
         """
         self.close()
+        steps = self._steps(self._start(first_step), first_step)
         if self._context:
             data = self._part.data
             self._ahead = start_read_ahead(self._context, self._plan, self._index, self._cursor, data, first_step)
-        steps = self._steps(self._start(first_step), first_step)
         self._running = weakref.ref(steps)
         return steps
 
     def _start(self, first_step: int) -> Iterator[Loaded | str]:
         data = self._part.data
-        self._slots = Slots(data.workers, data.prefetch, largest_inputs(self._part)) if data.workers else None
+        self._slots = slots_of(self._part)
         loader = DataLoader(
             MicroBatches(self._index, self._part, self._cursor.order, self._slots),
             batch_size=None,
@@ -164,6 +165,8 @@ class MaskedBatchLoader(_Tells):
                 step = [_checked(next(batches))]
                 while not step[-1].last:
                     step.append(_checked(next(batches)))
+            except (Unreachable, PermissionError) as error:  # of the sampler: a sidecar in a store
+                raise ValueError(str(error)) from error
             except (RuntimeError, EOFError, OSError) as error:
                 if not self._part.data.workers:
                     raise
@@ -196,6 +199,7 @@ class MaskedBatchLoader(_Tells):
         self._bad.close()
         if self._ahead:
             self._ahead.close()
+        self._slots = None
 
 
 class MixtureLoader(_Tells):

@@ -21,6 +21,7 @@ from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.reader import BadSample, Reader, Report
 from data_shards.slots import Slots
 from data_shards.speech import Clips
+from data_shards.storage import Unreachable
 from data_shards.tar import Members
 from data_shards.text import Texts
 
@@ -112,6 +113,8 @@ class MicroBatches(Dataset):
             return loaded
         except NoUsableSample as error:
             return str(error)
+        except Unreachable as error:
+            return f"the store of data.shards does not answer: {error}; the same command goes on once it does"
 
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []

@@ -79,6 +79,15 @@ def _fetch_ahead(
     plan: Steps, index: Index, chunk: int, horizon: int, budget: int, first: int, consumed: Synchronized
 ) -> None:
     end_with_parent()
+    try:
+        _walk(plan, index, chunk, horizon, budget, first, consumed)
+    except Exception as error:  # the same will happen where it matters, and be said there
+        log.warning("nothing more is read ahead: %s: %s", type(error).__name__, error)
+
+
+def _walk(
+    plan: Steps, index: Index, chunk: int, horizon: int, budget: int, first: int, consumed: Synchronized
+) -> None:
     ahead: deque[tuple[int, int]] = deque()  # steps with the bytes that were first needed by them
     seen: OrderedDict[tuple[int, int], None] = OrderedDict()  # not fetched again
     remembered = 64 + 2 * budget // int(chunk * index.mean_size)

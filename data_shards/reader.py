@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from configs.schema import DataConfig
 from data_shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
 from data_shards.index import Index
-from data_shards.storage import Unreachable, is_remote, local_path
+from data_shards.storage import CutOff, Unreachable, is_remote, local_path
 from data_shards.tar import Sample, damaged_name, parse_sample
 
 try:
@@ -22,7 +23,7 @@ try:
 except ImportError:  # no wheel for this machine
     from zlib import crc32
 
-_OPEN_FILES = 256  # file descriptors per process, of shards and of chunks each
+_OPEN_FILES = 256  # shards whose file descriptor a process keeps
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
 _NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
 _MIB = 2**20
@@ -70,7 +71,6 @@ class Reader:
 
     def _forget(self) -> None:
         self._open: OrderedDict[int, _Shard] = OrderedDict()
-        self._chunks: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._broken: set[tuple[int, int]] = set()
         """Chunks that the store does not give."""
         self._no_room_until = 0.0
@@ -87,7 +87,10 @@ class Reader:
         self._forget()
 
     def read(self, sample: int) -> Sample:
-        """The sample's members; BadSample where its bytes are not those that were indexed."""
+        """The sample's members; BadSample where its bytes are not those that were indexed.
+
+        Unreachable where a store does not answer.
+        """
         number, row = self._index.locate(sample)
         blocks = self._quick(number, row) or self._good_blocks(number, row)
         self.bytes_read += len(blocks)
@@ -109,8 +112,6 @@ class Reader:
         """Close what is open."""
         for number in list(self._open):
             self._close(number)
-        while self._chunks:
-            os.close(self._chunks.popitem()[1])
 
     def _quick(self, number: int, row: int) -> bytes | None:
         """The sample's bytes where its shard is local, open and sound: nearly always, so in as few steps as can be."""
@@ -137,6 +138,8 @@ class Reader:
                 blocks = self._again(number, row)  # the copy on this node may be what is damaged
                 if crc32(blocks) == crc:
                     return blocks
+        except Unreachable:  # an outage is no property of the sample: other runs would see other data
+            raise
         except (OSError, ValueError, OverflowError) as error:  # the last: an absurd offset in the sidecar
             raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
@@ -147,7 +150,7 @@ class Reader:
         for wait in _RETRIES_S:
             try:
                 return self._blocks(number, row)
-            except (FileNotFoundError, PermissionError, Unreachable):
+            except (FileNotFoundError, PermissionError, Unreachable, CutOff):
                 raise
             except OSError:
                 self._close(number)
@@ -165,41 +168,28 @@ class Reader:
         return self._remote_blocks(number, row, shard, offset, size), crc
 
     def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
-        key = number, row // self._chunk
+        """The sample's bytes of the chunk in the cache; the file is not kept open, or it would outlive its removal."""
+        key, index = (number, row // self._chunk), self._index
         start, stop = span(shard.rows, row, self._chunk)
-        if key not in self._chunks:
-            self.cache_misses += 1
-            if key in self._broken or time.monotonic() < self._no_room_until:
-                return self._index.storage.fetch(self._index.paths[number], offset, offset + size)
+        if key not in self._broken and time.monotonic() >= self._no_room_until:
             try:
-                descriptor, data = self._cached(number, start, stop)
-            except Unreachable:  # the shard may be cut off within the chunk
+                path, data = bring(index, number, start, stop)
+                if path is None:
+                    self._no_room_until = time.monotonic() + _NO_ROOM_S
+                if data is not None:
+                    self.cache_misses += 1
+                    return data[offset - start : offset - start + size]
+                assert path
+                blocks = _part_of(path, offset - start, size)
+                self.cache_hits += 1
+                return blocks
+            except CutOff:  # the shard ends within the chunk
                 self._broken.add(key)
-                return self._index.storage.fetch(self._index.paths[number], offset, offset + size)
-            if data is not None:
-                return data[offset - start : offset - start + size]
-            assert descriptor is not None
-            self.cache_misses -= 1
-            self._chunks[key] = descriptor
-            if len(self._chunks) > _OPEN_FILES:
-                os.close(self._chunks.popitem(last=False)[1])
-        self.cache_hits += 1
-        return os.pread(self._chunks[key], size, offset - start)
-
-    def _cached(self, number: int, start: int, stop: int) -> tuple[int | None, bytes | None]:
-        """An open file of a chunk where it is in the cache, or its bytes where it was fetched just now."""
-        for _ in range(3):
-            path, data = bring(self._index, number, start, stop)
-            if path is None:
-                self._no_room_until = time.monotonic() + _NO_ROOM_S
-            if data is not None:
-                return None, data
-            assert path
-            try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC), None
-            except FileNotFoundError:  # removed this very moment, to make room
-                continue
-        return None, self._index.storage.fetch(self._index.paths[number], start, stop)
+            except FileNotFoundError as error:
+                if error.filename is None:  # of the store; else the chunk was removed this moment, to make room
+                    raise
+        self.cache_misses += 1
+        return index.storage.fetch(index.paths[number], offset, offset + size)
 
     def _again(self, number: int, row: int) -> bytes:
         """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
@@ -208,12 +198,12 @@ class Reader:
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
         if crc32(blocks) == crc:
             self._index.cache.drop(identity(self._index, number, *span(shard.rows, row, self._chunk)))
-            if descriptor := self._chunks.pop((number, row // self._chunk), None):
-                os.close(descriptor)
         return blocks
 
     def _start(self, number: int, row: int) -> bytes:
         """The first bytes of a sample, without asking a store for them."""
+        if number not in self._open and is_remote(self._index.paths[number]):
+            raise ValueError("its sidecar is not here")
         shard = self._shard(number)
         offset, size, _, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if shard.descriptor is not None:
@@ -239,3 +229,11 @@ class Reader:
         """Close a shard if it is open."""
         if (shard := self._open.pop(number, None)) and shard.descriptor is not None:
             os.close(shard.descriptor)
+
+
+def _part_of(path: Path, offset: int, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

@@ -6,12 +6,15 @@ images of a batch; so each worker writes into a few pieces in turn, and what com
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
 
 from configs.schema import PretrainConfig
-from data_shards.batch import WITHIN_MESSAGE, MaskedBatch, samples_of
+from data_shards.batch import WITHIN_MESSAGE, MaskedBatch
+
+log = logging.getLogger(__name__)
 
 
 class Slots:
@@ -21,7 +24,7 @@ class Slots:
         """prefetch: batches that a worker may be ahead; size: bytes of the largest one."""
         # While a worker fills one piece, `prefetch` others may be on their way or being copied.
         self._each, self._size, self._next = prefetch + 1, size + -size % 64, 0
-        storage = torch.UntypedStorage._new_shared(workers * self._each * size)
+        storage = torch.UntypedStorage._new_shared(workers * self._each * self._size)
         self._memory = torch.empty(0, dtype=torch.uint8).set_(storage)
 
     def put(self, batch: MaskedBatch, worker: int) -> MaskedBatch:
@@ -42,14 +45,13 @@ def out_of_slots(batch: MaskedBatch) -> MaskedBatch:
     return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
 
 
-def largest_inputs(part: PretrainConfig) -> int:
-    """Bytes of the inputs of the largest micro-batch there may be."""
-    micro, tokens = part.batch.micro, part.batch.micro_tokens
-    match part.modality:
-        case "vision":
-            return micro * 3 * part.vision.image_size**2
-        case "speech":
-            whole = micro * samples_of(part.speech.max_frames)
-            return 2 * min(whole, tokens * samples_of(1) if tokens else whole)
-        case _:
-            return 4 * micro * part.text.max_tokens
+def slots_of(part: PretrainConfig) -> Slots | None:
+    """For images, where there are workers. What other modalities cost is not the memory that they travel in."""
+    if part.modality != "vision" or not part.data.workers:
+        return None
+    size = part.batch.micro * 3 * part.vision.image_size**2
+    try:
+        return Slots(part.data.workers, part.data.prefetch, size)
+    except RuntimeError as error:  # /dev/shm has not so much room, and may have enough for batch after batch
+        log.warning("no shared memory that is used again: %s", str(error).partition("\n")[0])
+        return None

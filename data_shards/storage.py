@@ -65,7 +65,11 @@ def beside(folder: str, name: str) -> str:
 
 
 class Unreachable(OSError):
-    """A file that a store did not give, after all retries."""
+    """A store did not answer, after all retries: nothing is known of the file."""
+
+
+class CutOff(OSError):
+    """A file in a store ends before the bytes that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class Storage:
     def fetch(self, url: str, start: int | None = None, stop: int | None = None) -> bytes:
         """Bytes start .. stop (excluded) of a remote file, or all of it.
 
-        A short or failed answer is asked for again, after growing waits. Raises FileNotFoundError or PermissionError
-        where the store says so, Unreachable where it does not answer, ValueError where it cannot be read by ranges or
-        its package is not installed.
+        A short or failed answer is asked for again, after growing waits. Raises FileNotFoundError, PermissionError or
+        CutOff where the store says so, Unreachable where it does not answer, ValueError where it ignores ranges
+        or its package is not installed.
         """
         system, path = _opened(url)
         for attempt in range(self.retries + 1):
@@ -91,7 +95,7 @@ class Storage:
             except (FileNotFoundError, PermissionError, ValueError):
                 raise
             except Exception as error:  # each backend has its own, and they change
-                last = _SHORT_TRIES - 1 if isinstance(error, _Short) else self.retries
+                last = _SHORT_TRIES - 1 if isinstance(error, CutOff) else self.retries
                 if attempt >= min(last, self.retries) or not _passing(error):
                     raise _final(error, url, attempt + 1) from error
                 log.info("%s: %s; asking again", url, _reason(error))
@@ -106,9 +110,13 @@ class Storage:
 
 def storage_of(data: DataConfig) -> Storage:
     """How a run reads remote files."""
-    user = f"data2vec-{os.getuid()}"
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else Path(tempfile.gettempdir()) / user
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _own_folder()
     return Storage(folder, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
+
+
+def _own_folder() -> Path:
+    """This user's, in the system's temporary folder."""
+    return Path(tempfile.gettempdir()) / f"data2vec-{os.getuid()}"
 
 
 @lru_cache(maxsize=64)
@@ -130,10 +138,6 @@ def _opened(url: str) -> tuple[Any, str]:
     return _system(protocol, os.getpid()), url
 
 
-class _Short(OSError):
-    """Fewer bytes than asked for: an interrupted answer, or a file that is shorter than its index says."""
-
-
 def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     """The bytes, if they are all that was asked for."""
     if start is None or stop is None:
@@ -141,7 +145,7 @@ def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     if len(data) > stop - start:
         raise ValueError(f"{url}: the server ignores ranges: it sent {len(data)} bytes for {stop - start}; use another")
     if len(data) < stop - start:
-        raise _Short(f"{len(data)} of {stop - start} bytes from byte {start} on")
+        raise CutOff(f"{len(data)} of {stop - start} bytes from byte {start} on")
     return data
 
 
@@ -154,7 +158,8 @@ def _passing(error: Exception) -> bool:
 def _final(error: Exception, url: str, attempts: int) -> OSError:
     if getattr(error, "status", None) in (401, 403):
         return PermissionError(f"{url}: {_reason(error)}; check the credentials of the store")
-    return Unreachable(f"{url}: {_reason(error)} (tried {attempts} times)")
+    kind = CutOff if isinstance(error, CutOff) or getattr(error, "status", None) == 416 else Unreachable
+    return kind(f"{url}: {_reason(error)} (tried {attempts} times)")
 
 
 def _reason(error: Exception) -> str:

@@ -125,6 +125,8 @@ def _any_sample(blocks: bytes) -> Sample:
     key, found = "", Members()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
         for member in archive:
+            if member.size < 0:
+                raise ValueError("a member of negative size")
             if file := archive.extractfile(member):
                 key, extension = split_name(member.name)
                 found[extension.lower()] = file.read()
@@ -182,7 +184,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as archive:
             yield from archive
             end = archive.offset
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise ValueError(f"{path}: truncated or damaged tar: {error}") from error
     _check_end(path, end, size)
 

@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from configs.schema import DataConfig
 from data_shards.index import TOKENIZER_NAME, Folders, Index, TokenizerEntry, common_tokenizer, expand
 from data_shards.storage import Storage, beside, folder_of, is_remote, local_path, storage_of
-from data_shards.writer import replace_text, replacing
+from data_shards.writer import locked, replace_text, replacing
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 """Types 0 to 3."""
@@ -177,16 +177,24 @@ def tokenizer_folder(index: Index) -> Path:
 def _near(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
     if not is_remote(folder):
         return local_path(folder) / TOKENIZER_NAME
-    copy = storage.cache_dir / f"tokenizer-{entry.sha256[:16] if entry else 'unknown'}"
-    copy.mkdir(parents=True, exist_ok=True)
-    try:
-        for name in FILES:
-            if not (copy / name).is_file():
-                with replacing(copy / name) as file:
-                    file.write(storage.fetch(beside(beside(folder, TOKENIZER_NAME), name)))
-    except OSError as error:
-        raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
+    copy = storage.cache_dir / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
+    with locked(copy):  # the other ranks wait, and find it
+        if not _is_here(copy, entry):
+            try:
+                for name in FILES:
+                    with replacing(copy / name) as file:
+                        file.write(storage.fetch(beside(beside(folder, TOKENIZER_NAME), name)))
+            except OSError as error:
+                raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
     return copy
+
+
+def _is_here(copy: Path, entry: TokenizerEntry | None) -> bool:
+    """Whether the copy is that tokenizer."""
+    try:
+        return all((copy / name).is_file() for name in FILES) and load_tokenizer(copy).entry == entry
+    except (OSError, ValueError):
+        return False
 
 
 def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:

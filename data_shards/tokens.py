@@ -35,7 +35,10 @@ def _read_header(header: bytes) -> tuple[int, np.dtype]:
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not an .npy of version 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # numpy parses the header as Python, which raises anything
+        raise ValueError(f"no header of an .npy ({type(error).__name__})") from None
     if len(shape) != 1 or dtype.kind != "u":
         raise ValueError(f"an .npy of shape {shape} and type {dtype}, not a sequence of unsigned integers")
     return int(shape[0]), dtype

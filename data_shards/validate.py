@@ -71,8 +71,12 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
     """Samples whose bytes are not those of the sidecar or, where `deep`, cannot be decoded."""
     with path.open("rb") as file:
         for row, (offset, size, crc, _) in enumerate(rows.tolist()):
-            file.seek(offset)
-            blocks = file.read(size)
+            try:
+                file.seek(offset)
+                blocks = file.read(size)
+            except (OSError, OverflowError, ValueError) as error:
+                yield f"{path}: row {row}: {size} bytes at byte {offset} cannot be read: {error}"
+                continue
             if len(blocks) < size:
                 yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
             elif zlib.crc32(blocks) != crc:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from configs.schema import frames
 from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
+from data_shards.decoding import FORMATS
 from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
 from data_shards.tar import END, Data, sample_blocks
 from data_shards.tokens import TOKEN_EXTENSION, token_count
@@ -36,7 +37,7 @@ def _image_length(data: Data) -> int:
     elif data[:4] == b"\x89PNG" and data[12:16] == b"IHDR":
         width, height = struct.unpack(">II", data[16:24])
     else:
-        width, height = Image.open(io.BytesIO(data)).size
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
     return -(-width * height // 1000)
 
 

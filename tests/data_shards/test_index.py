@@ -86,6 +86,8 @@ def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
         ('"train-000000.tar"', '"../train-000000.tar"'),
         ('"nsamples": 2', '"nsamples": -2'),
         ('"nsamples": 2', '"nsamples": "2"'),
+        ('"filesize": ', '"filesize": 0'),
+        ('"classes": [', '"classes": [[1], '),
     ],
 )
 def test_an_index_that_points_elsewhere_or_counts_wrongly_is_refused(tmp_path, old, new):

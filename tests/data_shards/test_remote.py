@@ -1,6 +1,8 @@
 """Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
 
+import itertools
 import logging
+import os
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -89,6 +91,37 @@ def test_a_cache_too_small_for_the_order_is_told_and_kept_to(config, store, tmp_
     assert "raise data.cache_gb" in caplog.text and bad == 0
     assert len({sample for step in found for sample in step}) == 64
     assert size_of(tmp_path / "cache") <= limit
+
+
+def test_a_damaged_sidecar_in_the_cache_is_fetched_again(config, store, tmp_path):
+    index = load_index(config().data)
+    expected = index.rows(0).copy()
+    for path in (tmp_path / "cache").glob("[0-9a-f][0-9a-f]/*"):
+        flip_byte(path, path.stat().st_size - 1)
+    assert np.array_equal(load_index(config().data).rows(0), expected)
+
+
+def test_a_store_that_stops_answering_ends_the_run_and_replaces_nothing(config, store):
+    data = replace(config().data, retries=1, timeout_s=0.3)
+    loader = MaskedBatchLoader(replace(config(), data=data), 0, 1)
+    steps = loader.steps(0)
+    next(steps)
+    store.every, store.numbers = 1, itertools.repeat(0)  # 500 from now on
+    shutil.rmtree(data.cache_dir)
+    with pytest.raises(
+        ValueError, match=r"the store of data\.shards does not answer: .*train-00000\d\.tar.*tried 2 times"
+    ):
+        for _ in range(9):
+            next(steps)
+    assert loader.bad_samples == 0
+
+
+def test_no_piece_outlives_its_removal_in_an_open_file(config, store, tmp_path):
+    reader = Reader(load_index(config(cache_gb=3 * CHUNK / 2**30).data), 5)
+    for sample in range(70):
+        reader.read(sample)
+    held = [path for path in Path("/proc/self/fd").iterdir() if "cache" in os.path.realpath(path)]
+    assert held == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut"])

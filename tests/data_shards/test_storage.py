@@ -6,6 +6,7 @@ import pytest
 from configs.schema import DataConfig
 from data_shards import storage as storage_module
 from data_shards.storage import (
+    CutOff,
     Unreachable,
     beside,
     folder_of,
@@ -85,9 +86,9 @@ def test_a_server_that_hangs_is_given_up(store):
 
 
 def test_a_file_that_ends_early_is_not_asked_for_for_ever(store):
-    with pytest.raises(Unreachable, match=r"48 of 100 bytes from byte 2000 on \(tried 3 times\)"):
+    with pytest.raises(CutOff, match=r"48 of 100 bytes from byte 2000 on \(tried 3 times\)"):
         reading().fetch(f"{store.url}/a.tar", 2000, 2100)
-    with pytest.raises(Unreachable, match=r"416.*tried 1 times"):
+    with pytest.raises(CutOff, match=r"416.*tried 1 times"):
         reading().fetch(f"{store.url}/a.tar", 3000, 3100)
 
 

@@ -188,7 +188,7 @@ def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(launch.subprocess, "run", lambda command: commands.append(command) or failed)
     with pytest.raises(ValueError, match="the demo's shards could not be made"):
         launch.build_demo_shards("vision")
-    entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "", "", 1, 1) for split in ("train", "test"))
+    entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "0" * 64, "0" * 64, 1, 1) for split in ("train", "test"))
     (tmp_path / "shards" / "index.json").write_text(index_json(FolderIndex(entries)))
     launch.build_demo_shards("vision")
     assert [command[3:] for command in commands] == [["build", "source=demo", f"output={tmp_path}/shards"]]
@@ -208,7 +208,7 @@ def test_missing_files_are_named(overrides: list[str], message: str) -> None:
 
 
 def test_a_missing_start_and_a_missing_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "resolve", lambda shards: [])
+    monkeypatch.setattr(launch, "resolve", lambda shards, folders: [])
     with pytest.raises(ValueError, match="run.dir is empty"):
         check_files(config(REAL, "data.shards=x"))
     with pytest.raises(ValueError, match="init=/nowhere: no such folder"):
