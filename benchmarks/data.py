@@ -24,7 +24,8 @@ from PIL import Image
 
 from configs.schema import BatchConfig, DataConfig, PretrainConfig, VisionConfig
 from data_shards.image import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter, decode
-from data_shards.index import FolderIndex, load_index
+from data_shards.index import load_index
+from data_shards.index_file import FolderIndex
 from data_shards.loader import MaskedBatchLoader
 from data_shards.masking import block_masks
 from data_shards.randomness import Stream, uniforms

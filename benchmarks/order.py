@@ -19,8 +19,10 @@ import numpy as np
 
 from configs.schema import BatchConfig, DataConfig, Modality, PretrainConfig
 from data_shards.cursor import make_cursor, split_step
-from data_shards.index import ROW, Index, ShardEntry, read_rows, sidecar
+from data_shards.index import Index
+from data_shards.index_file import ShardEntry
 from data_shards.requests import steps_of
+from data_shards.sidecar import ROW, read_rows, sidecar
 from data_shards.storage import storage_of
 
 SHARD, SAMPLE_BYTES = 8_000, 100_000

@@ -32,7 +32,8 @@ from benchmarks.data import noise_photo, photos
 from configs.schema import BatchConfig, DataConfig, PretrainConfig, VisionConfig
 from data_shards.batch import BOS, EOS
 from data_shards.image import CROP_DRAWS, augment, crop_box
-from data_shards.index import FolderIndex, load_index
+from data_shards.index import load_index
+from data_shards.index_file import FolderIndex
 from data_shards.loader import MaskedBatchLoader
 from data_shards.randomness import Stream, uniforms
 from data_shards.reader import Reader

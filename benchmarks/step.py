@@ -29,7 +29,7 @@ import pretrain.teacher
 from benchmarks.data import noise_photo
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.index import FolderIndex
+from data_shards.index_file import FolderIndex
 from data_shards.loader import open_loader
 from data_shards.writer import save_folder_index, write_shard
 from models.data2vec import Data2Vec

@@ -19,16 +19,10 @@ from pathlib import Path
 
 from configs.schema import FRAME_STRIDE, BuildConfig
 from data_shards.audio import SAMPLE_RATE
-from data_shards.index import (
-    TOKENIZER_NAME,
-    FolderIndex,
-    ShardEntry,
-    TokenizerEntry,
-    read_folder_index,
-    sidecar,
-)
+from data_shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.processes import each
 from data_shards.progress import Progress
+from data_shards.sidecar import sidecar
 from data_shards.sources import open_source
 from data_shards.tar import BLOCK
 from data_shards.units import LeftOut, Split, Unit

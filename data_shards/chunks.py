@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from data_shards.index import ROW, Index
+from data_shards.index import Index
+from data_shards.sidecar import ROW
 from data_shards.storage import is_remote
 
 ROW_FORMAT = struct.Struct("<QIII")

@@ -8,302 +8,23 @@ tokenizer/              text: what the ids of the shards are
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import hashlib
 import io
-import json
 import math
-import mmap
-import os
-import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import braceexpand
 import numpy as np
 
 from configs.schema import DataConfig, Patterns
 from data_shards.cache import Cache
+from data_shards.index_file import INDEX_NAME, REMEDY, TOKENIZER_NAME, FolderIndex, Folders, ShardEntry, TokenizerEntry
+from data_shards.patterns import expand_item, patterns_of, resolve
+from data_shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
 from data_shards.storage import Storage, beside, folder_of, is_remote, local_path, name_of, storage_of
-
-ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("length", "<u4")])
-"""offset: first byte of the sample's first header; size: bytes to the end of its last padding; crc: zlib.crc32 of those
-bytes; length: what samples are bucketed by (images: pixels / 1000, rounded up; recordings: the feature encoder's
-frames; text: tokens), 0 where unreadable."""
-
-INDEX_NAME = "index.json"
-TOKENIZER_NAME = "tokenizer"
-"""Folder of the tokenizer beside shards of text."""
-REMEDY = "./run.sh shards index shards="
-
-
-def _npy(rows: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    return buffer.getvalue()
-
-
-_SIDECAR_START = len(_npy(np.zeros(0, ROW)))  # the header, whatever the number of rows
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard in index.json; the names are those of wids, then ours."""
-
-    url: str
-    nsamples: int
-    filesize: int
-    sha256: str
-    idx_sha256: str
-    length_sum: int
-    length_max: int
-
-
-@dataclass(frozen=True)
-class TokenizerEntry:
-    """What the ids of text shards are, in index.json."""
-
-    sha256: str
-    vocab_size: int
-
-
-@dataclass(frozen=True)
-class FolderIndex:
-    """The content of one index.json."""
-
-    shards: tuple[ShardEntry, ...] = ()
-    classes: tuple[str, ...] = ()
-    tokenizer: TokenizerEntry | None = None
-
-
-def sidecar(shard: Path) -> Path:
-    """Path of a shard's sidecar."""
-    return shard.with_name(sidecar_name(shard.name))
-
-
-def sidecar_name(shard: str) -> str:
-    """Name of a shard's sidecar."""
-    return shard.removesuffix(".tar") + ".idx.npy"
-
-
-def sidecar_size(nsamples: int) -> int:
-    """Bytes of a sidecar."""
-    return _SIDECAR_START + nsamples * ROW.itemsize
-
-
-def read_folder_index(folder: Path) -> FolderIndex:
-    """Contents of the folder's index.json, empty where there is none; ValueError where it is not one of ours."""
-    path = folder / INDEX_NAME
-    return _parse(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
-
-
-def remote_folder_index(folder: str, storage: Storage) -> FolderIndex:
-    """The same of a remote folder."""
-    location = beside(folder, INDEX_NAME)
-    try:
-        return _parse(storage.fetch(location), location)
-    except FileNotFoundError:
-        return FolderIndex()
-    except OSError as error:
-        raise ValueError(str(error)) from error
-
-
-def _parse(text: bytes, name: str) -> FolderIndex:
-    try:
-        content = json.loads(text)
-        shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
-        tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
-        if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
-            raise ValueError(f"not a tokenizer: {tokenizer}")
-        classes = tuple(content.get("classes", ()))
-        if not all(type(name) is str for name in classes) or not isinstance(content.get("totals", {}), dict):
-            raise ValueError("classes are no names, or totals no object")
-        return FolderIndex(shards, classes, tokenizer)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
-
-
-def _sound(entry: ShardEntry) -> ShardEntry:
-    """The entry; ValueError where it cannot be of a shard beside its index.json."""
-    numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
-    sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
-    if not (sound and _is_sha256(entry.sha256) and _is_sha256(entry.idx_sha256) and type(entry.url) is str):
-        raise ValueError(f"not the entry of a shard: {entry}")
-    if "/" in entry.url or entry.url in ("", ".", ".."):
-        raise ValueError(f"{entry.url!r} is not the name of a file beside it")
-    return entry
-
-
-def _is_sha256(value: object) -> bool:
-    return type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def index_json(index: FolderIndex) -> str:
-    """The text of an index.json; the same index gives the same text."""
-    entries = sorted(index.shards, key=lambda entry: entry.url)
-    totals = {key: sum(getattr(entry, key) for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
-    content = {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "name": ",".join(sorted({entry.url.rpartition("-")[0] or entry.url for entry in entries})),
-        "classes": list(index.classes),
-        **({"tokenizer": asdict(index.tokenizer)} if index.tokenizer else {}),
-        "shardlist": [asdict(entry) for entry in entries],
-        "totals": {"shards": len(entries), **totals},
-    }
-    return json.dumps(content, indent=1) + "\n"
-
-
-class Folders:
-    """The index.json of each folder, read once."""
-
-    def __init__(self, storage: Storage | None = None) -> None:
-        self._storage = storage or storage_of(DataConfig())
-        self._read: dict[str, FolderIndex] = {}
-
-    def __getitem__(self, folder: str) -> FolderIndex:
-        """ValueError where it is none of ours, or where its store cannot be reached."""
-        if folder not in self._read:
-            remote = is_remote(folder)
-            self._read[folder] = (
-                remote_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
-            )
-        return self._read[folder]
-
-
-def _names_in(folder: str, promised: bool, folders: Folders) -> set[str]:
-    """Tars of the folder, and those that index.json promises; of remote folders these alone."""
-    there = set() if is_remote(folder) else {path.name for path in local_path(folder).glob("*.tar")}
-    return there | {entry.url for entry in folders[folder].shards} if promised else there
-
-
-def _expand(pattern: str, promised: bool, folders: Folders) -> list[str]:
-    """Shards of one pattern without braces."""
-    if is_remote(pattern):
-        return _expand_remote(pattern, folders)
-    path = local_path(pattern)
-    if path.is_dir():
-        return [str(path / name) for name in sorted(_names_in(str(path), promised, folders))]
-    if path.exists() or not any(sign in pattern for sign in "*?["):
-        return [str(path)]
-    found = [str(path.parent)] if path.parent.is_dir() else sorted(glob.glob(str(path.parent)))
-    matches = {folder: fnmatch.filter(_names_in(folder, promised, folders), path.name) for folder in found}
-    return [str(Path(folder) / name) for folder, names in matches.items() for name in sorted(names)]
-
-
-def _expand_remote(pattern: str, folders: Folders) -> list[str]:
-    """Stores of objects need not be able to list them, so index.json says what there is."""
-    name = name_of(pattern)
-    if name.endswith(".tar") and not any(sign in name for sign in "*?["):
-        return [pattern]
-    folder = folder_of(pattern) if name.endswith(".tar") or not name else pattern
-    glob_name = name if name.endswith(".tar") else "*"
-    return [beside(folder, url) for url in sorted(fnmatch.filter([e.url for e in folders[folder].shards], glob_name))]
-
-
-def _patterns(shards: Patterns) -> tuple[str, ...]:
-    return (shards,) if isinstance(shards, str) else shards
-
-
-def _without_braces(item: str) -> Iterable[str]:
-    """The patterns that braces stand for; a file or folder that has braces in its name is meant itself."""
-    folder, slash, name = item.rpartition("/")
-    if is_remote(item):
-        return braceexpand.braceexpand(item)
-    if not item or local_path(item).exists():
-        return (item,)
-    if folder and local_path(folder).is_dir():
-        return (folder + slash + pattern for pattern in braceexpand.braceexpand(name))
-    return braceexpand.braceexpand(item)
-
-
-def _expand_item(item: str, promised: bool, folders: Folders) -> list[str]:
-    """Shards of one item of a list, whose braces are expanded; ValueError where nothing matches."""
-    patterns = _without_braces(item)
-    paths = list(dict.fromkeys(path for pattern in patterns if pattern for path in _expand(pattern, promised, folders)))
-    if not paths:
-        raise ValueError(
-            f"no shards match {item!r}; give a folder, a glob or braces, as /data/train-{{000000..000146}}.tar, "
-            f"or build some: ./run.sh shards build source=imagefolder input=DIR output=DIR"
-        )
-    return paths
-
-
-def expand(shards: Patterns, promised: bool = True, folders: Folders | None = None) -> list[str]:
-    """The shards that folders, globs or braces name, without repetition, in a fixed order.
-
-    Those that (where `promised`) index.json or the braces name are among them even if there is no such file.
-    Raises ValueError where nothing matches.
-    """
-    folders = folders or Folders()
-    items = _patterns(shards) or ("",)
-    found = (path for item in items for path in _expand_item(item, promised, folders))
-    once = {path if is_remote(path) else os.path.realpath(path): path for path in reversed([*found])}
-    return list(reversed(once.values()))
-
-
-def resolve(shards: Patterns, promised: bool = True, folders: Folders | None = None) -> list[str]:
-    """The same, where all local ones exist; ValueError names the first that does not."""
-    paths = expand(shards, promised, folders)
-    if missing := [path for path in paths if not is_remote(path) and not local_path(path).is_file()]:
-        raise ValueError(
-            f"no shards match: {len(missing)} of the {len(paths)} files that {shards!r} names do not exist, "
-            f"the first: {missing[0]}"
-        )
-    return paths
-
-
-def local_shards(shards: Patterns, promised: bool = True) -> list[Path]:
-    """As `expand`, for commands that need the files themselves; ValueError for remote ones."""
-    paths = expand(shards, promised)
-    if remote := [path for path in paths if is_remote(path)]:
-        raise ValueError(f"{remote[0]} is remote: run this where the files are, and copy what it writes beside them")
-    return [local_path(path) for path in paths]
-
-
-def read_rows(shard: Path, mapped: bool = True) -> np.ndarray:
-    """The shard's rows, structured [nsamples] of dtype ROW. ValueError where there is no sound sidecar."""
-    return _load_rows(sidecar(shard), str(shard), mapped)
-
-
-@lru_cache(maxsize=4096)
-def _header(nsamples: int) -> bytes:
-    """What a sidecar of so many rows begins with."""
-    buffer = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(ROW)
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": (nsamples,)})
-    return buffer.getvalue()
-
-
-def _map_rows(path: Path) -> np.ndarray | None:
-    """A sidecar's rows, mapped in a tenth of the time that numpy takes; None where it is not as we write them."""
-    with open(path, "rb", buffering=0) as file:
-        count, rest = divmod(os.fstat(file.fileno()).st_size - _SIDECAR_START, ROW.itemsize)
-        if count <= 0 or rest or file.read(_SIDECAR_START) != _header(count):
-            return None
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), ROW, offset=_SIDECAR_START)
-
-
-def _load_rows(path: Path, shard: str, mapped: bool = True) -> np.ndarray:
-    try:
-        rows = _map_rows(path) if mapped else None
-        if rows is None:
-            rows = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{shard} has no sidecar {path.name}; make it: {REMEDY}{shard}") from None
-    except Exception as error:  # numpy parses the header as Python, which raises anything
-        raise ValueError(f"{path} is damaged ({_first_line(error)}); make it anew: {REMEDY}{shard}") from error
-    if rows.dtype != ROW or rows.ndim != 1:
-        raise ValueError(f"{path} is not a sidecar ({rows.dtype}); make it anew: {REMEDY}{shard}")
-    return rows
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -362,7 +83,7 @@ class Index:
         assert path
         try:  # every time: a row that is wrong on one node alone would make its steps others
             if hashlib.sha256(path.read_bytes()).hexdigest() == entry.idx_sha256:
-                return _load_rows(path, location)
+                return load_rows(path, location)
         except (FileNotFoundError, ValueError):  # removed to make room; or its name in the cache is that of another
             pass
         self.cache.drop(identity)
@@ -492,7 +213,7 @@ def load_index(data: DataConfig | Patterns) -> Index:
 
 def _items(shards: Patterns, paths: list[str], folders: Folders) -> tuple[int, ...]:
     """Number of shards of each item of a list; ValueError where two items name the same shard."""
-    counts = tuple(len(_expand_item(item, True, folders)) for item in _patterns(shards))
+    counts = tuple(len(expand_item(item, True, folders)) for item in patterns_of(shards))
     if sum(counts) != len(paths):
         raise ValueError(f"data.shards={shards!r}: with data.weights, no shard may be named by two items of the list")
     return counts

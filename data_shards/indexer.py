@@ -12,17 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import Patterns
-from data_shards.index import (
-    ROW,
-    TOKENIZER_NAME,
-    FolderIndex,
-    ShardEntry,
-    TokenizerEntry,
-    local_shards,
-    read_folder_index,
-)
+from data_shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
+from data_shards.patterns import local_shards
 from data_shards.processes import each
 from data_shards.progress import Progress
+from data_shards.sidecar import ROW
 from data_shards.tar import parse_sample, scan
 from data_shards.tokenizer import load_tokenizer
 from data_shards.writer import entry_of, length_of, locked, save_folder_index, save_sidecar

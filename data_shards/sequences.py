@@ -28,7 +28,7 @@ from data_shards.documents import (
     labels_of,
 )
 from data_shards.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
-from data_shards.index import TOKENIZER_NAME, TokenizerEntry
+from data_shards.index_file import TOKENIZER_NAME, TokenizerEntry
 from data_shards.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
 from data_shards.tokens import BOS, EOS, tokens_npy
 from data_shards.units import LeftOut, Split, Unit, label_member

@@ -16,7 +16,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from configs.schema import DataConfig
-from data_shards.index import TOKENIZER_NAME, Folders, Index, TokenizerEntry, common_tokenizer, expand
+from data_shards.index import Index, common_tokenizer
+from data_shards.index_file import TOKENIZER_NAME, Folders, TokenizerEntry
+from data_shards.patterns import expand
 from data_shards.storage import Storage, beside, folder_of, is_remote, local_path, storage_of
 from data_shards.writer import locked, replace_text, replacing
 

@@ -14,10 +14,12 @@ import numpy as np
 
 from configs.schema import Patterns
 from data_shards.audio import AUDIO_EXTENSIONS, read_audio
-from data_shards.index import INDEX_NAME, FolderIndex, ShardEntry, local_shards, read_folder_index, read_rows, sidecar
+from data_shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index
 from data_shards.indexer import file_sha256, file_size, key_hashes, shared_keys
+from data_shards.patterns import local_shards
 from data_shards.processes import each
 from data_shards.progress import Progress
+from data_shards.sidecar import read_rows, sidecar
 from data_shards.tar import Data, Members, damaged_name, parse_sample, scan
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.writer import IMAGE_EXTENSIONS

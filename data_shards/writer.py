@@ -20,7 +20,8 @@ from PIL import Image
 from configs.schema import frames
 from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
 from data_shards.decoding import FORMATS
-from data_shards.index import INDEX_NAME, ROW, FolderIndex, ShardEntry, index_json, sidecar
+from data_shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, index_json
+from data_shards.sidecar import ROW, sidecar
 from data_shards.tar import END, Data, sample_blocks
 from data_shards.tokens import TOKEN_EXTENSION, token_count
 

@@ -28,9 +28,10 @@ from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.keys import split_override
 from configs.schema import Modality, PretrainConfig
-from data_shards.index import Folders, read_folder_index, resolve
+from data_shards.index_file import Folders, read_folder_index
 from data_shards.mixture import mixture_of
 from data_shards.packages import cache_folder
+from data_shards.patterns import resolve
 from data_shards.storage import storage_of
 from pretrain.metrics import read_rows
 

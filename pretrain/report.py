@@ -11,7 +11,7 @@ import torch
 from configs.deepspeed import NEVER
 from configs.schema import Modality, PretrainConfig
 from data_shards.batch import MaskedBatch
-from data_shards.index import TOKENIZER_NAME
+from data_shards.index_file import TOKENIZER_NAME
 from data_shards.loader import MaskedBatchLoader, MixtureLoader
 from data_shards.mixture import mixture_of
 from data_shards.reader import BadKind

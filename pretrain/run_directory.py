@@ -14,7 +14,8 @@ import yaml
 
 from configs.compose import to_yaml
 from configs.schema import PretrainConfig
-from data_shards.index import TOKENIZER_NAME, load_index
+from data_shards.index import load_index
+from data_shards.index_file import TOKENIZER_NAME
 from data_shards.tokenizer import load_tokenizer, tokenizer_folder
 from data_shards.writer import replace_text
 

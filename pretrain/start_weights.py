@@ -10,7 +10,7 @@ from torch import Tensor
 from configs.checks import naming
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
-from data_shards.index import TOKENIZER_NAME
+from data_shards.index_file import TOKENIZER_NAME
 from data_shards.tokenizer import load_tokenizer, tokenizer_of
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained

@@ -28,7 +28,7 @@ from configs.schema import (
 from data_shards.audio import flac
 from data_shards.batch import BOS, EOS, UNK
 from data_shards.build import build
-from data_shards.index import FolderIndex, TokenizerEntry
+from data_shards.index_file import FolderIndex, TokenizerEntry
 from data_shards.tokens import tokens_npy
 from data_shards.writer import save_folder_index, write_shard
 

@@ -8,9 +8,10 @@ import pytest
 
 from data_shards.bins import Bins, Lengths, cut, equal_tokens, waiting
 from data_shards.cursor import Cursor
-from data_shards.index import ROW, load_index
+from data_shards.index import load_index
 from data_shards.loader import open_loader
 from data_shards.order import EpochOrder, OrderConfig, PlainOrder
+from data_shards.sidecar import ROW
 from tests.data_shards.shard_tools import make_shards, small_config
 
 COUNTS = np.array([700, 0, 1300])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.index import FolderIndex, load_index, read_rows
+from data_shards.index import load_index
+from data_shards.index_file import FolderIndex
 from data_shards.loader import MaskedBatchLoader
 from data_shards.reader import BadSample, Reader
+from data_shards.sidecar import read_rows
 from data_shards.validate import validate_shards
 from data_shards.writer import save_folder_index, write_shard
 from tests.data_shards.shard_tools import encoded, flip_byte, make_shards, small_config

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from data_shards.index import load_index, read_rows, resolve, sidecar
+from data_shards.index import load_index
+from data_shards.patterns import resolve
+from data_shards.sidecar import read_rows, sidecar
 from tests.data_shards.shard_tools import flip_byte, make_shards
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import webdataset
 
 from configs.schema import frames
-from data_shards.index import load_index, read_rows, sidecar
+from data_shards.index import load_index
 from data_shards.indexer import index_shards
 from data_shards.reader import Reader
+from data_shards.sidecar import read_rows, sidecar
 from data_shards.tar import END, sample_blocks
 from data_shards.tokenizer import train_tokenizer
 from data_shards.validate import validate_shards

@@ -21,7 +21,7 @@ def test_groups_by_folder_and_name_with_a_sum(tmp_path):
 
 
 def test_unreadable_samples_and_warnings_are_told(tmp_path):
-    from data_shards.index import FolderIndex
+    from data_shards.index_file import FolderIndex
     from data_shards.writer import save_folder_index, write_shard
 
     samples = [("a", {"jpg": encoded(0)}), ("b", {"jpg": b"none"})]

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from data_shards.batch import EOS, samples_of
-from data_shards.index import FolderIndex, TokenizerEntry, load_index, read_folder_index, read_rows
+from data_shards.index import load_index
+from data_shards.index_file import FolderIndex, TokenizerEntry, read_folder_index
 from data_shards.labelled import labelled_samples
 from data_shards.reader import Reader
+from data_shards.sidecar import read_rows
 from data_shards.writer import save_folder_index, write_shard
 from tests.data_shards.shard_tools import TEXT, flip_byte, make_shards, small_config
 

@@ -17,10 +17,10 @@ import torch
 
 from configs.schema import MODALITIES
 from data_shards.batch import samples_of
-from data_shards.index import read_rows
 from data_shards.loader import MaskedBatchLoader, open_loader
 from data_shards.microbatch import MicroBatches
 from data_shards.order import EpochOrder
+from data_shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 
 

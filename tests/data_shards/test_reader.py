@@ -5,8 +5,9 @@ import pickle
 import pytest
 
 from data_shards import reader as reader_module
-from data_shards.index import load_index, read_rows
+from data_shards.index import load_index
 from data_shards.reader import BadSample, Reader
+from data_shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards
 
 
@@ -109,7 +110,7 @@ def test_only_so_many_shards_are_open(tmp_path, monkeypatch):
 
 
 def test_members_are_never_unpickled(tmp_path):
-    from data_shards.index import FolderIndex
+    from data_shards.index_file import FolderIndex
     from data_shards.writer import save_folder_index, write_shard
 
     class Trap:

@@ -6,7 +6,8 @@ import webdataset
 from configs.schema import BuildConfig, frames
 from data_shards.audio import flac, read_audio
 from data_shards.build import build
-from data_shards.index import load_index, read_rows
+from data_shards.index import load_index
+from data_shards.sidecar import read_rows
 from tests.data_shards.shard_tools import clip, command, tree
 
 

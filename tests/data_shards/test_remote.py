@@ -14,10 +14,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from data_shards import storage as storage_module
-from data_shards.index import load_index, read_rows
+from data_shards.index import load_index
 from data_shards.labelled import labelled_samples
 from data_shards.loader import MaskedBatchLoader
 from data_shards.reader import BadSample, Reader
+from data_shards.sidecar import read_rows
 from data_shards.tokenizer import tokenizer_of, train_tokenizer
 from tests.data_shards.http_store import serve
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config

@@ -14,8 +14,10 @@ from configs.schema import BuildConfig
 from data_shards import documents as documents_module
 from data_shards.build import build
 from data_shards.documents import Document, Fields, Lines
-from data_shards.index import load_index, read_folder_index, read_rows
+from data_shards.index import load_index
+from data_shards.index_file import read_folder_index
 from data_shards.sequences import cut, joined
+from data_shards.sidecar import read_rows
 from data_shards.tokenizer import load_tokenizer
 from data_shards.tokens import read_tokens
 from data_shards.units import LeftOut

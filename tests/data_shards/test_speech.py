@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from configs.schema import SpeechConfig, SpeechMaskConfig
 from data_shards.audio import flac, read_audio
 from data_shards.batch import frames, samples_of
-from data_shards.index import FolderIndex, sidecar
+from data_shards.index_file import FolderIndex
 from data_shards.loader import open_loader
 from data_shards.reader import BadSample
+from data_shards.sidecar import sidecar
 from data_shards.speech import Clips, crop_of, decode, statistics
 from data_shards.writer import save_folder_index, write_shard
 from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config

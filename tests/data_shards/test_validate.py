@@ -4,7 +4,8 @@ import zlib
 import numpy as np
 import pytest
 
-from data_shards.index import ROW, FolderIndex, read_folder_index, read_rows, sidecar
+from data_shards.index_file import FolderIndex, read_folder_index
+from data_shards.sidecar import ROW, read_rows, sidecar
 from data_shards.tokens import tokens_npy
 from data_shards.validate import validate_shards
 from data_shards.writer import save_folder_index, save_sidecar, write_shard

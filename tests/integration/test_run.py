@@ -18,7 +18,8 @@ from PIL import Image
 
 from configs.schema import BuildConfig
 from data_shards.build import build
-from data_shards.index import FolderIndex, load_index
+from data_shards.index import load_index
+from data_shards.index_file import FolderIndex
 from data_shards.reader import Reader
 from data_shards.writer import save_folder_index, write_shard
 from pretrain.checkpoint import load_weights

@@ -13,7 +13,7 @@ from deepspeed.launcher import runner
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.index import FolderIndex, ShardEntry, index_json
+from data_shards.index_file import FolderIndex, ShardEntry, index_json
 from pretrain import launch
 from pretrain.launch import Launch, Machine, check_files, command_line, demo_overrides, finished_steps, plan
 

@@ -5,7 +5,7 @@ import torch
 
 from configs.compose import compose_pretrain, to_yaml
 from configs.schema import MODALITIES
-from data_shards.index import FolderIndex, ShardEntry
+from data_shards.index_file import FolderIndex, ShardEntry
 from data_shards.tokenizer import train_tokenizer
 from data_shards.writer import save_folder_index
 from models.data2vec import Data2Vec, part_state
