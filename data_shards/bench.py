@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from configs.schema import BatchConfig, BenchConfig, DataConfig, Modality, PretrainConfig
-from data_shards.audio import AUDIO_EXTENSIONS, read_audio
+from data_shards.audio import read_audio
+from data_shards.cursor import longest_sample
 from data_shards.decoding import decode
 from data_shards.image import image_bytes
 from data_shards.index import Index, load_index
@@ -22,7 +23,7 @@ from data_shards.reader import BadSample, Reader
 from data_shards.speech import recording_bytes
 from data_shards.tar import Members
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
-from data_shards.writer import IMAGE_EXTENSIONS
+from data_shards.writer import modality_of
 
 _HELD = 256  # samples that are held in memory for the stages without reading
 _HELD_BYTES = 256 * 2**20
@@ -55,7 +56,10 @@ def bench(config: BenchConfig) -> Iterator[str]:
     torch.set_num_threads(1)
     index = load_index(DataConfig(shards=config.shards))
     members = _held(index)
-    modality = config.modality or _modality_of(members[0])
+    modality = config.modality or modality_of(members[0])
+    if modality is None:
+        names = ", .".join(sorted(members[0]))
+        raise ValueError(f"neither images nor recordings nor token ids: .{names}; set modality")
     part = _part(config, index, modality)
     yield f"{index.samples} samples, {modality}; one thread, but for the loader's {config.workers} processes"
     yield HEADER
@@ -88,19 +92,6 @@ def _held(index: Index) -> list[Members]:
     return held
 
 
-def _modality_of(members: Members) -> Modality:
-    """As the members' extensions tell; ValueError where they do not."""
-    extensions: dict[Modality, tuple[str, ...]] = {
-        "vision": IMAGE_EXTENSIONS,
-        "speech": AUDIO_EXTENSIONS,
-        "text": (TOKEN_EXTENSION,),
-    }
-    for modality, known in extensions.items():
-        if any(extension in members for extension in known):
-            return modality
-    raise ValueError(f"neither images nor recordings nor token ids: .{', .'.join(sorted(members))}; set modality")
-
-
 def _part(config: BenchConfig, index: Index, modality: Modality) -> PretrainConfig:
     """The defaults of a run of that modality on these shards, which bad samples do not end."""
     size = min(config.batch, index.samples)
@@ -114,7 +105,7 @@ def _part(config: BenchConfig, index: Index, modality: Modality) -> PretrainConf
 def _stages(part: PretrainConfig, index: Index, held: list[Members]) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
     """Names of the stages without batches, and their work, without end: samples and bytes of each piece."""
     kind = sample_kind(part)
-    limit = {"vision": 0, "speech": part.speech.max_frames, "text": part.text.max_tokens}[part.modalities[0]]
+    limit = 0 if part.modality == "vision" else longest_sample(part)
     draws = cycle(np.random.default_rng(0).random((len(held), kind.draws)))
     yield "read, checksum, parse", _reading(index)
     yield "decode", _each(held, lambda members: _decoded(members, part))

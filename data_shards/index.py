@@ -190,7 +190,8 @@ def load_index(data: DataConfig | Patterns) -> Index:
     no samples at all.
     """
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
-    shards, folders = data.shards, Folders(storage_of(data))
+    shards, storage = data.shards, storage_of(data)
+    folders = Folders(storage)
     paths = resolve(shards, folders=folders)
     entries, used = _entries(paths, folders)
     class_lists = {index.classes for index in used.values() if index.classes}
@@ -205,7 +206,7 @@ def load_index(data: DataConfig | Patterns) -> Index:
     tokenizer = common_tokenizer(shards, used)
     items = _items(shards, paths, folders) if data.weights else (len(paths),)
     classes = next(iter(class_lists), ())
-    index = Index(tuple(paths), tuple(entries), classes, tuple(warnings), tokenizer, storage_of(data), items)
+    index = Index(tuple(paths), tuple(entries), classes, tuple(warnings), tokenizer, storage, items)
     if not index.samples:
         raise ValueError(f"no samples in the {len(paths)} shards of {shards!r}; build them again")
     return index

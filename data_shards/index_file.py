@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,7 +97,6 @@ def _is_sha256(value: object) -> bool:
 def index_json(index: FolderIndex) -> str:
     """The text of an index.json; the same index gives the same text."""
     entries = sorted(index.shards, key=lambda entry: entry.url)
-    totals = {key: sum(getattr(entry, key) for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
     content = {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
@@ -104,9 +104,15 @@ def index_json(index: FolderIndex) -> str:
         "classes": list(index.classes),
         **({"tokenizer": asdict(index.tokenizer)} if index.tokenizer else {}),
         "shardlist": [asdict(entry) for entry in entries],
-        "totals": {"shards": len(entries), **totals},
+        "totals": totals(entries),
     }
     return json.dumps(content, indent=1) + "\n"
+
+
+def totals(entries: Sequence[ShardEntry]) -> dict[str, int]:
+    """Sums over the shards of a folder."""
+    sums = {key: sum(getattr(entry, key) for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
+    return {"shards": len(entries), **sums}
 
 
 class Folders:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,10 +15,10 @@ from data_shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, Toke
 from data_shards.patterns import local_shards
 from data_shards.processes import each
 from data_shards.progress import Progress
-from data_shards.sidecar import ROW
+from data_shards.sidecar import ROW, crc32
 from data_shards.tar import parse_sample, scan
 from data_shards.tokenizer import load_tokenizer
-from data_shards.writer import entry_of, length_of, locked, save_folder_index, save_sidecar
+from data_shards.writer import entry_of, file_sha256, length_of, locked, save_folder_index, save_sidecar
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,6 @@ class _Indexed:
     key_hashes: np.ndarray | None = None
     """uint64 [nsamples]: to find keys that two shards share without keeping the keys."""
     problem: str = ""
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def file_size(path: Path) -> int:
@@ -76,7 +66,7 @@ def _scanned(path: Path) -> _Indexed:
             file.seek(span.offset)
             blocks = file.read(span.size)
             _, members = parse_sample(blocks)
-            rows.append((span.offset, span.size, zlib.crc32(blocks), length_of(members)))
+            rows.append((span.offset, span.size, crc32(blocks), length_of(members)))
     table = np.array(rows, ROW)
     idx_sha256 = save_sidecar(path, table)
     entry = entry_of(path, table, path.stat().st_size, file_sha256(path), idx_sha256)

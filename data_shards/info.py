@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from configs.schema import FRAME_STRIDE, Modality, Patterns
-from data_shards.audio import AUDIO_EXTENSIONS, SAMPLE_RATE
+from data_shards.audio import SAMPLE_RATE
 from data_shards.index import Index, load_index
-from data_shards.storage import folder_of, is_remote, local_path, name_of
-from data_shards.tar import parse_sample
-from data_shards.tokens import TOKEN_EXTENSION
-from data_shards.writer import IMAGE_EXTENSIONS
+from data_shards.reader import BadSample, Reader
+from data_shards.storage import folder_of, name_of
+from data_shards.writer import modality_of
 
 _BINS = 12
 _BAR = 40
 """Signs of the longest bar."""
 _WIDE = 20.0
 """Ratio of the longest to the shortest length from which bins grow by a factor."""
-_LARGEST_FIRST = 2**24
-"""Bytes of a first sample that is still looked at."""
+_LARGEST_FIRST_MB = 16
+"""Of a first sample that is still looked at."""
 
 
 class _Unit(NamedTuple):
@@ -109,26 +107,14 @@ def _histogram(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
 
 def _modality(index: Index, group: list[int]) -> Modality | None:
     """What the samples are, as the members of the first one tell; None where they do not, or cannot be read."""
-    kinds: tuple[tuple[Modality, tuple[str, ...]], ...] = (
-        ("vision", IMAGE_EXTENSIONS), ("speech", AUDIO_EXTENSIONS), ("text", (TOKEN_EXTENSION,))
-    )  # fmt: skip
+    first = next(shard for shard in group if index.entries[shard].nsamples)
+    reader = Reader(index, 1, _LARGEST_FIRST_MB)
     try:
-        extensions = _first_extensions(index, next(shard for shard in group if index.entries[shard].nsamples))
-    except Exception:  # the index is all that is needed; tarfile raises anything on what is no tar
+        return modality_of(reader.read(int(index.starts[first])).members)
+    except (BadSample, OSError):  # the index is all that is needed
         return None
-    return next((modality for modality, known in kinds if extensions & set(known)), None)
-
-
-def _first_extensions(index: Index, shard: int) -> set[str]:
-    location, row = index.paths[shard], index.rows(shard)[0]
-    start, size = int(row["offset"]), int(row["size"])
-    if size > _LARGEST_FIRST:
-        return set()
-    if is_remote(location):
-        return set(parse_sample(index.storage.fetch(location, start, start + size))[1])
-    with Path(local_path(location)).open("rb") as file:
-        file.seek(start)
-        return set(parse_sample(file.read(size))[1])
+    finally:
+        reader.close()
 
 
 def _bytes(size: float) -> str:

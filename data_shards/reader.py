@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from configs.schema import DataConfig
 from data_shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
 from data_shards.index import Index
+from data_shards.sidecar import crc32
 from data_shards.storage import CutOff, Unreachable, is_remote, local_path
 from data_shards.tar import Sample, damaged_name, parse_sample
-
-try:
-    from isal.isal_zlib import crc32  # zlib's checksum, ten times as fast
-except ImportError:  # no wheel for this machine
-    from zlib import crc32
 
 _OPEN_FILES = 256  # shards whose file descriptor a process keeps
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
@@ -70,7 +65,7 @@ class Reader:
         self._forget()
 
     def _forget(self) -> None:
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._open: dict[int, _Shard] = {}  # the longest open are closed first
         self._broken: set[tuple[int, int]] = set()
         """Chunks that the store does not give."""
         self._no_room_until = 0.0
@@ -159,7 +154,7 @@ class Reader:
 
     def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
         """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
-        shard = self._open.get(number) or self._shard(number)
+        shard = self._shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if size > self._limit:
             raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
@@ -209,13 +204,11 @@ class Reader:
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, min(size, 512), offset)
         start, stop = span(shard.rows, row, self._chunk)
-        with self._index.cache.path(identity(self._index, number, start, stop)).open("rb") as file:
-            file.seek(offset - start)
-            return file.read(min(size, 512))
+        path = self._index.cache.path(identity(self._index, number, start, stop))
+        return _part_of(path, offset - start, min(size, 512))
 
     def _shard(self, number: int) -> _Shard:
         if number in self._open:
-            self._open.move_to_end(number)
             return self._open[number]
         location = self._index.paths[number]
         rows = row_bytes(self._index, number)

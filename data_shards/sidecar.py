@@ -12,19 +12,29 @@ import numpy as np
 
 from data_shards.index_file import REMEDY
 
+try:
+    from isal.isal_zlib import crc32  # zlib's checksum, ten times as fast
+except ImportError:  # no wheel for this machine
+    from zlib import crc32
+
+__all__ = ["ROW", "crc32", "load_rows", "read_rows", "sidecar", "sidecar_name", "sidecar_size"]
+
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("length", "<u4")])
 """offset: first byte of the sample's first header; size: bytes to the end of its last padding; crc: zlib.crc32 of those
 bytes; length: what samples are bucketed by (images: pixels / 1000, rounded up; recordings: the feature encoder's
 frames; text: tokens), 0 where unreadable."""
 
 
-def _npy(rows: np.ndarray) -> bytes:
+@lru_cache(maxsize=4096)
+def _header(nsamples: int) -> bytes:
+    """What a sidecar of so many rows begins with."""
     buffer = io.BytesIO()
-    np.save(buffer, rows)
+    descr = np.lib.format.dtype_to_descr(ROW)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": (nsamples,)})
     return buffer.getvalue()
 
 
-_SIDECAR_START = len(_npy(np.zeros(0, ROW)))  # the header, whatever the number of rows
+_SIDECAR_START = len(_header(0))  # whatever the number of rows
 
 
 def sidecar(shard: Path) -> Path:
@@ -42,18 +52,9 @@ def sidecar_size(nsamples: int) -> int:
     return _SIDECAR_START + nsamples * ROW.itemsize
 
 
-def read_rows(shard: Path, mapped: bool = True) -> np.ndarray:
-    """The shard's rows, structured [nsamples] of dtype ROW. ValueError where there is no sound sidecar."""
-    return load_rows(sidecar(shard), str(shard), mapped)
-
-
-@lru_cache(maxsize=4096)
-def _header(nsamples: int) -> bytes:
-    """What a sidecar of so many rows begins with."""
-    buffer = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(ROW)
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": (nsamples,)})
-    return buffer.getvalue()
+def read_rows(shard: Path) -> np.ndarray:
+    """The shard's rows, mapped, structured [nsamples] of dtype ROW. ValueError where there is no sound sidecar."""
+    return load_rows(sidecar(shard), str(shard))
 
 
 def _map_rows(path: Path) -> np.ndarray | None:
@@ -65,11 +66,12 @@ def _map_rows(path: Path) -> np.ndarray | None:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), ROW, offset=_SIDECAR_START)
 
 
-def load_rows(path: Path, shard: str, mapped: bool = True) -> np.ndarray:
+def load_rows(path: Path, shard: str) -> np.ndarray:
+    """As `read_rows`, of the sidecar `path`, which need not lie beside its shard."""
     try:
-        rows = _map_rows(path) if mapped else None
+        rows = _map_rows(path)
         if rows is None:
-            rows = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {path.name}; make it: {REMEDY}{shard}") from None
     except Exception as error:  # numpy parses the header as Python, which raises anything

@@ -88,10 +88,10 @@ class Storage:
         CutOff where the store says so, Unreachable where it does not answer, ValueError where it ignores ranges
         or its package is not installed.
         """
-        system, path = _opened(url)
+        system = _system(url.partition("://")[0].lower(), os.getpid())
         for attempt in range(self.retries + 1):
             try:
-                return _whole(self._ask(system, path, start, stop), url, start, stop)
+                return _whole(self._ask(system, url, start, stop), url, start, stop)
             except (FileNotFoundError, PermissionError, ValueError):
                 raise
             except Exception as error:  # each backend has its own, and they change
@@ -102,10 +102,10 @@ class Storage:
                 time.sleep(_wait(attempt))
         raise AssertionError("there is a first attempt")
 
-    def _ask(self, system: Any, path: str, start: int | None, stop: int | None) -> bytes:
+    def _ask(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
         if isinstance(system, AsyncFileSystem):
-            return sync(system.loop, system._cat_file, path, start=start, end=stop, timeout=self.timeout_s)
-        return system.cat_file(path, start=start, end=stop)
+            return sync(system.loop, system._cat_file, url, start=start, end=stop, timeout=self.timeout_s)
+        return system.cat_file(url, start=start, end=stop)
 
 
 def storage_of(data: DataConfig) -> Storage:
@@ -130,12 +130,6 @@ def _system(protocol: str, pid: int) -> Any:
         raise ValueError(f"{protocol}:// cannot be read here ({error}){remedy}") from None
     except ValueError:
         raise ValueError(f"{protocol}:// is not known: give a path, s3://, gs://, http:// or https://") from None
-
-
-def _opened(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and its path there."""
-    protocol = url.partition("://")[0].lower()
-    return _system(protocol, os.getpid()), url
 
 
 def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:

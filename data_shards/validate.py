@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from configs.schema import Patterns
 from data_shards.audio import AUDIO_EXTENSIONS, read_audio
-from data_shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index
-from data_shards.indexer import file_sha256, file_size, key_hashes, shared_keys
+from data_shards.decoding import decode
+from data_shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
+from data_shards.indexer import file_size, key_hashes, shared_keys
 from data_shards.patterns import local_shards
 from data_shards.processes import each
 from data_shards.progress import Progress
-from data_shards.sidecar import read_rows, sidecar
+from data_shards.sidecar import crc32, read_rows, sidecar
 from data_shards.tar import Data, Members, damaged_name, parse_sample, scan
 from data_shards.tokens import TOKEN_EXTENSION, read_tokens
-from data_shards.writer import IMAGE_EXTENSIONS
+from data_shards.writer import IMAGE_EXTENSIONS, file_sha256
 
 _SHOWN = 20
 """Samples listed per shard."""
+
+
+class _Job(NamedTuple):
+    """What a process needs to check a shard."""
+
+    path: Path
+    entry: ShardEntry | None
+    vocab_size: int | None
+    deep: bool
 
 
 @dataclass
@@ -37,12 +47,8 @@ class _Checked:
     samples: int = 0
     keys: np.ndarray | None = None
     """uint64 [samples]: hashes, where all keys are readable."""
-
-
-def _decode_image(data: Data) -> None:
-    from data_shards.decoding import decode  # brings torch, which nothing else here needs
-
-    decode(data)
+    other: str = ""
+    """sha256 of the tar, where it is not that of index.json."""
 
 
 def _decode_tokens(data: Data, vocab_size: int | None) -> None:
@@ -54,16 +60,16 @@ def _decode_tokens(data: Data, vocab_size: int | None) -> None:
 def _undecodable(members: Members, vocab_size: int | None) -> str:
     """Why a sample cannot be decoded, "" where it can be."""
     kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
-        (IMAGE_EXTENSIONS, _decode_image),
+        (IMAGE_EXTENSIONS, decode),
         (AUDIO_EXTENSIONS, read_audio),
         ((TOKEN_EXTENSION,), partial(_decode_tokens, vocab_size=vocab_size)),
     )
-    found = [(extension, decode) for extensions, decode in kinds for extension in extensions if extension in members]
+    found = [(extension, read) for extensions, read in kinds for extension in extensions if extension in members]
     if not found:
         return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
-    for extension, decode in found:
+    for extension, read in found:
         try:
-            decode(members[extension])
+            read(members[extension])
         except Exception as error:  # codecs raise anything on damaged bytes
             return f".{extension}: {error}"
     return ""
@@ -81,7 +87,7 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
                 continue
             if len(blocks) < size:
                 yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
-            elif zlib.crc32(blocks) != crc:
+            elif crc32(blocks) != crc:
                 yield f"{path}: {damaged_name(blocks, row)}: checksum differs"
             elif deep and (reason := _undecodable(_members(blocks), vocab_size)):
                 yield f"{path}: {damaged_name(blocks, row)}: {reason}"
@@ -129,54 +135,62 @@ def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
     return rows
 
 
-def _check(path: Path, deep: bool) -> _Checked:
-    """Everything in which a shard differs from its entry in index.json and its sidecar."""
-    checked = _Checked(path)
-    index = read_folder_index(path.parent)
-    entry = next((entry for entry in index.shards if entry.url == path.name), None)
-    if entry is None:
-        checked.lines.append(f"{path}: not in index.json")
-    elif not path.is_file():
-        checked.lines.append(f"{path}: in index.json, but missing")
+def _check(job: _Job) -> _Checked:
+    """Everything in which a shard differs from its entry in index.json and its sidecar, but for its sha256."""
+    checked = _Checked(job.path)
+    if job.entry is None:
+        checked.lines.append(f"{job.path}: not in index.json")
+    elif not job.path.is_file():
+        checked.lines.append(f"{job.path}: in index.json, but missing")
     else:
         try:
-            _check_content(checked, entry, index, deep)
+            _check_content(checked, job.entry, job)
         except (ValueError, OSError) as error:
             checked.lines.append(str(error))
     return checked
 
 
-def _check_content(checked: _Checked, entry: ShardEntry, index: FolderIndex, deep: bool) -> None:
+def _check_content(checked: _Checked, entry: ShardEntry, job: _Job) -> None:
     path, lines = checked.path, checked.lines
     if (size := path.stat().st_size) != entry.filesize:
         lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
     rows = _check_sidecar(checked, entry)
     checked.samples = len(rows)
-    vocab_size = index.tokenizer.vocab_size if index.tokenizer else None
-    lines += _shortened(path, _sample_differences(path, rows, deep, vocab_size))
+    lines += _shortened(path, _sample_differences(path, rows, job.deep, job.vocab_size))
     _check_keys(checked, rows)
-    sha256 = file_sha256(path)
-    if sha256 == entry.sha256:
-        return
-    if twin := next((other.url for other in index.shards if other.sha256 == sha256), None):
-        lines[:] = [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
-    elif not lines:
-        lines.append(f"{path}: sha256 differs from index.json, outside the samples")
+    if (sha256 := file_sha256(path)) != entry.sha256:
+        checked.other = sha256
 
 
-def _totals_differences(folder: Path) -> list[str]:
+def _lines(checked: _Checked, index: FolderIndex) -> list[str]:
+    """What there is to say of a shard, by what its folder's index says of others."""
+    path = checked.path
+    twin = checked.other and next((other.url for other in index.shards if other.sha256 == checked.other), None)
+    if twin:
+        return [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
+    if checked.other and not checked.lines:
+        return [f"{path}: sha256 differs from index.json, outside the samples"]
+    return checked.lines
+
+
+def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
     """Where the totals of index.json are not the sums over its shards."""
     path = folder / INDEX_NAME
     if not path.is_file():
         return []
-    entries = [asdict(entry) for entry in read_folder_index(folder).shards]
     said = json.loads(path.read_bytes()).get("totals", {})
-    sums = {key: sum(entry[key] for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
     return [
         f"{path}: totals.{key} is {said.get(key)}, the sum over its shards {value}"
-        for key, value in ({"shards": len(entries)} | sums).items()
+        for key, value in totals(index.shards).items()
         if said.get(key) != value
     ]
+
+
+def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:
+    entries = {folder / entry.url: entry for folder, index in folders.items() for entry in index.shards}
+    for path in paths:
+        tokenizer = folders[path.parent].tokenizer
+        yield _Job(path, entries.get(path), tokenizer.vocab_size if tokenizer else None, deep)
 
 
 def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = None) -> tuple[list[str], int]:
@@ -186,13 +200,14 @@ def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = 
     Raises ValueError where `shards` names none.
     """
     paths = local_shards(shards)
+    folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
     sizes = {path: file_size(path) for path in paths}
     found: dict[Path, _Checked] = {}
     with Progress("validate", sum(sizes.values()), len(paths)) as progress:
-        for checked in each(partial(_check, deep=deep), paths, workers):
+        for checked in each(_check, _jobs(paths, folders, deep), workers):
             found[checked.path] = checked
             progress.add(sizes[checked.path], checked.samples)
-    lines = [line for folder in sorted({path.parent for path in paths}) for line in _totals_differences(folder)]
-    lines += [line for path in paths for line in found[path].lines]
+    lines = [line for folder, index in folders.items() for line in _totals_differences(folder, index)]
+    lines += [line for path in paths for line in _lines(found[path], folders[path.parent])]
     shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
     return [*lines, *shared.values()], len(paths)

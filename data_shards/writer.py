@@ -7,8 +7,7 @@ import hashlib
 import io
 import os
 import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,11 +16,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from configs.schema import frames
+from configs.schema import Modality, frames
 from data_shards.audio import AUDIO_EXTENSIONS, audio_samples
 from data_shards.decoding import FORMATS
 from data_shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, index_json
-from data_shards.sidecar import ROW, sidecar
+from data_shards.sidecar import ROW, crc32, sidecar
 from data_shards.tar import END, Data, sample_blocks
 from data_shards.tokens import TOKEN_EXTENSION, token_count
 
@@ -45,6 +44,14 @@ def _image_length(data: Data) -> int:
 def _audio_length(data: Data) -> int:
     """Frames, from the header."""
     return frames(audio_samples(data))
+
+
+def modality_of(members: Collection[str]) -> Modality | None:
+    """What a sample is, as the extensions of its members tell; None where they do not."""
+    kinds: tuple[tuple[Modality, tuple[str, ...]], ...] = (
+        ("vision", IMAGE_EXTENSIONS), ("speech", AUDIO_EXTENSIONS), ("text", (TOKEN_EXTENSION,))
+    )  # fmt: skip
+    return next((modality for modality, known in kinds if any(extension in members for extension in known)), None)
 
 
 def length_of(members: Mapping[str, Data]) -> int:
@@ -129,17 +136,20 @@ def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha2
     return ShardEntry(shard.name, len(rows), filesize, sha256, idx_sha256, int(lengths.sum(dtype=np.int64)), longest)
 
 
-def _check_written(path: Path, rows: list[tuple[int, int, int, int]], sha256: str) -> None:
+def file_sha256(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _check_written(path: Path, sha256: str) -> None:
     """OSError where the disk does not give back what was written."""
-    digest, good = hashlib.sha256(), True
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
-        for _, size, crc, _ in rows:
-            blocks = file.read(size)
-            good &= zlib.crc32(blocks) == crc
-            digest.update(blocks)
-        digest.update(file.read())
-    if not good or digest.hexdigest() != sha256:
+    if file_sha256(path) != sha256:
         raise OSError(
             f"{path} does not hold what was just written to it: a fault of the disk or the memory; check them (dmesg, "
             f"smartctl, memtest), then build again or choose another output"
@@ -155,7 +165,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
     with replacing(path) as file:
         for key, members in samples:
             blocks = sample_blocks(key, members)
-            rows.append((offset, len(blocks), zlib.crc32(blocks), length_of(members)))
+            rows.append((offset, len(blocks), crc32(blocks), length_of(members)))
             file.write(blocks)
             digest.update(blocks)
             offset += len(blocks)
@@ -163,7 +173,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
         digest.update(END)
         file.flush()
         os.fsync(file.fileno())
-        _check_written(Path(file.name), rows, digest.hexdigest())
+        _check_written(Path(file.name), digest.hexdigest())
         table = np.array(rows, ROW)
         idx_sha256 = save_sidecar(path, table)
     return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Modality, PretrainConfig
-from data_shards.indexer import file_sha256
-from data_shards.writer import replace_text
+from data_shards.writer import file_sha256, replace_text
 from models.data2vec import Weights
 from models.flops import parameters
 from pretrain import distributed
