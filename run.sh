@@ -5,7 +5,7 @@ set -euo pipefail
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=$HERE/.venv
 LOG=$HERE/.venv.log
-COMMANDS="setup shards pretrain export probe board test"
+COMMANDS="setup shards pretrain reshard export probe board test"
 
 usage() {
   cat <<'USAGE'
@@ -19,6 +19,7 @@ usage: ./run.sh COMMAND [key=value ...]
   shards info|bench shards=PATTERN                        what they hold; how fast they are read
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
   pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
+  reshard run=DIR [files=1]                               newest checkpoint -> whole parameters, for any number of ranks
   export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads; of a mixture:
                                                           modality=vision|speech|text
   probe run=DIR                                           k-NN and linear probe of a run's features
@@ -181,7 +182,7 @@ case $command in
     ensure core
     module pretrain.launch "$@"
     ;;
-  export | probe | board)
+  reshard | export | probe | board)
     ensure core
     module "pretrain.$command" "$@"
     ;;

@@ -436,14 +436,53 @@ class CheckpointConfig:
     """Steps between checkpoints; 0 saves only at the end."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Checkpoints of steps that are multiples of this are kept for good; 0 is none."""
+    asynchronous: bool = True
+    """Write checkpoints beside the training, from a copy in host memory (16 bytes per parameter / ranks)."""
 
 
 @dataclass(config=_STRICT)
 class GuardConfig:
-    """When a run stops by itself."""
+    """What a run does about steps that are bad and representations that collapse."""
 
     max_skipped: Annotated[int, Field(ge=1)] = 20
-    """Stop after this many skipped (non-finite) steps in a row."""
+    """Stop after this many steps in a row whose loss or gradient was not finite."""
+    spike: Literal["off", "warn", "skip", "rollback"] = "warn"
+    """A loss or gradient norm far above those before: say so, leave the step out, or go back to the last checkpoint and
+    on behind the step's batch."""
+    spike_sigma: Annotated[float, Field(gt=0)] = 6.0
+    """A spike is so many standard deviations above the mean of the window."""
+    spike_window: Annotated[int, Field(ge=8)] = 128
+    """Applied steps of the same modality that are the window; nothing is judged before a quarter of it is full."""
+    max_spikes: Annotated[int, Field(ge=1)] = 20
+    """Stop after this many skipped spikes in a row, or rollbacks to one checkpoint."""
+    collapse: Literal["off", "warn", "stop"] = "warn"
+    """What to do where targets, predictions or the outputs of a module hardly vary any more."""
+    collapse_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between measurements of the modules."""
+    min_target_std: Annotated[float, Field(ge=0)] = 0.1
+    """Least standard deviation of targets after `std_after` updates (published for speech)."""
+    min_prediction_std: Annotated[float, Field(ge=0)] = 0.01
+    """The same of predictions (published for speech)."""
+    std_after: Annotated[int, Field(ge=0)] = 5000
+    """Updates before those two are looked at (published)."""
+    min_module_std: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Least standard deviation of a module's outputs over tokens, as a fraction of its first measurement."""
+    min_module_rank: Annotated[float, Field(ge=1)] = 1.2
+    """Least effective rank of a module's outputs."""
+
+
+@dataclass(config=_STRICT)
+class WatchdogConfig:
+    """How long a run may stand still: then every rank writes its stacks to RUN/hangs/ and ends with exit code 76."""
+
+    data_s: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds that a step may wait for its data; 0 is no limit."""
+    step_s: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds that a step's computation may take, waiting for other ranks included; 0 is no limit."""
+    save_s: Annotated[float, Field(ge=0)] = 1800.0
+    """Seconds that training may wait for a checkpoint to be written; 0 is no limit."""
 
 
 @dataclass(config=_STRICT)
@@ -521,6 +560,7 @@ class PretrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -693,6 +733,16 @@ class ExportConfig:
     """Which weights."""
     modality: Modality | None = None
     """Which of a mixture's modalities; null is the run's only one."""
+
+
+@dataclass(config=_STRICT)
+class ReshardConfig:
+    """`./run.sh reshard`."""
+
+    run: str
+    """Run directory."""
+    files: Annotated[int, Field(ge=1)] = 1
+    """Files to write; for many ranks to come, some."""
 
 
 @dataclass(config=_STRICT)

@@ -28,13 +28,17 @@ from data_shards.microbatch import Loaded, MicroBatches
 from data_shards.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
 from data_shards.readahead import ReadAhead, start_read_ahead
-from data_shards.reader import BadKind
+from data_shards.reader import BadKind, Reader
 from data_shards.requests import Requests, steps_of
 from data_shards.slots import Slots, out_of_slots, slots_of
 from data_shards.storage import Unreachable
 from data_shards.text import check_tokenizer
 
 log = logging.getLogger(__name__)
+
+
+class LoaderFailed(RuntimeError):
+    """A loader process has died, or cannot be heard."""
 
 
 def _start_worker(_: int) -> None:
@@ -130,7 +134,7 @@ class MaskedBatchLoader(_Tells):
         """This rank's micro-batches of step `first_step` and of each step after it, without end.
 
         A step has as many micro-batches on every rank; for speech and text, not as many as another step.
-        Workers start at once. Raises ValueError past `data.max_bad_*`, RuntimeError where a worker died, and without
+        Workers start at once. Raises ValueError past `data.max_bad_*`, LoaderFailed where a worker died, and without
         workers whatever loading raises.
         """
         self.close()
@@ -170,7 +174,7 @@ class MaskedBatchLoader(_Tells):
             except (RuntimeError, EOFError, OSError) as error:
                 if not self._part.data.workers:
                     raise
-                raise RuntimeError(
+                raise LoaderFailed(
                     f"a loader process failed: {error}; where it was killed, memory or /dev/shm may have run out: "
                     f"lower data.workers, data.prefetch or batch.micro"
                 ) from error
@@ -181,6 +185,13 @@ class MaskedBatchLoader(_Tells):
                 self._bad.add(loaded.replaced, loaded.reports)
             self.cost, self.waiting = total(loaded.cost for loaded in step), self._plan.waiting(number)
             yield [loaded.batch for loaded in step]
+
+    def names_of(self, batch: MaskedBatch) -> list[str]:
+        """Shard and key of a micro-batch's samples. Unreachable where a store does not answer."""
+        reader = Reader(self._index)
+        names = [reader.name(sample) for sample in batch.sample_ids.tolist()]
+        reader.close()
+        return names
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """The data position for a checkpoint, JSON-able; the same on every rank, and for every number of ranks."""
@@ -253,6 +264,10 @@ class MixtureLoader(_Tells):
             own_loader = self._loaders[modality]
             self.data_wait, self.cost, self.waiting = own_loader.data_wait, own_loader.cost, own_loader.waiting
             yield batches
+
+    def names_of(self, batch: MaskedBatch) -> list[str]:
+        """Shard and key of a micro-batch's samples."""
+        return self._loaders[batch.modality].names_of(batch)
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """The data position for a checkpoint, as `MaskedBatchLoader`: the mixture's, and each modality's own."""

@@ -103,6 +103,14 @@ class Reader:
             name = f"row {row}"
         return Report(self._index.paths[number], name, error.kind, str(error))
 
+    def name(self, sample: int) -> str:
+        """A sample's shard and key, for people: best effort."""
+        try:
+            return f"{self._index.paths[self._index.locate(sample)[0]]}: {self.read(sample).key}"
+        except BadSample as error:
+            report = self.report(sample, error)
+            return f"{report.shard}: {report.sample}"
+
     def close(self) -> None:
         """Close what is open."""
         for number in list(self._open):

@@ -1,7 +1,8 @@
-"""Collapse statistics: how much targets and predictions vary over the masked tokens.
+"""Collapse statistics: how much targets, predictions and what modules make of a batch vary over tokens.
 
 The figure is the mean over channels of the standard deviation over tokens (data2vec.md section 6); about 1 for
 normalised, varied targets, and near 0 after a collapse. Moments are additive, so that micro-batches and ranks sum.
+The effective rank tells, beside it, over how many directions tokens vary.
 """
 
 from __future__ import annotations
@@ -24,3 +25,29 @@ def std_from_moments(packed: Tensor) -> Tensor:
     total, squares = packed[1:].chunk(2)
     variance = (squares - total.square() / count).clamp(min=0) / (count - 1)
     return (variance + _EPS).sqrt().mean()
+
+
+def token_std(x: Tensor) -> Tensor:
+    """x [n, H] -> the mean over channels of the unbiased standard deviation over tokens, float64; nan for one token."""
+    return (_centred(x).square().sum(0) / (len(x) - 1)).sqrt().mean()
+
+
+def effective_rank(x: Tensor) -> Tensor:
+    """x [n, H] -> exp of the entropy of x's normalised singular values, centred over tokens, float64 in [1, min(n, H)].
+
+    Source: Roy & Vetterli 2007, "The effective rank". 1 where all tokens are the same, nan where a value is not finite
+    and for fewer than three tokens, which never have more than one direction.
+    """
+    x = _centred(x)
+    gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x  # float64, since it squares the singular values
+    finite = gram.isfinite().all() & (len(x) >= 3)  # eigvalsh raises, or does not return, on what is not finite
+    singular = torch.linalg.eigvalsh(gram.where(finite, 0.0)).clamp(min=0).sqrt()
+    share = singular / singular.sum()
+    rank = torch.special.entr(share).sum().exp().where(singular.sum() > 0, 1.0)
+    return rank.where(finite, torch.nan)
+
+
+def _centred(x: Tensor) -> Tensor:
+    """x [n, H] - its mean over tokens, float64."""
+    x = x.detach().double()
+    return x - x.mean(0)

@@ -5,8 +5,11 @@ python -m pretrain.board run=DIR [port=6006] shows them.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from data_shards.batch import MaskedBatch
 from data_shards.tokenizer import Tokenizer
 from pretrain.metrics import MetricsRow, ProbeResult
 from pretrain.pictures import images_picture, spectrograms_picture, texts_markdown
+
+log = logging.getLogger(__name__)
 
 _TAGS = {
     "epoch": "data/epoch",
@@ -45,6 +50,8 @@ _TAGS = {
     "step_s": "speed/step_s",
     "memory_gib": "speed/memory_gib",
     "skipped_steps": "health/skipped_steps",
+    "spikes": "health/spikes",
+    "rollbacks": "health/rollbacks",
     "bad_samples": "data/bad_samples",
     "loss_scale": "optimizer/loss_scale",
 }
@@ -62,14 +69,17 @@ class Board:
     ) -> None:
         """tokenizer: shows the tokens of text; without one there are no pictures of them."""
         self._mixture, self._tokenizer = mixture, tokenizer
-        purge_step = resume_step + 1 if resume_step > 0 else 0
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._folder = folder
+        self._purge_step: int | None = resume_step + 1 if resume_step > 0 else 0
+        self._writer: SummaryWriter | None = None
+        self._failed = False
 
     def write(self, row: MetricsRow) -> None:
         """Add every figure of the row at its step; a figure that is None is left out."""
         figures = {tag: getattr(row, field) for field, tag in _TAGS.items()}
-        kinds = {f"data/bad/{kind}": count for kind, count in (row.bad_kinds or {}).items()}
-        self._add(row.step, row.modality, figures | kinds)
+        groups = {"data/bad": row.bad_kinds, "health/std": row.module_std, "health/rank": row.module_rank}
+        named = {f"{tag}/{name}": value for tag, group in groups.items() for name, value in (group or {}).items()}
+        self._add(row.step, row.modality, figures | named)
 
     def write_probe(self, step: int, result: ProbeResult) -> None:
         """Add the accuracies of a probe taken after `step` steps."""
@@ -78,34 +88,53 @@ class Board:
 
     def write_config(self, step: int, yaml: str) -> None:
         """Add the resolved configuration as text, in a code block."""
-        self._writer.add_text("config", f"```yaml\n{yaml.rstrip()}\n```", step)
-        self._writer.flush()
+        self._write(lambda writer: writer.add_text("config", f"```yaml\n{yaml.rstrip()}\n```", step))
 
     def write_picture(self, step: int, batch: MaskedBatch) -> None:
         """Add the first samples of a micro-batch as the student and the teacher see them."""
         tag = self._tag("masked_batch", batch.modality)
         match batch.modality:
             case "vision":
-                self._writer.add_image(tag, images_picture(batch), step, dataformats="CHW")
+                picture = images_picture(batch)
+                self._write(lambda writer: writer.add_image(tag, picture, step, dataformats="CHW"))
             case "speech":
-                self._writer.add_image(tag, spectrograms_picture(batch), step, dataformats="CHW")
+                picture = spectrograms_picture(batch)
+                self._write(lambda writer: writer.add_image(tag, picture, step, dataformats="CHW"))
             case "text":
                 if self._tokenizer:
-                    self._writer.add_text(tag, texts_markdown(batch, self._tokenizer), step)
-        self._writer.flush()
+                    text = texts_markdown(batch, self._tokenizer)
+                    self._write(lambda writer: writer.add_text(tag, text, step))
 
     def close(self) -> None:
         """Write what is buffered and close; a second call does nothing."""
-        self._writer.close()
+        if self._writer:
+            with suppress(OSError):
+                self._writer.close()
+
+    def _write(self, add: Callable[[SummaryWriter], object]) -> None:
+        """Add something and flush, so that a killed run shows its last row. A writer that a full disk has stopped is
+        given up, with what it held, for a new file: no figure is a reason to end a run."""
+        try:
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            add(self._writer)
+            self._writer.flush()
+            self._failed, self._purge_step = False, None
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s cannot be written (%s): figures will be missing there", self._folder, error.strerror)
+            self._failed, self._writer = True, None
 
     def _tag(self, name: str, modality: str) -> str:
         return f"{name}/{modality}" if self._mixture else name
 
     def _add(self, step: int, modality: str, figures: dict[str, float | None]) -> None:
-        for name, value in figures.items():
-            if value is not None:
-                self._writer.add_scalar(self._tag(name, modality), value, step)
-        self._writer.flush()  # a killed run shows its last row
+        def add(writer: SummaryWriter) -> None:
+            for name, value in figures.items():
+                if value is not None:
+                    writer.add_scalar(self._tag(name, modality), value, step)
+
+        self._write(add)
 
 
 def main(command: BoardConfig) -> None:

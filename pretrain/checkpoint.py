@@ -1,110 +1,165 @@
-"""Checkpoints that are complete or absent: stage, hash, commit; find the newest good one; keep the last few.
+"""Checkpoints that are complete or absent, that any number of ranks can go on from, and that training hardly waits for.
 
-    RUN/checkpoints/step_00000500/   DeepSpeed's files (masters, Adam, teacher; the low-precision copy is derived)
-                    state.json       steps, skipped steps, data cursor, and what a resume must agree with
-                    layout_*.json    which slice of which parameter each rank's partitions hold
-                    manifest.json    size and SHA-256 of every file above, written last
-    RUN/checkpoints/latest           name of the newest, replaced atomically after its manifest is on disk
+    RUN/checkpoints/step_00000500/   rank_*.safetensors   each rank's masters, Adam's moments and teacher, fp32
+                                     state.json           steps, data position, guard: what is alike on all ranks
+                                     manifest.json        size and SHA-256 of every file above, written last
+    RUN/checkpoints/latest           name of the newest, replaced after its manifest is on the disk
 
-Nothing random is stored: order, masks, augmentation and dropout are functions of (seed, step). The folder must be on
-a file system that all ranks share.
+A save copies this rank's partitions to host memory, and a thread writes them; once every rank's file is on the disk,
+the checkpoint takes its name. A resume reads the slices that its own partitions are made of, whatever ranks and ZeRO
+stage wrote them. What is derived (weights and the teacher's low-precision copy) is not kept, and nothing random is:
+order, masks, augmentation and dropout are functions of (seed, step). No file holds code. The folder must be on a file
+system that all ranks share.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from configs.schema import Modality, PretrainConfig
-from data_shards.writer import file_sha256, replace_text
+from configs.schema import CheckpointConfig, Modality
 from models.data2vec import Weights
-from models.flops import parameters
 from pretrain import distributed
+from pretrain.agreement import agreement, check_agreement
 from pretrain.engine import Engine
-from pretrain.zero_partitions import Fragment, assemble, saved_partitions
+from pretrain.manifest import (
+    STAGING,
+    checkpoint_folders,
+    commit,
+    damage,
+    remove,
+    remove_leftovers,
+    step_of,
+    write_json,
+)
+from pretrain.partition_files import FileEntry, Layout, PartitionFiles, file_name
+from pretrain.progress import bytes_bar
+from pretrain.snapshot import Snapshot, Write
+from pretrain.teacher import STATE as TEACHER
+from pretrain.zero_partitions import MASTER, GroupState
 
 log = logging.getLogger(__name__)
 
-PREFIX, STAGING, MANIFEST, STATE = "step_", "staging", "manifest.json", "state.json"
+STATE = "state.json"
+FORMAT = 2  # 1 was DeepSpeed's own files
+SPARE = 2**20  # bytes of a checkpoint beside its tensors, at most
 
 
 @dataclass
 class RunState:
-    """What a resume needs beside DeepSpeed's files."""
+    """What a resume needs beside the tensors; the same on every rank."""
 
-    steps: int
-    skipped: int
     data: dict[str, Any]
     """The data cursor (the loader's `state_dict`)."""
     bad_samples: tuple[int, int] = (0, 0)
     """Samples replaced and samples read so far, over all ranks."""
+    guard: dict[str, Any] = field(default_factory=dict)
+    """What the guard has seen."""
+    steps: int = 0
+    skipped: int = 0
+    """Of the engine, as what follows; `save` fills it in."""
     samples: dict[Modality, int] = field(default_factory=dict)
-    """Samples consumed so far, over all ranks; absent in older checkpoints, which are of vision alone."""
+    """Samples consumed so far, over all ranks."""
+    loss_scale: dict[str, Any] = field(default_factory=dict)
+    """fp16's."""
+    groups: list[GroupState] = field(default_factory=list)
+    """The optimizer's."""
     agreement: dict[str, Any] = field(default_factory=dict)
     """Keys of the config that must be the same when the run goes on, with their values."""
+    written_by: str = ""
+    """Ranks and ZeRO stage: for the log."""
+    format: int = FORMAT
 
 
 class Checkpoints:
     """The checkpoints of one run directory. Every method is collective."""
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
+    def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
         self.folder = run_dir / "checkpoints"
-        self.keep = keep
+        self._config = config
+        self._snapshot: Snapshot | None = None
+        self._write: Write | None = None
+        self._saving: tuple[Path, FileEntry] | None = None
+        self.newest: Path | None = None
+        """The newest that this process has found or written."""
+        self.failure: str | None = None
+        """Why the last save is not there."""
         if distributed.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # what a killed save left
+            remove_leftovers(self.folder)
         distributed.barrier()
 
-    def save(self, engine: Engine, data: dict[str, Any], bad_samples: tuple[int, int]) -> Path:
-        """Write a checkpoint of the present step and return its folder.
+    def save(self, engine: Engine, state: RunState, wait: bool = False) -> None:
+        """Begin a checkpoint of the present step; with `wait`, or without `checkpoint.asynchronous`, end it, too.
 
-        Raises OSError, on all ranks, where the file system has not enough room; the old checkpoints stay.
+        One that is still being written is waited for. Where it does not fit on the disk or cannot be written, `failure`
+        says why, the log does, and the checkpoints before stay.
         """
-        final = self.folder / f"{PREFIX}{engine.steps:08d}"
+        self.finish()
+        final = self.folder / f"step_{engine.steps:08d}"
         if distributed.broadcast(distributed.rank() == 0 and not damage(final)):
-            return final
-        self._check_room(engine)
-        staging = self.folder / STAGING
-        engine.deepspeed.save_checkpoint(
-            str(self.folder), tag=STAGING, save_latest=False, exclude_frozen_parameters=True
-        )
-        _write_layout(staging, engine)
-        if distributed.rank() == 0:
-            state = RunState(engine.steps, engine.skipped, data, bad_samples, engine.samples, agreement(engine))
-            _write_json(staging / STATE, asdict(state))
-        distributed.barrier()
-        digests = _digests(staging, sorted(p.name for p in staging.iterdir()))
-        if distributed.rank() == 0:
-            _write_json(staging / MANIFEST, digests)
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-            staging.rename(final)
-            replace_text(self.folder / "latest", final.name)
-            self._prune(final)
-        distributed.barrier()
-        return final
+            self.newest, self.failure = final, None
+            return
+        tensors = _own_tensors(engine)
+        if not self._has_room(engine.steps, tensors) or not self._stage(final, engine, state):
+            return
+        if tensors:
+            partitions, asynchronous = engine.partitions, self._config.asynchronous and not wait
+            layout = Layout(partitions.labels, tuple(partitions.fragments), partitions.shapes)
+            kept = self._memory(engine).take(tensors) if asynchronous else tensors
+            self._write = Write(self.folder / STAGING / file_name(distributed.rank()), kept, layout)
+        if wait or not self._config.asynchronous:
+            self.finish()
+
+    @property
+    def written(self) -> bool:
+        """Whether this rank has done its part of the save that is in flight; True where none is."""
+        return self._write is None or self._write.done
+
+    def settle(self, ranks_written: int) -> None:
+        """Called at every step with the number of ranks whose part is `written`: ends the save once that is all."""
+        if self._saving and ranks_written == distributed.world():
+            self.finish()
+
+    def finish(self) -> None:
+        """End the save in flight, if there is one: wait for every rank's file, then give the checkpoint its name."""
+        if self._saving is None:
+            return
+        final, state_entry = self._saving
+        if self._write:
+            self._write.wait()
+        mine = (None, None) if self._write is None else (self._write.entry, self._write.error)
+        self._write, self._saving = None, None
+        self._conclude(final, state_entry, distributed.gather(mine))
+
+    def prepare(self, engine: Engine) -> None:
+        """Make ready for saves. Raises OSError with the bytes needed where not even one checkpoint fits: better now
+        than after hours."""
+        if text := self._shortage(_own_elements(engine)):
+            raise OSError(f"{text}. Make room, or choose a run.dir on another file system")
+        if self._config.asynchronous and self._config.every and _own_elements(engine):
+            self._memory(engine)
 
     def newest_good(self) -> Path | None:
         """The newest checkpoint whose files are what its manifest says; None in a new run.
 
         Damaged ones are named in the log. Raises ValueError where all are damaged: to begin anew is the user's choice.
         """
-        folders: list[Path] = distributed.broadcast(_folders(self.folder))
+        folders: list[Path] = distributed.broadcast(checkpoint_folders(self.folder))
         for folder in reversed(folders):
             share = damage(folder, distributed.rank(), distributed.world())
             faults = [fault for part in distributed.gather(share) for fault in part]
             if not faults:
+                self.newest = folder
                 return folder
             if distributed.rank() == 0:
-                log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
+                log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(sorted(set(faults))))
         if folders:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged ({', '.join(f.name for f in folders)}): "
@@ -114,31 +169,139 @@ class Checkpoints:
 
     def load(self, engine: Engine, folder: Path) -> RunState:
         """Load `folder` into the engine. Raises ValueError that names the key where the run was another one."""
-        state = RunState(**json.loads((folder / STATE).read_text()))
-        _check_agreement(folder, state.agreement, agreement(engine))
-        engine.deepspeed.load_checkpoint(
-            str(self.folder), tag=folder.name, load_module_strict=False, load_lr_scheduler_states=False
-        )
-        samples = state.samples or {"vision": state.steps * engine.config.batch.global_}
-        engine.resume(state.steps, state.skipped, samples)
+        state = read_state(folder)
+        check_agreement(folder, state.agreement, agreement(engine.config))
+        files = PartitionFiles(folder)
+        mine = sum(tensor.numel() for tensor in engine.partitions.local("student"))
+        here, there = _writer(engine), state.written_by
+        title = f"{folder.name} was written by {there}: loading it into {here}"
+        with bytes_bar(title, 16 * mine, shown=here != there and distributed.rank() == 0) as bar:
+
+            def read(name: str, key: str, start: int, out: Tensor) -> None:
+                files.read(name, key, start, out)
+                bar.update(4 * out.numel())
+
+            engine.partitions.restore(state.groups, read)
+        engine.partitions.loss_scale = state.loss_scale
+        engine.resume(state.steps, state.skipped, state.samples)
         return state
 
-    def _check_room(self, engine: Engine) -> None:
-        """Masters, two moments and the teacher in fp32, and the weights, with a tenth to spare."""
-        needed = int(parameters(engine.config) * 20 * 1.1)
+    def _has_room(self, step: int, tensors: dict[str, Tensor]) -> bool:
+        self.failure = self._shortage(sum(tensor.numel() for tensor in tensors.values()))
+        if self.failure:
+            self._tell(step)
+        return not self.failure
+
+    def _memory(self, engine: Engine) -> Snapshot:
+        if self._snapshot is None:
+            self._snapshot = Snapshot(_own_elements(engine), engine.partitions.masters[0].is_cuda)
+        return self._snapshot
+
+    def _shortage(self, elements: int) -> str | None:
+        """What is missing for a checkpoint of so many fp32 values on this rank; None where it fits."""
+        needed = sum(distributed.gather(4 * elements)) + SPARE
         free: int = distributed.broadcast(shutil.disk_usage(self.folder).free)
-        if free < needed:
-            raise OSError(
-                f"no room for a checkpoint in {self.folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free. "
-                "Make room or lower checkpoint.keep, then start again: the run resumes from its last checkpoint."
-            )
+        if free >= needed:
+            return None
+        return f"no room for a checkpoint in {self.folder}: {needed:,} bytes needed, {free:,} free"
+
+    def _stage(self, final: Path, engine: Engine, state: RunState) -> bool:
+        """Make the folder in which the files are gathered; False where that fails."""
+        entry: FileEntry | OSError | None = None
+        if distributed.rank() == 0:
+            state.steps, state.skipped, state.samples = engine.steps, engine.skipped, engine.samples
+            state.groups, state.loss_scale = engine.partitions.group_states(), engine.partitions.loss_scale
+            state.agreement = agreement(engine.config)
+            state.written_by = _writer(engine)
+            try:
+                remove_leftovers(self.folder)
+                (self.folder / STAGING).mkdir()
+                entry = write_json(self.folder / STAGING / STATE, asdict(state))
+            except OSError as error:
+                entry = error
+        entry = distributed.broadcast(entry)
+        if isinstance(entry, FileEntry):
+            self._saving = (final, entry)
+            return True
+        self._fail(engine.steps, str(entry))
+        return False
+
+    def _conclude(self, final: Path, state: FileEntry, parts: list[tuple[FileEntry | None, str | None]]) -> None:
+        errors = [f"rank {rank}: {error}" for rank, (_, error) in enumerate(parts) if error]
+        entries = {file_name(rank): entry for rank, (entry, _) in enumerate(parts) if entry}
+        if not errors and distributed.rank() == 0:
+            try:
+                commit(self.folder / STAGING, final, {STATE: state, **entries})
+            except OSError as error:
+                errors = [str(error)]
+        errors = distributed.broadcast(errors)
+        if errors:
+            self._fail(step_of(final), "; ".join(errors))
+            return
+        self.newest, self.failure = final, None
+        if distributed.rank() == 0:
+            self._prune(final)
+
+    def _fail(self, step: int, why: str) -> None:
+        self.failure = f"the checkpoint of step {step} could not be written ({why})"
+        if distributed.rank() == 0:
+            remove_leftovers(self.folder)
+        self._tell(step)
+
+    def _tell(self, step: int) -> None:
+        if distributed.rank() == 0:
+            stays = f"{self.newest.name} stays the newest" if self.newest else "there is none yet"
+            log.error("step %d: %s; %s, and training goes on", step, self.failure, stays)
 
     def _prune(self, newest: Path) -> None:
-        """Keep the last N up to `newest`; later ones are damaged, or this run would have gone on from them."""
-        folders = _folders(self.folder)
+        """Keep the last N up to `newest`, and every Mth; later ones are damaged, or this run would have gone on from
+        them."""
+        folders = checkpoint_folders(self.folder)
         upto = [folder for folder in folders if folder.name <= newest.name]
-        for folder in set(folders) - set(upto[-self.keep :]):
-            shutil.rmtree(folder, ignore_errors=True)
+        every = self._config.keep_every
+        for_good = [folder for folder in upto if every and step_of(folder) % every == 0]
+        for folder in set(folders) - set(upto[-self._config.keep :]) - set(for_good):
+            remove(folder)
+
+
+def _writes(engine: Engine) -> bool:
+    return distributed.rank() == 0 or engine.partitions.sharded
+
+
+def _own_tensors(engine: Engine) -> dict[str, Tensor]:
+    """What this rank writes."""
+    return engine.partitions.tensors() if _writes(engine) else {}
+
+
+def _own_elements(engine: Engine) -> int:
+    """How much that is once the optimizer has its states: masters, two moments and the teacher."""
+    return 4 * sum(master.numel() for master in engine.partitions.masters) if _writes(engine) else 0
+
+
+def _writer(engine: Engine) -> str:
+    return f"{distributed.world()} ranks in ZeRO {engine.config.deepspeed.stage}"
+
+
+def read_state(folder: Path) -> RunState:
+    """What a checkpoint holds beside tensors. ValueError where another version of this code wrote it."""
+    saved = json.loads((folder / STATE).read_text())
+    if saved.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} has format {saved.get('format', 1)}, this version reads {FORMAT}: go on with the version that "
+            "wrote it (config.yaml names its revision), or choose another run.dir"
+        )
+    groups = [GroupState(group["step"], tuple(group["keys"])) for group in saved.pop("groups")]
+    return RunState(**saved, groups=groups)
+
+
+def newest_good_of(run_dir: Path) -> Path:
+    """The newest good checkpoint of a run; one process. ValueError that names the run where there is none."""
+    for folder in reversed(checkpoint_folders(run_dir / "checkpoints")):
+        faults = damage(folder)
+        if not faults:
+            return folder
+        log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
+    raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
 
 
 def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:
@@ -146,123 +309,8 @@ def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], in
 
     One process, no launcher, any ZeRO stage. Raises ValueError that names the run where there is no good checkpoint.
     """
-    for folder in reversed(_folders(run_dir / "checkpoints")):
-        faults = damage(folder)
-        if not faults:
-            return _read_weights(folder, weights)
-        log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
-    raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
-
-
-def agreement(engine: Engine) -> dict[str, Any]:
-    """What has to be the same in the process that saves and the one that resumes."""
-    config = engine.config
-    parts = [config.part(modality) for modality in config.modalities]
-    agreed: dict[str, Any] = {
-        "modality": f"[{','.join(config.modalities)}]" if config.is_mixture else config.modality,
-        "ranks": distributed.world(),
-        "deepspeed.stage": config.deepspeed.stage,
-        "precision": engine.precision,
-        "train.seed": config.train.seed,
-        "model.layers": config.model.layers,
-        "model.width": config.model.width,
-        "model.heads": config.model.heads,
-        "model.ffn": config.model.ffn,
-        "model.layer_scale > 0": config.model.layer_scale > 0,
-        "model.norm": _common([part.model.norm for part in parts]),
-        "teacher.average": _common([part.teacher.average for part in parts]),
-        "optimizer.decay_rule": config.optimizer.decay_rule,
-    }
-    if config.is_mixture:
-        agreed["mixture.blocks"] = config.mixture.blocks
-    for modality in config.modalities:
-        agreed |= _shape(config, modality)
-    return agreed
-
-
-def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
-    """What the parameters of a modality's own modules depend on."""
-    match modality:
-        case "vision":
-            keys = ["image_size", "patch_size"]
-        case "speech":
-            keys = ["conv_width", "position_layers", "position_kernel", "position_groups"]
-        case "text":
-            keys = ["vocab_size", "max_tokens"]
-    return {f"{modality}.{key}": getattr(getattr(config, modality), key) for key in keys}
-
-
-def _common(values: Sequence[str | None]) -> str | None:
-    """The value of all modalities; where they differ, "null": each has its own."""
-    return values[0] if len(set(values)) == 1 else "null"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    replace_text(path, json.dumps(value, indent=1))
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if p.is_dir())
-
-
-def _check_agreement(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, value in saved.items():
-        if now.get(key) != value:
-            remedy = f"launch.ranks={value} (per node)" if key == "ranks" else f"{key}={value}"
-            raise ValueError(
-                f"{folder} was saved with {key} = {value}, this run has {now.get(key)}: "
-                f"go on with {remedy}, or choose another run.dir"
-            )
-
-
-def _write_layout(folder: Path, engine: Engine) -> None:
-    partitions = engine.partitions
-    if distributed.rank() == 0 or partitions.sharded:
-        fragments = [[f.name, f.partition, f.offset, f.start, f.numel] for f in partitions.fragments]
-        shapes = {name: list(shape) for name, shape in partitions.shapes.items()}
-        layout = {"stage": engine.config.deepspeed.stage, "shapes": shapes, "fragments": fragments}
-        _write_json(folder / f"layout_{distributed.rank():05d}.json", layout)
-
-
-def _read_weights(folder: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:
-    layouts = [json.loads(path.read_text()) for path in sorted(folder.glob("layout_*.json"))]
-    pieces: list[tuple[Fragment, Tensor]] = []
-    for rank, layout in enumerate(layouts):
-        fragments = [Fragment(*entry) for entry in layout["fragments"]]
-        partitions = saved_partitions(folder, layout["stage"], rank, fragments)[weights]
-        pieces += [(f, partitions[f.partition].narrow(0, f.offset, f.numel)) for f in fragments]
-    shapes = {name: torch.Size(shape) for name, shape in layouts[0]["shapes"].items()}
-    return assemble(shapes, pieces), json.loads((folder / STATE).read_text())["steps"]
-
-
-def _digests(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file, flushed to disk; the ranks share the work."""
-    mine = {}
-    for name in names[distributed.rank() :: distributed.world()]:
-        path = folder / name
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        mine[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    return {name: value for part in distributed.gather(mine) for name, value in sorted(part.items())}
-
-
-def damage(folder: Path, rank: int = 0, world: int = 1) -> list[str]:
-    """What differs from the manifest, one text per file; empty where the checkpoint is good.
-
-    Rank `rank` of `world` looks at its share of the files.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        expected = sorted((name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{MANIFEST} is missing or unreadable"]
-    faults = []
-    for name, size, digest in expected[rank::world]:
-        path = folder / name
-        if not path.is_file():
-            faults.append(f"{name} is missing")
-        elif path.stat().st_size != size:
-            faults.append(f"{name} has {path.stat().st_size} bytes, not {size}")
-        elif file_sha256(path) != digest:
-            faults.append(f"{name} has another checksum")
-    return faults
+    folder = newest_good_of(run_dir)
+    state, files = read_state(folder), PartitionFiles(folder)
+    # What the teacher does not average is the student's own; before its first update so is all of it.
+    keys = {name: TEACHER if weights == "teacher" and files.holds(name, TEACHER) else MASTER for name in files.shapes}
+    return {name: files.whole(name, key) for name, key in keys.items()}, state.steps

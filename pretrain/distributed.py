@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: E402
 import os
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -16,12 +17,51 @@ import deepspeed
 from torch import Tensor
 from torch import distributed as dist
 
+_SIGNS = ("gloo/transport", "Connection closed by peer", "Connection reset", "Broken pipe", "imed out", "NCCL")
+"""What a RuntimeError of a collective mentions where a peer is gone; gloo has no class of its own for it."""
+
+
+class PeerLost(RuntimeError):
+    """Another rank or its node has ended, or the network between them is down."""
+
+
+def peer_lost(error: BaseException, step: int | None = None) -> PeerLost | None:
+    """What an error of a collective in `step` means; None for errors of other kinds."""
+    if isinstance(error, PeerLost):
+        return error
+    by_text = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    if not by_text and not isinstance(error, dist.DistError):
+        return None
+    return PeerLost(
+        f"{'' if step is None else f'step {step}: '}another rank or its node has ended, or the network between them is "
+        f"down: see the log of that rank. Start it again: it resumes from its last checkpoint ({_said(error)})"
+    )
+
+
+def _said(error: BaseException) -> str:
+    """The message on one line, without gloo's place in its sources and its advice."""
+    text = " ".join(str(error).split()).partition(". This is typically")[0]
+    return re.sub(r"^\[\S*gloo/transport\S*\]", "gloo:", text)[:300]
+
 
 def start(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
-    """Join the process group that the launcher's environment describes (alone, without one) and return the device."""
+    """Join the process group that the launcher's environment describes (alone, without one) and return the device.
+
+    Raises ValueError where the port is taken, PeerLost where the ranks do not meet within `timeout`.
+    """
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    try:
+        return _join(int(os.environ.get("LOCAL_RANK", "0")), timeout)
+    except dist.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "EADDRINUSE" in str(error):
+            raise ValueError(f"{where} is in use: give another launch.port=PORT, the same on every node") from None
+        remedy = "see whether each node was started, and whether it reaches that address"
+        raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_said(error)})") from error
+
+
+def _join(local_rank: int, timeout: timedelta) -> torch.device:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)

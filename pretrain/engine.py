@@ -7,7 +7,9 @@ their number, so the model divides by the whole step's count and `step()` undoes
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import deepspeed
@@ -33,11 +35,11 @@ class StepResult:
 
     modality: Modality
     applied: bool
-    """False where a gradient was not finite: nothing moved."""
-    loss: Tensor
-    """This rank's share of the loss, fp32 scalar; the sum over ranks is the loss."""
-    grad_norm: Tensor | float
-    """Norm of the whole gradient before clipping; not finite where the step was skipped."""
+    """False where nothing moved: the loss or a gradient was not finite, or the guard held the step back."""
+    loss: float
+    """Over the masked positions of the whole step; the same on every rank."""
+    grad_norm: float
+    """Norm of the whole gradient before clipping; not finite where a gradient was not."""
     lr: float
     teacher_decay: float
     masked: Tensor
@@ -50,6 +52,14 @@ class StepResult:
     target_moments: Tensor
     prediction_moments: Tensor
     """Additive moments of this rank's masked positions (`models.statistics`)."""
+
+
+Judge = Callable[[Modality, float, float], bool]
+"""Whether a step of a modality with this loss and gradient norm may be applied; asked on every rank, alike."""
+
+
+def _finite(modality: Modality, loss: float, grad_norm: float) -> bool:
+    return math.isfinite(loss)
 
 
 class Engine:
@@ -80,7 +90,6 @@ class Engine:
             self.partitions.load_masters(exact)
         self.partitions.refresh()
         self.optimizer.armed = True
-        self._options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
 
     def _optimizer(self, settings: dict):
         device = torch.device("cpu") if self.config.deepspeed.offload_optimizer else self.device
@@ -101,13 +110,14 @@ class Engine:
         return optimizer
 
     def resume(self, steps: int, skipped: int, samples: dict[Modality, int]) -> None:
-        """Go on after DeepSpeed has loaded a checkpoint of `steps` steps, `skipped` of them not applied."""
+        """Go on from `steps` steps, `skipped` of them not applied, once the partitions are restored."""
         self.steps, self.skipped = steps, skipped
         for modality, count in samples.items():
             self._samples[modality].fill_(count)
-        for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
-            group.update(options)  # the configuration's, not the checkpoint's
-        self.partitions.refresh()
+
+    def skip_to(self, steps: int, samples: dict[Modality, int]) -> None:
+        """After a rollback: count the steps from here to `steps` as taken and not applied, their samples as seen."""
+        self.resume(steps, self.skipped + steps - self.steps, samples)
 
     @property
     def applied(self) -> int:
@@ -130,46 +140,74 @@ class Engine:
         size = f"{parameters(self.config) / 1e6:.2f} M parameters in {self.precision}"
         return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
-    def step(self, micro_batches: list[MaskedBatch]) -> StepResult:
-        """Forward and backward of this rank's micro-batches, then one update of student and teacher.
+    def step(self, micro_batches: list[MaskedBatch], judge: Judge = _finite) -> StepResult:
+        """Forward and backward of this rank's micro-batches, then one update of student and teacher if `judge` agrees.
 
         All micro-batches are of one modality; their number is the same on every rank, and may differ between steps.
         """
         modality = micro_batches[0].modality
         lr, decay = self._set_schedules()
-        counts = distributed.all_sum(_counts(micro_batches).to(self.device))
-        masked, tokens, positions, samples = counts
+        masked, tokens, positions, samples = self.counts(micro_batches)
         self._samples[modality] += samples
         self.optimizer.active = modality
         self.partitions.clear_gradients()
         self.deepspeed.train()
         outputs = [self._micro_step(micro_batches, index, masked) for index in range(len(micro_batches))]
-        self.deepspeed.step()
-        applied = self.deepspeed.was_step_applied()
-        if applied:
-            self.partitions.refresh()
+        losses, targets, predictions = (torch.stack(values).sum(0) for values in zip(*outputs, strict=True))
+        loss = float(distributed.all_sum(losses.double()))
+        norm, applied = self._update(lambda norm: judge(modality, loss, norm))
         self.steps += 1
         self.skipped += not applied
-        loss, targets, predictions = (torch.stack(values).sum(0) for values in zip(*outputs, strict=True))
-        norm = self.deepspeed.get_global_grad_norm()
-        norm = float("nan") if norm is None else norm
         work = sum(self._flops(batch) for batch in micro_batches)
         return StepResult(
             modality, applied, loss, norm, lr, decay, masked, tokens, positions, samples, work, targets, predictions
         )
 
-    def _micro_step(self, micro_batches: list[MaskedBatch], index: int, masked: Tensor) -> tuple[Tensor, ...]:
-        """Add the gradient of a micro-batch; loss and moments of targets and predictions."""
+    def _update(self, judge: Callable[[float], bool]) -> tuple[float, bool]:
+        """Apply the gradient unless it is not finite or `judge` refuses its norm; the norm, and whether.
+
+        ZeRO calls the base optimizer once per parameter group, after it has measured the gradient: `judge` is asked at
+        the first.
+        """
+        answers: list[bool] = []
+
+        def gate() -> bool:
+            if not answers:
+                answers.append(judge(float(self.partitions.grad_norm)))
+            return answers[0]
+
+        self.optimizer.gate = gate
+        self.deepspeed.step()
+        applied = self.deepspeed.was_step_applied() and answers == [True]
+        if applied:
+            self.partitions.refresh()
+        norm = self.deepspeed.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm), applied
+
+    def inputs(
+        self, micro_batches: list[MaskedBatch], index: int, masked: Tensor, step: int
+    ) -> tuple[MaskedBatch, Tensor, int]:
+        """What the model is given of a micro-batch in a step, just before it is: dropout and dropped blocks will be
+        that step's."""
         seed, batch = self.config.train.seed, micro_batches[index]
         # One pattern of dropped blocks for the whole step: its gradient does not depend on how the step is cut, and
         # DeepSpeed loses what a parameter got in earlier micro-batches, if it gets nothing in the last one, where it
         # reduces or offloads at the last one only (stage 1 with overlapped communication; offload).
-        shared_seed = _seed(seed, self.steps)
-        torch.manual_seed(_seed(seed, self.steps, index, distributed.rank()))
+        shared_seed = _seed(seed, step)
+        torch.manual_seed(_seed(seed, step, index, distributed.rank()))
+        return batch.to(self.device, non_blocking=True), masked, shared_seed
+
+    def _micro_step(self, micro_batches: list[MaskedBatch], index: int, masked: Tensor) -> tuple[Tensor, ...]:
+        """Add the gradient of a micro-batch; loss and moments of targets and predictions."""
         self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
-        output = self.deepspeed(batch.to(self.device, non_blocking=True), masked, shared_seed)
+        output = self.deepspeed(*self.inputs(micro_batches, index, masked, self.steps))
         self.deepspeed.backward(output.loss * float(distributed.world()))
         return output.loss.detach(), output.target_moments, output.prediction_moments
+
+    def counts(self, micro_batches: list[MaskedBatch]) -> Tensor:
+        """int64 [4] of the whole step: masked positions, real tokens, positions that are computed, samples."""
+        counts = [(b.mask.sum(), b.lengths.sum(), b.mask.numel(), len(b)) for b in micro_batches]
+        return distributed.all_sum(torch.tensor(counts).sum(0).to(self.device))
 
     def _flops(self, batch: MaskedBatch) -> float:
         return flops(self._parts[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
@@ -182,12 +220,6 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"], group["teacher_decay"] = lr, decay
         return lr, decay
-
-
-def _counts(micro_batches: list[MaskedBatch]) -> Tensor:
-    """int64 [4]: masked positions, real tokens, positions that are computed, samples."""
-    counts = [(b.mask.sum(), b.lengths.sum(), b.mask.numel(), len(b)) for b in micro_batches]
-    return torch.tensor(counts).sum(0)
 
 
 def _seed(*key: int) -> int:

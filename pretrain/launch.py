@@ -1,27 +1,29 @@
-"""What `./run.sh pretrain` runs: check the config, make the demo's shards, start one process per rank.
+"""What `./run.sh pretrain` runs: check the config, make the demo's shards, start one process per rank, supervise them.
 
 The processes are started by DeepSpeed's launcher: directly by its per-node half, or, for a hostfile, by its runner,
-which reaches the other nodes through pdsh. The runner is left out where it is not needed: it would not pass SIGTERM
-on to the node's launcher, and it exits with 0 when that one is killed.
+which reaches the other nodes through pdsh. The runner is left out where it is not needed: it exits with 0 when the
+node's launcher is killed.
 """
 
 from __future__ import annotations
 
 import base64
 import fcntl
+import ipaddress
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
+
+import psutil  # type: ignore[import-untyped]
 
 from configs.checks import check, resolve_precision
 from configs.command import fail
@@ -33,10 +35,16 @@ from data_shards.mixture import mixture_of
 from data_shards.packages import cache_folder
 from data_shards.patterns import resolve
 from data_shards.storage import storage_of
+from pretrain.exits import DONE, MISTAKE, STOPPED
 from pretrain.metrics import read_rows
+from pretrain.supervise import Job, supervise
 
 DEMO_RANKS = 2
 MULTI_NODE_PORT = 29500
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Environment variable; without it gloo takes the address of the host's name, which is often loopback."""
+BEYOND = "192.0.2.1"
+"""An address that is nowhere (RFC 5737): the way to it is the way out."""
 MODULE = ["--no_local_rank", "--log_level=warning", "--module", "pretrain.train"]
 
 
@@ -324,7 +332,26 @@ def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -
     ours = {"OMP_NUM_THREADS": str(threads)}
     if not machine.gpus:
         ours["DS_ACCELERATOR"] = "cpu"
+    if len(launch.hosts) > 1 and not launch.hostfile and GLOO_INTERFACE not in os.environ:
+        interface = interface_to(launch.master) or interface_to(BEYOND)
+        ours |= {GLOO_INTERFACE: interface} if interface else {}
     return {**os.environ, **ours}
+
+
+def interface_to(host: str) -> str | None:
+    """The network interface through which this node reaches `host`.
+
+    None where there is no way, and for loopback, which a host's own name often means there: others cannot reach that.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, MULTI_NODE_PORT, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # of a datagram socket: sends nothing
+            address = probe.getsockname()[0]
+    except OSError:
+        return None
+    named = {entry.address.partition("%")[0]: name for name, all in psutil.net_if_addrs().items() for entry in all}
+    return None if ipaddress.ip_address(address).is_loopback else named.get(address)
 
 
 def precision_text(config: PretrainConfig, launch: Launch, machine: Machine) -> str:
@@ -335,19 +362,8 @@ def precision_text(config: PretrainConfig, launch: Launch, machine: Machine) -> 
     return f"precision={config.precision}" if launch.hostfile else resolve_precision(config, bool(machine.gpus))
 
 
-def become(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Replace this process by the launcher.
-
-    It ignores SIGUSR1, which would end it: sent to the whole tree, the signal is the ranks' notice to save and stop,
-    and they install a handler of their own.
-    """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    sys.stdout.flush()
-    os.execve(command[0], command, environment)
-
-
-def main(overrides: list[str]) -> None:
-    """Check, prepare, and become DeepSpeed's launcher. Raises ValueError for the user's mistakes."""
+def main(overrides: list[str]) -> int:
+    """Check, prepare, and supervise the run; returns its exit code. Raises ValueError for the user's mistakes."""
     print_help(PretrainConfig, overrides)
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.part(m).data.shards]
@@ -364,18 +380,24 @@ def main(overrides: list[str]) -> None:
     if is_complete(config):
         print(f"{config.run.dir} is complete at step {finished_steps(config)}: nothing to do.")
         print(f"For more steps, raise train.steps; for a new run, give run.dir=DIR or remove {config.run.dir}.")
-        return
+        return DONE
     environment = rank_environment(config, launch, machine)
     command = command_line(launch, machine, overrides)
     print(f"recipe {config.recipe}, model {config.model.size}, ZeRO {config.deepspeed.stage}, {precision}")
     devices = f"{len(machine.gpus)} GPUs" if machine.gpus else f"{machine.cores} CPU cores"
     threads = f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']}"
     print(f"{launch.world} ranks, {launch.local_ranks} of them here ({devices}, {threads}); run.dir={config.run.dir}")
-    become(command, environment)
+    if GLOO_INTERFACE in environment:
+        print(f"{GLOO_INTERFACE}={environment[GLOO_INTERFACE]}")
+    ranks = 0 if launch.hostfile else launch.local_ranks
+    requeued = os.environ.get("SLURM_JOB_ID", "") if config.cluster.kind == "slurm" and launch.node == 0 else ""
+    return supervise(Job(command, environment, Path(config.run.dir), ranks, requeued))
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except ValueError as error:
-        fail(error, 2)
+        fail(error, MISTAKE)
+    except KeyboardInterrupt:
+        fail("interrupted: give the same command again", STOPPED)

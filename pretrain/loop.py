@@ -1,47 +1,66 @@
-"""The run: set up or resume, step until `train.steps`, save, probe."""
+"""The run: set up or resume, step until `train.steps`, save, probe; and what is done about a step that is bad."""
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from configs.deepspeed import NEVER
 from configs.schema import PretrainConfig
+from data_shards.batch import MaskedBatch
 from data_shards.loader import MaskedBatchLoader, MixtureLoader, open_loader
+from data_shards.mixture import mixture_of
 from models.data2vec import Data2Vec
-from pretrain import distributed
-from pretrain.checkpoint import Checkpoints
-from pretrain.engine import Engine
-from pretrain.guard import Guard
+from pretrain import distributed, health
+from pretrain.checkpoint import Checkpoints, RunState
+from pretrain.engine import Engine, StepResult
+from pretrain.guard import Finding, Guard, RunStopped
+from pretrain.health import CollapseGuard
+from pretrain.locate import first_not_finite
 from pretrain.metrics import ProbeResult, read_rows
 from pretrain.preempt import Preemption
 from pretrain.probe import probes, table
 from pretrain.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
 from pretrain.start_weights import load_student
+from pretrain.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+BAD_STEPS = "bad_steps.jsonl"
 
 
 def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     """Run until `config.train.steps`, or until a notice to stop, which gives False; every rank calls it.
 
     Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError where the configuration and the
-    data or the checkpoint do not fit, RunStopped where the run had to stop by itself.
+    data or the checkpoint do not fit, RunStopped where the run had to stop by itself, OSError where its last checkpoint
+    could not be written.
     """
     folder = Path(config.run.dir)
-    preemption = Preemption()
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    preemption = Preemption(folder)
+    checkpoints = Checkpoints(folder, config.checkpoint)
     resume = checkpoints.newest_good()
     model = Data2Vec(config)
     start = load_student(model, config.init) if config.init and not resume else "student and teacher start at random"
     engine = Engine(model, config, device)
+    checkpoints.prepare(engine)
     loader = open_loader(config, distributed.rank(), distributed.world())
+    guard, collapse = Guard(config.guard), CollapseGuard(config.guard)
     if resume:
         state = checkpoints.load(engine, resume)
         loader.load_state_dict(state.data)
         if distributed.rank() == 0:  # the counts are of all ranks
             loader.restore_bad_counts(*state.bad_samples)
+        guard.load_state_dict(state.guard["steps"])
+        collapse.load_state_dict(state.guard["collapse"])
         start = f"resuming from {resume} (step {state.steps})"
     changes, text = "", ""
     if distributed.rank() == 0:
@@ -50,51 +69,182 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     if changes and resume:
         start += f"; changed since the last start: {changes}"
     report = Report(folder, config, engine, text)
+    training = Training(config, model, engine, loader, checkpoints, report, preemption, guard, collapse)
     try:
         report.say(f"{engine.description}; {loader.description}\n{start}")
         if engine.steps == 0:
             _probe(model, config, report)
-        stopped = _train(config, engine, loader, checkpoints, report, preemption)
-        if not stopped:
+        finished = training.run()
+        if finished:
             results = _probe(model, config, report)
             if distributed.rank() == 0:
                 for result in results:
                     report.say(_summary(config, engine.steps, result))
-        return not stopped
+        return finished
     finally:
         loader.close()
         report.close()
 
 
-def _train(
-    config: PretrainConfig,
-    engine: Engine,
-    loader: MaskedBatchLoader | MixtureLoader,
-    checkpoints: Checkpoints,
-    report: Report,
-    preemption: Preemption,
-) -> bool:
-    """Step until `train.steps`, saving on the way; True where a notice to stop ended it."""
-    guard = Guard(config.guard)
-    steps = loader.steps(engine.steps)
-    while engine.steps < config.train.steps:
-        begin = time.perf_counter()
-        micro_batches = next(steps)
-        result = engine.step(micro_batches)
-        stop = preemption.agreed(engine.device)  # which waits for the device, so that the clock is right
-        seconds = time.perf_counter() - begin
-        report.picture(micro_batches[0])
-        report.step(result, seconds, loader)
-        guard.check(engine.steps, result.applied)
-        due = config.checkpoint.every and engine.steps % config.checkpoint.every == 0
-        if due or stop or engine.steps >= config.train.steps:
-            bad = torch.tensor(loader.bad_counts, device=engine.device)
+class Training:
+    """The steps of a run, and all that is decided at their boundaries; every decision is the same on every rank."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        model: Data2Vec,
+        engine: Engine,
+        loader: MaskedBatchLoader | MixtureLoader,
+        checkpoints: Checkpoints,
+        report: Report,
+        preemption: Preemption,
+        guard: Guard,
+        collapse: CollapseGuard,
+    ) -> None:
+        self._config, self._model, self._engine, self._loader = config, model, engine, loader
+        self._checkpoints, self._report, self._preemption = checkpoints, report, preemption
+        self._guard, self._collapse = guard, collapse
+        self._folder = Path(config.run.dir)
+        self._mixture = mixture_of(config)
+        self._watchdog = Watchdog(self._folder, config.watchdog, distributed.rank())
+
+    def run(self) -> bool:
+        """Step until `train.steps`, saving on the way; False where a notice to stop ended it."""
+        steps = self._loader.steps(self._engine.steps)
+        while self._engine.steps < self._config.train.steps:
+            if self._step(steps):
+                self._save(wait=True)
+                self._preemption.acknowledge()
+                place = self._checkpoints.newest
+                self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
+                return False
+        self._checkpoints.finish()  # of a step before, where the last one was rolled back
+        return True
+
+    def _step(self, steps: Iterator[list[MaskedBatch]]) -> bool:
+        """One step and what follows from it; True where a notice asks to stop."""
+        engine, watchdog, seconds = self._engine, self._config.watchdog, time.perf_counter
+        begin = seconds()
+        with self._watchdog.watch("data", watchdog.data_s, engine.steps):
+            micro_batches = next(steps)
+        with self._watchdog.watch("step", watchdog.step_s, engine.steps):
+            result = engine.step(micro_batches, self._guard.judge)
+            # One sum over ranks tells of notices and of checkpoints, and waits for the device: so the clock is right.
+            flags = torch.tensor([self._preemption.noticed, self._checkpoints.written], dtype=torch.int32)
+            noticed, written = distributed.all_sum(flags.to(engine.device)).tolist()
+            took = seconds() - begin
+            self._checkpoints.settle(written)
+            finding = self._guard.check(engine.steps, result)
+            collapsed = self._show(result, micro_batches[0], took)
+            if finding:
+                self._bad_step(finding, result, micro_batches)
+            self._collapsed(collapsed)
+        every, last = self._config.checkpoint.every, engine.steps >= self._config.train.steps
+        if last or (not noticed and every and engine.steps % every == 0):
+            self._save(wait=last)
+        return bool(noticed) and not last
+
+    def _save(self, wait: bool) -> None:
+        """Begin a checkpoint, or with `wait` write it; OSError where one that is the run's last cannot be written."""
+        with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
+            bad = torch.tensor(self._loader.bad_counts, device=self._engine.device)
             replaced, read = distributed.all_sum(bad).tolist()
-            place = checkpoints.save(engine, loader.state_dict(engine.steps), (replaced, read))
-        if stop:
-            report.say(f"notice to stop: saved {place}; the same command goes on from there")
-            return True
-    return False
+            guards = {"steps": self._guard.state_dict(), "collapse": self._collapse.state_dict()}
+            state = RunState(self._loader.state_dict(self._engine.steps), (replaced, read), guards)
+            self._checkpoints.save(self._engine, state, wait)
+        if wait and self._checkpoints.failure:
+            raise OSError(
+                f"{self._checkpoints.failure}. Make room, then start again: the run goes on from its last one"
+            )
+
+    def _show(self, result: StepResult, batch: MaskedBatch, took: float) -> list[str]:
+        """Report the step; returns a line for each module, and for targets and predictions, that has collapsed."""
+        step, watched, lines = self._engine.steps, self._config.guard.collapse != "off", []
+        self._report.picture(batch)
+        modules = self._measure(batch) if watched else None
+        row = self._report.step(result, took, self._loader, self._guard, modules)
+        if modules:
+            lines += self._collapse.check_modules(step, modules, batch.modality if self._config.is_mixture else "")
+        if row and watched:
+            spread = row.target_std, row.prediction_std
+            lines += self._collapse.check_spread(step, self._engine.applied, result.modality, *spread)
+        return lines
+
+    def _measure(self, batch: MaskedBatch) -> dict[str, health.ModuleHealth] | None:
+        """How much the modules' outputs vary, every `guard.collapse_every` steps of each modality."""
+        if not self._mixture.last_of(self._engine.steps, self._config.guard.collapse_every, NEVER):
+            return None
+        return health.measure(self._model, batch, self._engine.device)
+
+    def _collapsed(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        if self._config.guard.collapse == "stop":
+            raise RunStopped(
+                "\n".join(lines) + "\nThe representations carry nothing any more. Go back to a checkpoint before (move "
+                "later ones away) with a lower optimizer.lr, a longer schedule.warmup or a higher teacher.decay; "
+                "guard.collapse=warn goes on all the same"
+            )
+        if distributed.rank() == 0:
+            for line in lines:
+                log.warning("%s", line)
+
+    def _bad_step(self, finding: Finding, result: StepResult, micro_batches: list[MaskedBatch]) -> None:
+        """Say what is wrong with the step, write it down with its samples, and go back or stop where that is due."""
+        where = self._where(finding, result, micro_batches)
+        if distributed.rank() == 0:
+            text = finding.text + (f"; first there: {where}" if where else "")
+            done = {"skipped": "nothing moved", "applied": "it was applied", "rollback": "going back"}[finding.action]
+            log.warning("step %d: %s: %s", finding.step, text, done)
+        self._write_down(finding, result, where, micro_batches)
+        if finding.action == "rollback":
+            self._roll_back(finding)
+        self._guard.stop_if_too_many(finding)
+
+    def _where(self, finding: Finding, result: StepResult, micro_batches: list[MaskedBatch]) -> str | None:
+        """The module in which the first step in a row that is not finite went wrong.
+
+        Not where fp16's loss scale is only finding its place.
+        """
+        scaling = self._engine.loss_scale is not None and result.loss == result.loss
+        if finding.kind != "not finite" or scaling or not self._guard.first_in_a_row(finding):
+            return None
+        return first_not_finite(self._engine, micro_batches, finding.step - 1)
+
+    def _write_down(
+        self, finding: Finding, result: StepResult, where: str | None, micro_batches: list[MaskedBatch]
+    ) -> None:
+        """Append the step and its samples to RUN/bad_steps.jsonl; a full disk does not stop the run."""
+        try:
+            mine = [name for batch in micro_batches for name in self._loader.names_of(batch)]
+        except (OSError, ValueError) as error:
+            mine = [f"not readable: {error}"]
+        samples = [name for part in distributed.gather(mine) for name in part]
+        if distributed.rank():
+            return
+        row: dict[str, Any] = {**asdict(finding), "loss": str(result.loss), "grad_norm": str(result.grad_norm)}
+        try:
+            with (self._folder / BAD_STEPS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**row, "where": where, "samples": samples}) + "\n")
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._folder / BAD_STEPS, error)
+
+    def _roll_back(self, finding: Finding) -> None:
+        """Go back to the last checkpoint; the steps since then count as taken and not applied, so that the data goes on
+        behind the bad step's batch while schedules and weights are the checkpoint's."""
+        engine, samples = self._engine, self._engine.samples
+        self._checkpoints.finish()
+        place = self._checkpoints.newest_good()
+        if place is None:
+            if distributed.rank() == 0:
+                log.warning("step %d: there is no checkpoint to go back to yet: the step is left out", finding.step)
+            return
+        state = self._checkpoints.load(engine, place)
+        lost = finding.step - engine.steps
+        engine.skip_to(finding.step, samples)
+        self._guard.rolled_back(state.steps, state.guard["steps"])
+        if distributed.rank() == 0:
+            log.warning("back at %s: its weights go on at step %d; %d steps are lost", place, finding.step + 1, lost)
 
 
 def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> list[ProbeResult]:

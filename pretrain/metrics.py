@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from configs.schema import Modality
 from data_shards.writer import replace_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,21 @@ class MetricsRow:
     memory_gib: float
     """Peak memory of rank 0 so far, in GiB: of the GPU, or the process's resident memory on a CPU."""
     skipped_steps: int
-    """Steps skipped so far because a gradient was not finite."""
+    """Steps so far that were not applied: not finite, spikes that were left out, and what rollbacks went back over."""
+    spikes: int
+    """Steps so far whose loss or gradient norm was far above those before."""
+    rollbacks: int
+    """Returns to a checkpoint so far."""
     bad_samples: int
     """Unreadable samples replaced so far."""
     loss_scale: float | None = None
     """Loss scale of fp16; None in other precisions."""
     bad_kinds: dict[str, int] | None = None
     """Unreadable samples met since the last start, by kind; None where there were none."""
+    module_std: dict[str, float] | None = None
+    """Standard deviation over tokens of what each module makes (`pretrain.health`); None where it was not measured."""
+    module_rank: dict[str, float] | None = None
+    """The same for its effective rank."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,12 @@ class ProbeResult:
 
 
 class MetricsFile:
-    """Append-only JSON lines, one flushed write per row. Only rank 0 opens it.
+    """Append-only JSON lines, one write per row. Only rank 0 opens it.
 
     A run that continues after `resume_step` keeps the rows up to that step and drops what an earlier life wrote
     beyond it, so that each step has one row. 0 means a run that starts anew and keeps nothing.
+
+    Rows that a full disk does not take wait for room: metrics are no reason to end a run.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
@@ -107,7 +120,8 @@ class MetricsFile:
         if path.exists():
             kept = [row for row in read_rows(path) if resume_step > 0 and row["step"] <= resume_step]
             replace_text(path, "".join(map(_line, kept)))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, row: MetricsRow) -> None:
         """Append the row of a step; a field that is None is left out."""
@@ -122,8 +136,14 @@ class MetricsFile:
         self._file.close()
 
     def _append(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
+        had_room = not self._waiting
+        self._waiting += _line(row).encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if had_room:
+                log.warning("%s cannot be written (%s): its rows wait for room", self._file.name, error.strerror)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -142,5 +162,11 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _line(row: dict[str, Any]) -> str:
     """Strict JSON: a float that is not finite becomes null, which every reader accepts."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """`value`, or None for a float that is not finite; of a dict, that of its values."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

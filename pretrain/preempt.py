@@ -1,35 +1,56 @@
-"""Notices to stop: SIGTERM, SIGINT and SIGUSR1 become a flag that all ranks agree on at a step boundary."""
+"""Notices to stop, at a rank: SIGTERM, SIGINT and SIGUSR1, and the file RUN/STOP."""
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
+import logging
+import time
+from pathlib import Path
 
-import torch
+from pretrain import distributed, exits
+from pretrain.exits import Notices
 
-from pretrain import distributed
+LOOK_S = 1.0
+"""Between two looks for RUN/STOP."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+log = logging.getLogger(__name__)
 
 
 class Preemption:
-    """Installs the handlers; `agreed()` is True on every rank once any rank has been notified.
+    """Whether this rank has had notice to stop. All ranks agree on it at a step boundary, save, and stop.
 
-    DeepSpeed's launcher kills its processes 30 s after SIGTERM and ignores SIGUSR1: where saving takes longer, have
-    the cluster send SIGUSR1 in time. A second SIGINT ends the process at once.
+    A second signal, AGAIN_S after the first, ends the process at once: the last checkpoint stays whole. Rank 0 alone
+    looks for RUN/STOP, and removes one that is left from before.
     """
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+    def __init__(self, run_dir: Path) -> None:
+        self._notices = Notices(lambda: exits.leave(exits.STOPPED))
+        self._file = run_dir / exits.STOP_FILE
+        self._reads_file = distributed.rank() == 0
+        self._asked = False
+        self._look_at = 0.0
+        if self._reads_file and self._file.exists():
+            log.warning("%s was there before the run began: removed", self._file)
+            self._file.unlink(missing_ok=True)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+    @property
+    def noticed(self) -> bool:
+        """Whether this rank was signalled, or as rank 0 has seen RUN/STOP."""
+        return self._notices.first is not None or self._is_asked()
 
-    def agreed(self, device: torch.device) -> bool:
-        """Whether any rank was notified. Collective."""
-        flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
-        return bool(distributed.all_sum(flag).item())
+    @property
+    def reason(self) -> str:
+        """The notice, for the message."""
+        if first := self._notices.first:
+            return f"notice to stop ({first.name})"
+        return f"notice to stop ({self._file})" if self._asked else "notice to stop (at another rank)"
+
+    def acknowledge(self) -> None:
+        """The notice has been acted on: rank 0 removes RUN/STOP, or the next start would have to."""
+        if self._reads_file:
+            self._file.unlink(missing_ok=True)
+
+    def _is_asked(self) -> bool:
+        if self._reads_file and not self._asked and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._asked = self._file.exists()
+        return self._asked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
@@ -55,3 +57,39 @@ class Progress:
         """Time left at the mean rate since this process began, as h:mm:ss."""
         per_step = (now - self._start) / max(step - self._first, 1)
         return tqdm.format_interval(per_step * (self._steps - step))
+
+
+class BytesBar:
+    """How much of something is read: a bar on a terminal, in a log a line at the begin and every ten seconds."""
+
+    def __init__(self, title: str, total: int, shown: bool) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._lines = shown and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, desc=title, unit="B", unit_scale=True, unit_divisor=1024, disable=not shown or self._lines
+        )
+        self._printed = time.monotonic()
+        if self._lines:
+            print(f"{title}, {tqdm.format_sizeof(total, 'B', 1024)}", file=sys.stderr, flush=True)
+
+    def update(self, size: int) -> None:
+        """So many bytes more."""
+        self._done += size
+        self._bar.update(size)
+        if self._lines and time.monotonic() - self._printed >= 10:
+            self._printed = time.monotonic()
+            print(f"{self._title}: {self._done / max(self._total, 1):.0%}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+@contextmanager
+def bytes_bar(title: str, total: int, shown: bool) -> Iterator[BytesBar]:
+    """A `BytesBar` that is closed at the end."""
+    bar = BytesBar(title, total, shown)
+    try:
+        yield bar
+    finally:
+        bar.close()

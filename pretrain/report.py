@@ -20,6 +20,8 @@ from models.statistics import std_from_moments
 from pretrain import distributed, speed
 from pretrain.board import Board
 from pretrain.engine import Engine, StepResult
+from pretrain.guard import Guard
+from pretrain.health import ModuleHealth
 from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult
 from pretrain.progress import Progress
 
@@ -35,6 +37,7 @@ class Report:
         self._meters = {modality: speed.Meter(peak) for modality in config.modalities}
         self._mixture = mixture_of(config)
         self._pictured: set[Modality] = set(config.modalities if engine.steps else ())
+        self._modules: dict[Modality, dict[str, ModuleHealth]] = {}
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
@@ -42,20 +45,33 @@ class Report:
             self._board.write_config(engine.steps, config_text)
             self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
 
-    def step(self, result: StepResult, seconds: float, loader: MaskedBatchLoader | MixtureLoader) -> None:
+    def step(
+        self,
+        result: StepResult,
+        seconds: float,
+        loader: MaskedBatchLoader | MixtureLoader,
+        guard: Guard,
+        modules: dict[str, ModuleHealth] | None = None,
+    ) -> MetricsRow | None:
         """Count a step, just after `loader` gave it; write a row every `log.every` steps, of each modality that they
-        hold, and at the last one."""
+        hold, and at the last one. Returns the row, on every rank.
+
+        modules: what they measured at this step; it is in the next row of the step's modality.
+        """
         samples, tokens = int(result.samples), int(result.tokens)
         work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost)
         self._meters[result.modality].add(work)
+        if modules:
+            self._modules[result.modality] = modules
         step = self._engine.steps
         if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
-            return
-        row = self._row(result, loader)
+            return None
+        row = self._row(result, loader, guard)
         if self._writes:
             self._metrics.write(row)
             self._board.write(row)
             self._progress.update(step, row.loss, row.samples_per_s)
+        return row
 
     def picture(self, batch: MaskedBatch) -> None:
         """Picture of a micro-batch of the step just taken: of each modality its first, and every `log.pictures_every`
@@ -85,26 +101,25 @@ class Report:
             self._metrics.close()
             self._board.close()
 
-    def _row(self, result: StepResult, loader: MaskedBatchLoader | MixtureLoader) -> MetricsRow:
+    def _row(self, result: StepResult, loader: MaskedBatchLoader | MixtureLoader, guard: Guard) -> MetricsRow:
         counts = [loader.bad_samples, *(loader.bad_kinds.get(kind, 0) for kind in BAD_KINDS)]
         sums = distributed.all_sum(torch.cat([
-            result.loss.double()[None],
-            result.loss.new_tensor(counts, dtype=torch.float64),
+            result.target_moments.new_tensor(counts),
             result.target_moments,
             result.prediction_moments,
         ]))  # fmt: skip
-        loss, bad, *kinds = sums[: 1 + len(counts)].tolist()
-        target, prediction = (std_from_moments(moments).item() for moments in sums[1 + len(counts) :].chunk(2))
-        engine = self._engine
+        bad, *kinds = sums[: len(counts)].tolist()
+        target, prediction = (std_from_moments(moments).item() for moments in sums[len(counts) :].chunk(2))
+        engine, modules = self._engine, self._modules.pop(result.modality, {})
         return MetricsRow(
             step=engine.steps,
             epoch=loader.epoch_of(engine.steps - 1),
             samples=engine.samples[result.modality],
             modality=result.modality,
-            loss=loss,
+            loss=result.loss,
             lr=result.lr,
             teacher_decay=result.teacher_decay,
-            grad_norm=float(result.grad_norm),
+            grad_norm=result.grad_norm,
             target_std=target,
             prediction_std=prediction,
             masked_fraction=int(result.masked) / int(result.tokens),
@@ -113,9 +128,13 @@ class Report:
             **asdict(self._meters[result.modality].take()),
             memory_gib=speed.memory_gib(engine.device),
             skipped_steps=engine.skipped,
+            spikes=guard.spikes,
+            rollbacks=guard.rollbacks,
             bad_samples=int(bad),
             loss_scale=engine.loss_scale,
             bad_kinds={kind: int(count) for kind, count in zip(BAD_KINDS, kinds, strict=True) if count} or None,
+            module_std={name: values.std for name, values in modules.items()} or None,
+            module_rank={name: values.rank for name, values in modules.items()} or None,
         )
 
 

@@ -7,6 +7,7 @@ step that ZeRO skips, because ZeRO then never calls `step()`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class TeacherMixin:
     `armed` stays False until the engine is built: DeepSpeed's stage 0 wrapper calls `step()` once with zero
     gradients to make the states, which would decay the weights and count as a step.
 
+    `gate` is asked before anything moves, once ZeRO or `clip` has measured the gradient; if it says no, nothing does.
+
     `clip` is set where DeepSpeed puts no wrapper around the optimizer (stage 0 in fp32): the step then does what the
     wrappers do. It takes the gradient of a block that was dropped as 0, measures and clips the gradient norm and
     refuses non-finite gradients. DeepSpeed's engine reads `overflow` and `_global_grad_norm` of whatever optimizer it
@@ -34,6 +37,7 @@ class TeacherMixin:
     state: dict[Tensor, dict[str, Any]]
     active: str | None = None
     armed: bool = False
+    gate: Callable[[], bool] | None = None
     clip: float | None = None
     overflow: bool = False
 
@@ -44,6 +48,8 @@ class TeacherMixin:
         if not self.armed:
             return
         if self.clip is not None and not self._clip_finite(self.clip):
+            return
+        if self.gate is not None and not self.gate():
             return
         groups = self.param_groups
         self.param_groups = [group for group in groups if group.get("modality") in (None, self.active)]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import IO, NoReturn
@@ -13,37 +16,44 @@ from typing import IO, NoReturn
 from configs.checks import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from pretrain import distributed
+from data_shards.loader import LoaderFailed
+from pretrain import distributed, exits
 from pretrain.guard import RunStopped
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
 ALONE_S = 5.0  # seconds in which the launcher notices that rank 0 has ended
-STOPPED = 75  # exit code of a run that a notice has stopped (EX_TEMPFAIL of sysexits.h): start it again
 
 
 def main(overrides: list[str]) -> None:
-    """Compose and check the configuration, take the run directory, train.
+    """Train, and end with a code of `pretrain.exits`.
 
-    A mistake of the user's is one line and exit code 2; what stops a run is one line and exit code 1; a bug shows its
-    traceback. In each case the launcher ends the other ranks. A run stopped by a notice exits with 75.
+    A mistake of the user's and what stops a run are one line each; a bug shows its traceback. In each case the launcher
+    ends the other ranks.
     """
+    exits.signal_on_end_of(os.getppid(), signal.SIGTERM)  # of the launcher
     _keep_log_readable()
-    device = distributed.start()
     try:
-        config = compose_pretrain(overrides)
-        check(config, distributed.world())
-        held = _take_run_directory(config)
-        finished = pretrain(config, device)
-    except ValueError as error:
-        _fail(error, 2)
-    except (OSError, RunStopped) as error:
-        _fail(error, 1)
-    distributed.barrier()
+        finished = _train(overrides)
+    except KeyboardInterrupt:  # before the handlers of notices are there
+        exits.leave(exits.STOPPED)
+    except Exception as error:
+        _fail(error)
+    sys.stdout.flush()
+    exits.leave(exits.DONE if finished else exits.STOPPED)  # not through the destructors of CUDA, NCCL and gloo
+
+
+def _train(overrides: list[str]) -> bool:
+    """Compose and check the configuration, take the run directory, train; False where a notice has stopped the run."""
+    device = distributed.start()
+    config = compose_pretrain(overrides)
+    check(config, distributed.world())
+    held = _take_run_directory(config)
+    finished = pretrain(config, device)
+    distributed.barrier()  # whoever leaves first makes the launcher end the others
     if held:
         held.close()
-    if not finished:
-        sys.exit(STOPPED)
+    return finished
 
 
 def _take_run_directory(config: PretrainConfig) -> IO[str] | None:
@@ -61,24 +71,48 @@ def _take_run_directory(config: PretrainConfig) -> IO[str] | None:
     return held
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+def _fail(error: Exception) -> NoReturn:
     """Say what is wrong and end this process at once: a rank that waits in a collective must not hold it.
 
     What is wrong on every rank is said by rank 0, which makes the launcher end the others. What is wrong on another
-    rank alone is said by that one, while rank 0 still waits for it.
+    rank alone is said by that one, while rank 0 still waits for it. That a rank is gone is said last.
     """
-    rank = distributed.rank()
-    if rank:
+    lost = distributed.peer_lost(error)
+    code, rank = _code_of(lost or error), distributed.rank()
+    exits.note(code)  # now, for the launcher may end this process while it waits
+    if code == exits.FAILED and not isinstance(error, OSError):
+        traceback.print_exception(error)
+        exits.leave(code)
+    if rank or lost:
         time.sleep(ALONE_S)
     where = f"error (rank {rank})" if rank else "error"
-    print("\n".join(f"{where}: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
-    os._exit(code)
+    print("\n".join(f"{where}: {line}" for line in str(lost or error).splitlines()), file=sys.stderr, flush=True)
+    exits.leave(code)
+
+
+def _code_of(error: Exception) -> int:
+    match error:
+        case distributed.PeerLost() | LoaderFailed():
+            return exits.STALLED
+        case RunStopped():
+            return exits.HALTED
+        case ValueError():
+            return exits.MISTAKE
+        case _:
+            return exits.FAILED
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A file that a thread cannot write is the business of who started it: pretrain.board tells of TensorBoard's."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 def _keep_log_readable() -> None:
     """Warnings of ours and errors of DeepSpeed's; not its notes about each flattened group."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    threading.excepthook = _tell_of_thread
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
 

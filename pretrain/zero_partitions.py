@@ -4,17 +4,18 @@ Tested with the DeepSpeed versions of `TESTED_VERSIONS`. Every layout is reduced
 
 - `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
 - `fragments`: which slice of which partition is which slice of which parameter;
-- `refresh()`: cast the teacher's partitions into the frozen low-precision copy that the forward pass uses.
+- `refresh()`: cast the teacher's partitions into the frozen low-precision copy that the forward pass uses, and
+  `publish()`: the masters into the weights.
 
-And `clear_gradients()` undoes what ZeRO keeps of the step before.
+With these, `tensors()` and `restore()` take all that training needs out of one layout and put it into another. And
+`clear_gradients()` undoes what ZeRO keeps of the step before.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,21 +50,119 @@ class Fragment:
     numel: int
 
 
+MASTER = "master"
+"""Key of the weights beside those of the optimizer's state."""
+
+Read = Callable[[str, str, int, Tensor], None]
+"""Of a parameter, by name, and a key: fills a flat tensor with the elements from a place on."""
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """What the optimizer keeps of one of its parameter groups beside the masters; the same in every layout."""
+
+    step: int | None
+    """Updates so far; None before the first."""
+    keys: tuple[str, ...] = ()
+    """States of the masters' shape: Adam's moments, and the teacher where the group is averaged."""
+
+
 class Partitions(ABC):
     """The masters and the teacher of one engine, as ZeRO has laid them out."""
 
     masters: list[Tensor]
+    groups: list[int]
+    """The optimizer's parameter group that each master belongs to."""
     fragments: list[Fragment]
     sharded = True
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], shapes: dict[str, torch.Size]) -> None:
-        self._base = engine.basic_optimizer  # its `state` is another dict after a load
+        self._base = engine.basic_optimizer
+        self._optimizer = engine.optimizer
         self._names = names
         self.shapes = shapes
 
     @abstractmethod
     def refresh(self) -> None:
         """Cast the teacher into its low-precision copy. Collective: every rank calls it."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Cast the masters into the weights that the forward pass uses. Collective."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each master."""
+        return tuple(str(number) for number in range(len(self.masters)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training needs of this rank, flat and fp32, as LABEL/KEY: masters and the optimizer's states."""
+        found = {}
+        for label, master in zip(self.labels, self.masters, strict=True):
+            found[f"{label}/{MASTER}"] = _flat(master)
+            for key in self._keys(master):
+                found[f"{label}/{key}"] = _flat(self._base.state[master][key])
+        return found
+
+    def group_states(self) -> list[GroupState]:
+        """One entry per parameter group of the optimizer, alike on every rank."""
+        found = [GroupState(None)] * len(self._base.param_groups)
+        for master, group in zip(self.masters, self.groups, strict=True):
+            if keys := self._keys(master):  # apex counts steps in the group
+                step = self._base.state[master].get("step", self._base.param_groups[group].get("step"))
+                found[group] = GroupState(int(step), keys)
+        return found
+
+    @torch.no_grad()
+    def restore(self, saved: list[GroupState], read: Read) -> None:
+        """Overwrite masters and optimizer states with those of another engine, of whatever layout, and what is derived
+        from them. One slice of one parameter is in memory at a time. Collective."""
+        places = [self._place_states(i, saved[group]) for i, group in enumerate(self.groups)]
+        for f in self.fragments:
+            for key, tensor in places[f.partition].items():
+                read(f.name, key, f.start, tensor.narrow(0, f.offset, f.numel))
+        self.publish()
+        self.refresh()
+
+    def _place_states(self, number: int, saved: GroupState) -> dict[str, Tensor]:
+        """The flat tensors of one master that are to be filled, its padding zero; the step count is set."""
+        master, group = self.masters[number], self._base.param_groups[self.groups[number]]
+        state = self._base.state[master]
+        old = {key: state[key] for key in self._keys(master)}
+        state.clear()
+        state |= {key: old[key] if key in old else torch.zeros_like(master) for key in saved.keys}
+        if saved.step is None:
+            self._base.state.pop(master)
+        elif isinstance(self._base, torch.optim.AdamW):
+            on_device = group["fused"] or group["capturable"]
+            state["step"] = torch.tensor(float(saved.step), device=master.device if on_device else "cpu")
+        else:  # apex's
+            group["step"] = saved.step
+        return {MASTER: _flat(master)} | {key: _flat(state[key]) for key in saved.keys}
+
+    def _keys(self, master: Tensor) -> tuple[str, ...]:
+        state = self._base.state.get(master, {})
+        return tuple(k for k, v in state.items() if isinstance(v, Tensor) and v.shape == master.shape and k != "step")
+
+    @property
+    def grad_norm(self) -> Tensor | float:
+        """Norm of the gradient that is about to be applied, before clipping: ZeRO knows it when it calls the base
+        optimizer, DeepSpeed's engine only afterwards."""
+        return self._optimizer._global_grad_norm
+
+    @property
+    def loss_scale(self) -> dict[str, Any]:
+        """The state of fp16's dynamic loss scale; empty in other precisions."""
+        scaler = self._scaler()
+        return {key: getattr(scaler, key) for key in _SCALE if hasattr(scaler, key)}
+
+    @loss_scale.setter
+    def loss_scale(self, saved: dict[str, Any]) -> None:
+        for key in self.loss_scale.keys() & saved.keys():
+            setattr(self._scaler(), key, saved[key])
+
+    def _scaler(self) -> Any:
+        return getattr(self._optimizer, "loss_scaler", None) or getattr(self._optimizer, "loss_scale_config", None)
 
     def clear_gradients(self) -> None:  # noqa: B027 nothing to do where ZeRO makes or clears them in each step
         """Forget the gradients of the step before; called before every step.
@@ -112,6 +211,13 @@ def assemble(shapes: dict[str, torch.Size], pieces: Iterable[tuple[Fragment, Ten
     return {name: values.view(shapes[name]) for name, values in flat.items()}
 
 
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().view(-1)
+
+
 class Stage0(Partitions):
     """No ZeRO: every rank holds everything, one master per parameter."""
 
@@ -126,9 +232,20 @@ class Stage0(Partitions):
         else:
             parameters = [p for group in wrapper.param_groups for p in group["params"]]
             self.masters = parameters
+        self._weights = parameters
+        self.groups = [i for i, group in enumerate(self._base.param_groups) for _ in group["params"]]
         self.fragments = [Fragment(names[p], i, 0, 0, p.numel()) for i, p in enumerate(parameters)]
         frozen = {t.student: t.teacher for t in tracked}
         self._copies = [frozen.get(p) for p in parameters]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(fragment.name for fragment in self.fragments)
+
+    def publish(self) -> None:
+        for weight, master in zip(self._weights, self.masters, strict=True):
+            if weight is not master:
+                weight.data.copy_(master)
 
     def refresh(self) -> None:
         for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
@@ -151,7 +268,8 @@ class Stage12(Partitions):
         else:
             groups, flats = wrapper.round_robin_bit16_groups, wrapper.bit16_groups_flat
             self.masters, offsets = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_offsets
-        self._wrapper = wrapper
+        self._wrapper, self._flats = wrapper, flats
+        self.groups = list(range(len(self.masters)))
         self.fragments = [
             fragment
             for i, group in enumerate(groups)
@@ -173,15 +291,14 @@ class Stage12(Partitions):
         if getattr(self._wrapper, "cpu_offload", False):
             _zero_gradients(self.masters)
 
+    def publish(self) -> None:
+        for flat, master in zip(self._flats, self.masters, strict=True):
+            _spread(master, flat)
+
     def refresh(self) -> None:
-        rank, world = dist.get_rank(), dist.get_world_size()
         for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
-            if copy is None:
-                continue
-            mine = copy.chunk(world)[rank]
-            mine.copy_(teacher)
-            if world > 1:
-                _all_gather_into(copy, mine)
+            if copy is not None:
+                _spread(teacher, copy)
 
 
 class Stage3(Partitions):
@@ -191,6 +308,7 @@ class Stage3(Partitions):
         super().__init__(engine, names, {name: p.ds_shape for p, name in names.items()})  # type: ignore[attr-defined]
         wrapper = engine.optimizer
         self.masters = wrapper.fp32_partitioned_groups_flat
+        self.groups = [wrapper.sub_group_to_group_id[i] for i in range(len(self.masters))]
         self._place = {p: wrapper.grad_position[wrapper.get_param_id(p)] for p in names}
         self.fragments = [fragment for p in names for fragment in self._fragment(p)]
         self._tracked = tracked
@@ -207,15 +325,24 @@ class Stage3(Partitions):
         self._wrapper.grad_partitions_flat_buffer.zero_()
         _zero_gradients(self.masters)  # they last where the optimizer is offloaded
 
+    def publish(self) -> None:
+        for parameter in self._place:
+            self._write(parameter, self._slice(self.masters, parameter))
+
     def refresh(self) -> None:
         teachers = self.local("teacher")
         for t in self._tracked:
-            index, offset, numel = self._place[t.student]
-            copy: Any = t.teacher
-            if copy.ds_status == ZeroParamStatus.AVAILABLE:
-                # A small parameter that ZeRO keeps whole: give the whole up, the next forward gathers the new one.
-                copy.partition()
-            copy.ds_tensor.data.copy_(teachers[index].narrow(0, offset, numel))
+            self._write(t.teacher, self._slice(teachers, t.student))
+
+    def _slice(self, partitions: list[Tensor], parameter: nn.Parameter) -> Tensor:
+        index, offset, numel = self._place[parameter]
+        return partitions[index].detach().narrow(0, offset, numel)
+
+    def _write(self, parameter: Any, values: Tensor) -> None:
+        if parameter.ds_status == ZeroParamStatus.AVAILABLE:
+            # A small parameter that ZeRO keeps whole: give the whole up, the next forward gathers the new one.
+            parameter.partition()
+        parameter.ds_tensor.data.copy_(values)
 
 
 def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> Partitions:
@@ -269,33 +396,18 @@ def _flat_copy(
     return copy
 
 
+def _spread(mine: Tensor, whole: Tensor) -> None:
+    """Cast this rank's partition into its place in a flat tensor, and fetch the other ranks' parts."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    part = whole.data.chunk(world)[rank]
+    part.copy_(mine)
+    if world > 1:
+        _all_gather_into(whole.data, part)
+
+
 def _all_gather_into(output: Tensor, mine: Tensor) -> None:
     """All-gather equal parts of `output`, in place."""
     if output.device.type == "cpu":  # gloo gathers into a list; the parts are views of `output`
         dist.all_gather(list(output.chunk(dist.get_world_size())), mine.clone())
     else:
         dist.all_gather_into_tensor(output, mine)
-
-
-def saved_partitions(folder: Path, stage: int, rank: int, fragments: list[Fragment]) -> dict[Weights, list[Tensor]]:
-    """The masters and the teacher of one rank, flat and fp32, from the files that DeepSpeed's `save_checkpoint` wrote.
-
-    Before the first update there is no teacher yet: it is the masters. Raises FileNotFoundError.
-    """
-    pattern = "mp_rank_00_model_states.pt" if stage == 0 else f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-    file = next(iter(sorted(folder.glob(pattern))), None)
-    if file is None:
-        raise FileNotFoundError(f"{folder}: no {pattern}")
-    # DeepSpeed's files hold objects besides tensors; they are this run's own, not somebody's download.
-    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
-    if stage == 0:
-        wrapper = saved["optimizer"]
-        masters = [m for group in wrapper.get("fp32_groups", []) for m in group]
-        masters = masters or [saved["module"][f"student.{f.name}"] for f in fragments]
-        base = wrapper.get("optimizer_state_dict", wrapper)
-    else:
-        wrapper = saved["optimizer_state_dict"]
-        masters = wrapper["fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"]
-        base = wrapper["optimizer_state_dict" if stage == 3 else "base_optimizer_state"]
-    teachers = [base["state"].get(i, {}).get(STATE, master) for i, master in enumerate(masters)]
-    return {"student": [m.detach().flatten() for m in masters], "teacher": [t.detach().flatten() for t in teachers]}

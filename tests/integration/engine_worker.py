@@ -1,7 +1,9 @@
 """Run by the launcher on every rank: trains real engines on made-up batches and writes what happened as JSON.
 
-    engine_worker.py JOBS.json     a list of {"overrides": [...], "steps": n} with "poison": step (`follow`), or with
-                                   "resume_at": step and "folder": path (`resume`), or nothing else (`losses`)
+    engine_worker.py JOBS.json     a list of {"overrides": [...], "steps": n} with "poison": step (`follow`), with
+                                   "resume_at": step and "folder": path (`resume`), with "save": path or "load": path
+                                   (`leave` and `take_up`), with "plants": [[where, module]] (`find`), or nothing
+                                   else (`losses`)
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import gc
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,8 +24,9 @@ from configs.schema import PretrainConfig
 from models.data2vec import Data2Vec
 from models.sharing import modality_of
 from pretrain import distributed
-from pretrain.checkpoint import Checkpoints, load_weights
+from pretrain.checkpoint import Checkpoints, RunState, load_weights
 from pretrain.engine import Engine
+from pretrain.locate import first_not_finite
 from pretrain.teacher import update
 from tests.integration.made_up import micro_batches
 
@@ -81,7 +86,7 @@ def follow(job: dict) -> dict:
         result = engine.step(micro_batches(config, step))
         for hook in hooks:
             hook.remove()
-        norms.append(float(result.grad_norm))
+        norms.append(result.grad_norm)
         last, masters = masters, engine.partitions.gather("student")
         moved = {*changed(before, engine.partitions.gather("teacher")), *changed(last, masters)}
         trespassed |= moved & average.others(result.modality)
@@ -118,8 +123,8 @@ def resume(job: dict) -> dict:
     before, after = range(job["resume_at"]), range(job["resume_at"], job["steps"])
     for step in before:
         train(straight, config, step)
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(straight, {}, (0, 0))
+    checkpoints = Checkpoints(folder, config.checkpoint)
+    checkpoints.save(straight, RunState({}), wait=True)
     saved = {weights: straight.partitions.gather(weights) for weights in ("teacher", "student")}
     losses = [train(straight, config, step) for step in after]
     second = Engine(Data2Vec(config), config, torch.device("cpu"))
@@ -141,6 +146,109 @@ def resume(job: dict) -> dict:
     }
 
 
+def everything(engine: Engine) -> dict[str, Tensor]:
+    """Masters, Adam's moments and teacher of all ranks, whole, as KEY/NAME."""
+    partitions = engine.partitions
+    tensors, labels = partitions.tensors(), partitions.labels
+    keys = {name.rpartition("/")[2] for name in tensors}
+    mine = [
+        (f"{key}/{f.name}", f.start, tensors[place].narrow(0, f.offset, f.numel).cpu().clone())
+        for key in sorted(keys)
+        for f in partitions.fragments
+        if (place := f"{labels[f.partition]}/{key}") in tensors
+    ]
+    whole = {f"{key}/{name}": torch.full((shape.numel(),), float("nan")) for key in keys
+             for name, shape in partitions.shapes.items()}  # fmt: skip
+    for rank in distributed.gather(mine) if partitions.sharded else [mine]:
+        for name, start, values in rank:
+            whole[name][start : start + len(values)] = values
+    return whole
+
+
+def leave(job: dict) -> dict:
+    """Train one engine, save it, and go on; the losses from there."""
+    config = compose_pretrain(job["overrides"])
+    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    for step in range(job["steps"]):
+        train(engine, config, step)
+    checkpoints = Checkpoints(Path(job["save"]), config.checkpoint)
+    checkpoints.save(engine, RunState({}))
+    checkpoints.finish()
+    states = everything(engine)
+    if distributed.rank() == 0:
+        torch.save((states, engine.partitions.group_states()), Path(job["save"]) / "states.pt")
+    return {"losses": [train(engine, config, job["steps"] + step) for step in range(3)]}
+
+
+def take_up(job: dict) -> dict:
+    """Load checkpoints of any layout into one engine, one after the other, and compare all that each holds; after the
+    first and the last go on training."""
+    config = compose_pretrain(job["overrides"])
+    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    results = []
+    for folder in map(Path, job["load"]):
+        checkpoints = Checkpoints(folder, config.checkpoint)
+        checkpoints.load(engine, checkpoints.newest_good())
+        ends = folder in (Path(job["load"][0]), Path(job["load"][-1]))
+        results.append({
+            "differ": differences(engine, folder / "states.pt"),
+            "counts": [engine.steps, engine.skipped, engine.samples],
+            "losses": [train(engine, config, job["steps"] + step) for step in range(3 if ends else 0)],
+        })  # fmt: skip
+    return {"loaded": results}
+
+
+def differences(engine: Engine, file: Path) -> list[str]:
+    """What of the engine's state is not what `leave` wrote down, or not what follows from it."""
+    saved, groups = torch.load(file, weights_only=False)
+    states, copy, teacher = everything(engine), low_precision_copy(engine), engine.partitions.gather("teacher")
+    differ = [name for name in saved if not torch.equal(saved[name].nan_to_num(7), states[name].nan_to_num(7))]
+    differ += [name for name in copy if not torch.equal(copy[name], teacher[name].to(copy[name].dtype))]
+    differ += sorted(saved.keys() ^ states.keys())
+    return differ + ([] if engine.partitions.group_states() == groups else ["the optimizer's groups"])
+
+
+def find(job: dict) -> dict:
+    """Plant a NaN in a step, on the last rank: in a module's output or in the gradient there. What is found in a second
+    run of the batch, and whether an engine that never saw the step takes the next one alike."""
+    config = compose_pretrain(job["overrides"])
+    engine, other = (Engine(Data2Vec(config), config, torch.device("cpu")) for _ in range(2))
+    train(engine, config, 0), train(other, config, 0)
+    found = []
+    for number, (where, name) in enumerate(job["plants"], start=1):
+        batches, before = micro_batches(config, 0), everything(engine)
+        with planted(engine, where, name):
+            applied = engine.step(batches).applied
+            found.append([applied, first_not_finite(engine, batches, number)])
+        if changed(before, everything(engine)):
+            found[-1].append("moved")
+    engine.resume(other.steps, other.skipped, other.samples)
+    same = train(engine, config, 1) == train(other, config, 1) and not changed(everything(engine), everything(other))
+    return {"found": found, "same_afterwards": same}
+
+
+@contextmanager
+def planted(engine: Engine, where: str, name: str) -> Iterator[None]:
+    """A NaN on the last rank."""
+    module = engine.model.get_submodule(name)
+
+    def output(module, inputs, result):
+        return result * float("nan")
+
+    def gradient(module, inputs, result):
+        if result.requires_grad:
+            result.register_hook(lambda grad: grad * float("nan"))
+
+    handle = None
+    if distributed.rank() == distributed.world() - 1:
+        handle = module.register_forward_hook({"output": output, "gradient": gradient}[where])
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
+
+
 def losses(job: dict) -> dict:
     """Train one engine; the loss of every step."""
     config = compose_pretrain(job["overrides"])
@@ -150,12 +258,13 @@ def losses(job: dict) -> dict:
 
 def train(engine: Engine, config: PretrainConfig, step: int) -> float:
     """One step; its loss."""
-    return float(distributed.all_sum(engine.step(micro_batches(config, step)).loss.clone()))
+    return engine.step(micro_batches(config, step)).loss
 
 
 def run(job: dict) -> dict:
     """What the job asks for."""
-    return resume(job) if "resume_at" in job else follow(job) if "poison" in job else losses(job)
+    kinds = {"plants": find, "resume_at": resume, "poison": follow, "save": leave, "load": take_up}
+    return next((function for key, function in kinds.items() if key in job), losses)(job)
 
 
 if __name__ == "__main__":

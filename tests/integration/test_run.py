@@ -186,7 +186,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_path):
     first = overrides(shards, tmp_path, "train.steps=10", "deepspeed=zero1")
     train(1, first)
-    victim = next((tmp_path / "checkpoints/step_00000010").glob("*optim_states.pt"))
+    victim = next((tmp_path / "checkpoints/step_00000010").glob("rank_*.safetensors"))
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)

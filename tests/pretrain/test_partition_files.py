@@ -1,0 +1,88 @@
+"""A rank's file: valid safetensors, and any slice of any parameter out of the files of all ranks."""
+
+import hashlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from pretrain.partition_files import Layout, PartitionFiles, file_name, write_partitions
+from pretrain.zero_partitions import Fragment
+
+SHAPES = {"a": (2, 3), "b": (5,)}
+WHOLE = {"a": torch.arange(6.0), "b": 10 + torch.arange(5.0)}
+
+
+def write(folder, rank: int, layout: Layout, tensors: dict[str, torch.Tensor]):
+    sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+    return write_partitions(folder / file_name(rank), sizes, tensors.__getitem__, layout)
+
+
+def cut(folder, ranks: int, moment: bool = True) -> None:
+    """A flat group of both parameters in equal partitions, padded at its end, as ZeRO 1 cuts it."""
+    flat = torch.cat([WHOLE["a"], WHOLE["b"]])
+    size = -(-len(flat) // ranks)
+    padded = torch.cat([flat, torch.zeros(size * ranks - len(flat))])
+    for rank in range(ranks):
+        left, right = rank * size, (rank + 1) * size
+        fragments = [
+            Fragment(name, 0, max(left, begin) - left, max(left, begin) - begin, min(right, end) - max(left, begin))
+            for name, begin, end in (("a", 0, 6), ("b", 6, 11))
+            if max(left, begin) < min(right, end)
+        ]
+        part = padded[left:right]
+        tensors = {"0/master": part} | ({"0/exp_avg": -part} if moment else {})
+        write(folder, rank, Layout(("0",), tuple(fragments), SHAPES), tensors)
+
+
+def test_the_file_is_what_the_library_writes_and_its_checksum_is_told(tmp_path):
+    layout = Layout(("0",), (Fragment("b", 0, 0, 0, 5),), SHAPES)
+    entry = write(tmp_path, 3, layout, {"0/master": WHOLE["b"], "0/teacher": WHOLE["b"] + 1})
+    path = tmp_path / "rank_00003.safetensors"
+    data = path.read_bytes()
+    assert (entry.bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("0/teacher"), WHOLE["b"] + 1)
+        parsed = Layout.parse(file.metadata()["layout"])
+    assert parsed == Layout(layout.partitions, layout.fragments, {"a": [2, 3], "b": [5]})
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranks=st.integers(1, 12), start=st.integers(0, 5), numel=st.integers(0, 6))
+def test_any_slice_is_read_from_any_number_of_ranks(tmp_path_factory, ranks, start, numel):
+    folder = tmp_path_factory.mktemp("cut")
+    cut(folder, ranks)
+    files = PartitionFiles(folder)
+    for name, whole in WHOLE.items():
+        assert torch.equal(files.whole(name, "master"), whole.view(SHAPES[name]))
+        out = torch.full((min(numel, max(0, len(whole) - start)),), float("nan"))
+        files.read(name, "exp_avg", start, out)
+        assert torch.equal(out, -whole[start : start + len(out)])
+
+
+def test_what_was_not_kept_is_known(tmp_path):
+    cut(tmp_path, 2, moment=False)
+    files = PartitionFiles(tmp_path)
+    assert files.holds("a", "master") and not files.holds("a", "teacher")
+
+
+def test_a_missing_rank_is_named_by_the_parameter_that_it_held(tmp_path):
+    cut(tmp_path, 3)
+    (tmp_path / file_name(1)).unlink()
+    with pytest.raises(ValueError, match="do not cover a exactly once"):
+        PartitionFiles(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"\xff" * 64])
+def test_a_file_that_is_none_is_refused(tmp_path, content):
+    cut(tmp_path, 1)
+    (tmp_path / file_name(0)).write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read"):
+        PartitionFiles(tmp_path)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no rank_"):
+        PartitionFiles(tmp_path)
