@@ -21,7 +21,9 @@ from pretrain.metrics import MetricsRow, ProbeResult
 from pretrain.pictures import images_picture, spectrograms_picture
 from tests.pretrain.test_pictures import TOKENIZER, clips, image_batch, texts
 
-NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale", "bad_kinds")}
+NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
+OPTIONAL = {"loss_scale", *NAMED}
+NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
 
 
@@ -43,11 +45,12 @@ def write(folder: Path, resume_step: int, steps: range, loss: float) -> None:
 def test_every_figure_of_a_row_has_a_tag(tmp_path):
     board = Board(tmp_path, 0)
     numbered = {field: float(i) for i, field in enumerate([*NUMBERS, "loss_scale"])}
-    board.write(MetricsRow(step=3, modality="vision", **numbered, bad_kinds={"decode": 99}))
+    board.write(MetricsRow(step=3, modality="vision", **numbered, **NAMED))
     events = read(tmp_path)  # before close: rows are flushed
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    assert {tag.rsplit("/", 1)[-1] for tag in scalars} == ({*numbered} - {"teacher_decay"}) | {"decay", "decode"}
-    assert scalars.pop("data/bad/decode")[0].value == 99
+    tags = {"data/bad/decode": 99, "health/std/student.blocks.0": 98, "health/rank/student.blocks.0": 97}
+    assert {tag: scalars.pop(tag)[0].value for tag in tags} == tags
+    assert {tag.rsplit("/", 1)[-1] for tag in scalars} == ({*numbered} - {"teacher_decay"}) | {"decay"}
     assert sorted(event.value for [event] in scalars.values()) == sorted(numbered.values())
     assert {event.step for [event] in scalars.values()} == {3}
 

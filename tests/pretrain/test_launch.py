@@ -225,15 +225,6 @@ def test_a_finished_run_is_recognised(tmp_path: Path) -> None:
     assert finished_steps(done) == 600
 
 
-def test_the_launcher_ignores_sigusr1() -> None:
-    alive = "import os, signal; os.kill(os.getpid(), signal.SIGUSR1); print('alive')"
-    program = (
-        f"import os, sys; from pretrain.launch import become; become([sys.executable, '-c', {alive!r}], os.environ)"
-    )
-    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert (finished.returncode, finished.stdout) == (0, "alive\n"), finished.stderr
-
-
 def test_threads_are_cores_by_ranks() -> None:
     start = Launch({"localhost": 4})
     environment = launch.rank_environment(config(), start, CPU)

@@ -18,7 +18,8 @@ from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
 from pretrain.progress import Progress
 from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
 
-NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in ("step", "modality", "loss_scale", "bad_kinds")}
+OPTIONAL = {f.name for f in fields(MetricsRow) if f.default is None}
+NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
 PROBE = ProbeResult("vision", 0.5, 0.6, 0.7, 0.8, k=20, train_samples=50, test_samples=20)
 
@@ -44,12 +45,21 @@ def test_rows_hold_every_field_and_are_strict_json(tmp_path):
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()  # before close: a row is flushed at once
     row, probe = (json.loads(line, parse_constant=refuse) for line in lines)
-    assert set(row) == {f.name for f in fields(MetricsRow)} - {"loss_scale", "bad_kinds"}
+    assert set(row) == {f.name for f in fields(MetricsRow)} - OPTIONAL
     assert row["loss"] is None and row["grad_norm"] is None and row["mfu"] is None and row["lr"] == 0.5
     assert probe == {"step": 1, **asdict(PROBE)}
     file.write(replace(ROW, loss_scale=1024.0, bad_kinds={"decode": 2}, cache_hits=None))
     last = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
     assert last["loss_scale"] == 1024 and last["bad_kinds"] == {"decode": 2} and "cache_hits" not in last
+
+
+def test_what_was_measured_of_modules_is_strict_json_too(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    std, rank = {"student.blocks.0": 0.5, "student.blocks.1": float("nan")}, {"student.blocks.0": 9.5}
+    file.write(replace(ROW, module_std=std, module_rank=rank))
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    [row] = read_rows(tmp_path / "metrics.jsonl")
+    assert row["module_std"] == {**std, "student.blocks.1": None} and row["module_rank"] == rank
 
 
 def test_resume_drops_the_rows_beyond_the_checkpoint(tmp_path):
