@@ -88,10 +88,15 @@ class Life:
 
     def everything(self) -> list[psutil.Process]:
         """Every living process of its session."""
+        return self.of_session(self.process.pid)
+
+    @staticmethod
+    def of_session(session: int) -> list[psutil.Process]:
+        """Every living process of a session."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
-                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
