@@ -18,7 +18,8 @@ MAX_DEFAULT_LANES = 768
 
 def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
-    whole = [mistake for rule in (_teacher, _schedule, _optimizer, _deepspeed) for mistake in rule(config)]
+    rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
+    whole = [mistake for rule in rules_of_all for mistake in rule(config)]
     rules = (_sizes, _samples, _probe, _weights, partial(_batch, world=world))
     _raise(whole + _of_parts(config, lambda part: [mistake for rule in rules for mistake in rule(part)]))
 
@@ -272,6 +273,18 @@ def _optimizer(config: PretrainConfig) -> Iterator[str]:
 def _deepspeed(config: PretrainConfig) -> Iterator[str]:
     if config.deepspeed.offload_optimizer and config.deepspeed.stage == 0:
         yield "deepspeed.offload_optimizer=true needs ZeRO: add deepspeed=zero1, zero2 or zero3"
+
+
+def _checkpoints(config: PretrainConfig) -> Iterator[str]:
+    every, for_good = config.checkpoint.every, config.checkpoint.keep_every
+    if every and for_good % every:
+        nearest = max(1, round(for_good / every)) * every
+        yield (
+            f"checkpoint.keep_every={for_good} must be a multiple of checkpoint.every={every}: "
+            f"set checkpoint.keep_every={nearest}"
+        )
+    if config.guard.spike == "rollback" and not every:
+        yield "guard.spike=rollback needs checkpoints to go back to: set checkpoint.every=500, or guard.spike=skip"
 
 
 def _probe(config: PretrainConfig) -> Iterator[str]:

@@ -169,20 +169,22 @@ class Engine:
         ZeRO calls the base optimizer once per parameter group, after it has measured the gradient: `judge` is asked at
         the first.
         """
-        answers: list[bool] = []
+        judged: list[tuple[float, bool]] = []
 
         def gate() -> bool:
-            if not answers:
-                answers.append(judge(float(self.partitions.grad_norm)))
-            return answers[0]
+            if not judged:
+                norm = float(self.partitions.grad_norm)
+                judged.append((norm, judge(norm)))
+            return judged[0][1]
 
         self.optimizer.gate = gate
         self.deepspeed.step()
-        applied = self.deepspeed.was_step_applied() and answers == [True]
-        if applied:
+        if not (self.deepspeed.was_step_applied() and judged):
+            norm = self.deepspeed.get_global_grad_norm()
+            return float("nan") if norm is None else float(norm), False
+        if judged[0][1]:
             self.partitions.refresh()
-        norm = self.deepspeed.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm), applied
+        return judged[0]
 
     def inputs(
         self, micro_batches: list[MaskedBatch], index: int, masked: Tensor, step: int

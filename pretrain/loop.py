@@ -111,15 +111,22 @@ class Training:
     def run(self) -> bool:
         """Step until `train.steps`, saving on the way; False where a notice to stop ended it."""
         steps = self._loader.steps(self._engine.steps)
-        while self._engine.steps < self._config.train.steps:
-            if self._step(steps):
-                self._save(wait=True)
-                self._preemption.acknowledge()
-                place = self._checkpoints.newest
-                self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
-                return False
-        self._checkpoints.finish()  # of a step before, where the last one was rolled back
+        try:
+            while self._engine.steps < self._config.train.steps:
+                if self._step(steps):
+                    self._stop()
+                    return False
+        except RunStopped:  # on every rank
+            self._checkpoints.finish()
+            raise
         return True
+
+    def _stop(self) -> None:
+        """Save, for a notice to stop."""
+        self._save(wait=True)
+        self._preemption.acknowledge()
+        place = self._checkpoints.newest
+        self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
 
     def _step(self, steps: Iterator[list[MaskedBatch]]) -> bool:
         """One step and what follows from it; True where a notice asks to stop."""

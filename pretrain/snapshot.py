@@ -20,7 +20,7 @@ class Snapshot:
 
     def __init__(self, elements: int, pinned: bool) -> None:
         """elements: fp32 values that a save is expected to have."""
-        self._pinned = pinned
+        self._device = torch.cuda.current_device() if pinned else None
         self._memory = torch.empty(0)
         self._making = threading.Thread(target=self._make, args=(elements,), daemon=True, name="snapshot")
         self._making.start()
@@ -39,7 +39,9 @@ class Snapshot:
         return copies
 
     def _make(self, elements: int) -> None:
-        self._memory = torch.empty(elements, pin_memory=self._pinned).zero_()
+        if self._device is not None:  # a new thread's is the first GPU, where each rank would take up memory
+            torch.cuda.set_device(self._device)
+        self._memory = torch.empty(elements, pin_memory=self._device is not None).zero_()
 
 
 class Write:

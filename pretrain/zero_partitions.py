@@ -239,6 +239,10 @@ class Stage0(Partitions):
         self._copies = [frozen.get(p) for p in parameters]
 
     @property
+    def grad_norm(self) -> Tensor | float:
+        return super().grad_norm / self.loss_scale.get("cur_scale", 1.0)  # this wrapper keeps that of the scaled one
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return tuple(fragment.name for fragment in self.fragments)
 

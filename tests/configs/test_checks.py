@@ -100,6 +100,14 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         ("optimizer.betas=[0.9,1]", 2, "optimizer.betas=[0.9,1]: each must be", "optimizer.betas=[0.9,0.98]"),
         ("deepspeed=zero0 deepspeed.offload_optimizer=true", 2, "offload_optimizer=true needs ZeRO", "deepspeed=zero1"),
         ("probe.train_shards=x", 2, "probe.test_shards is empty", "probe.test_shards=x"),
+        (
+            "checkpoint.every=500 checkpoint.keep_every=1200", 2,
+            "checkpoint.keep_every=1200 must be a multiple of checkpoint.every=500", "checkpoint.keep_every=1000",
+        ),
+        (
+            "checkpoint.every=0 guard.spike=rollback", 2,
+            "guard.spike=rollback needs checkpoints to go back to", "checkpoint.every=500",
+        ),
     ],
 )
 def test_a_broken_rule_is_named_and_its_remedy_holds(overrides: str, world: int, message: str, remedy: str) -> None:

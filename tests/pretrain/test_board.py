@@ -1,5 +1,6 @@
 """TensorBoard files are read back from disk with TensorBoard's own reader."""
 
+import errno
 import io
 import json
 import socket
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pretrain import board
 from pretrain.board import Board
 from pretrain.metrics import MetricsRow, ProbeResult
 from pretrain.pictures import images_picture, spectrograms_picture
@@ -171,3 +173,23 @@ def fetch(url: str, seconds: float) -> list[str]:
             pass
         assert monotonic() < deadline, f"no runs at {url} after {seconds} s"
         sleep(0.2)
+
+
+def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch, caplog):
+    writer = Board(tmp_path, 0)
+    writer.write(replace(ROW, step=1))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._writer, "flush", full)
+        patch.setattr(board, "SummaryWriter", full)
+        for step in (2, 3):
+            writer.write(replace(ROW, step=step))
+        writer.write_config(3, "a: 1")
+    assert caplog.text.count("No space left on device") == 1, "said once"
+    writer.write(replace(ROW, step=4))
+    writer.close()
+    steps = [step for step, _ in losses(tmp_path)]
+    assert steps[0] == 1 and steps[-1] == 4 and 3 not in steps

@@ -1,5 +1,6 @@
 """metrics.jsonl through kills and restarts, rates, and the progress line."""
 
+import errno
 import io
 import json
 import os
@@ -198,3 +199,33 @@ def test_progress_that_is_off_still_says_warnings():
     progress.update(1, loss=1.0, samples_per_s=1.0)
     progress.say("a warning")
     assert stream.getvalue() == "a warning\n"
+
+
+class FullDisk(io.RawIOBase):
+    """A file that takes so many bytes more."""
+
+    name = "metrics.jsonl"
+
+    def __init__(self, file, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, data) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+
+def test_rows_that_a_full_disk_does_not_take_wait_for_room(tmp_path, caplog):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    metrics.write(ROW)
+    metrics._file = disk = FullDisk(metrics._file, room=40)  # in the middle of the next row
+    for step in (20, 30):
+        metrics.write(replace(ROW, step=step))
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [ROW.step]
+    assert caplog.text.count("cannot be written (No space left on device): its rows wait for room") == 1
+    disk.room = 10**6
+    metrics.write(replace(ROW, step=40))
+    disk.file.close()
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [ROW.step, 20, 30, 40]
