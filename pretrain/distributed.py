@@ -91,6 +91,14 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest(value: float, device: torch.device) -> float:
+    """The largest of all ranks' values, on every rank."""
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    if world() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return float(tensor)
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's picklable `value`, on every rank."""
     box = [value]

@@ -66,3 +66,12 @@ def test_one_file_knows_deepspeeds_insides() -> None:
         if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr)
     }
     assert knows == {"zero_partitions.py"}
+
+
+def test_nothing_is_unpickled() -> None:
+    """A checkpoint, a shard or an export must not be able to run code."""
+    for package in LAYERS:
+        for file in files(package):
+            assert not {name for name in imported(file) if name.split(".")[0] in ("pickle", "dill", "joblib")}, file
+            text = file.read_text()
+            assert text.count("torch.load(") == text.count("weights_only=True") and "allow_pickle" not in text, file

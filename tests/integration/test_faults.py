@@ -4,7 +4,6 @@ and the weights of a run that nothing disturbed, bit for bit."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -15,22 +14,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from pretrain.checkpoint import load_weights
 from pretrain.exits import DONE, FAILED, STALLED, STOPPED
 from pretrain.manifest import checkpoint_folders
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT
 from tests.integration.real_shards import build_shards
+from tests.integration.runs import assert_same_run, rows
 
 pytestmark = pytest.mark.slow
 
 STEPS = 80
-CLOCKS = {
-    "samples_per_s", "tokens_per_s", "tflops", "mfu", "data_wait", "data_wait_share", "read_ms", "decode_ms",
-    "batch_ms", "read_mb_per_s", "step_s", "memory_gib",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -135,29 +129,11 @@ class Life:
             return False
 
 
-def rows(run: Path) -> list[dict]:
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    found = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):  # half written
-            found.append({key: value for key, value in json.loads(line).items() if key not in CLOCKS})
-    return found
-
-
 def finish(shards: Path, run: Path) -> str:
     """Run to the end, undisturbed; what it said."""
     life = Life(shards, run)
     assert life.end(240) == DONE, life.said()
     return life.said()
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Rows and weights, to the last bit."""
-    assert rows(run) == rows(other)
-    for weights in ("teacher", "student"):
-        ours, theirs = load_weights(run, weights)[0], load_weights(other, weights)[0]
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def newest(run: Path) -> str:
@@ -200,7 +176,7 @@ def test_kill_9_at_twenty_random_moments(shards, undisturbed, tmp_path):
     assert killed == 20
     assert len(rows(run)) < STEPS, "every life was cut short"
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undisturbed, tmp_path):
@@ -220,7 +196,7 @@ def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undi
         assert "notice to stop (SIG" in life.said() and newest(run) == f"step_{rows(run)[-1]['step']:08d}"
         assert "loader process failed" not in life.said()
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_good(shards, undisturbed, tmp_path):
@@ -234,7 +210,7 @@ def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_good(shards, 
     os.kill(life.process.pid, signal.SIGINT)
     assert life.end() == STOPPED and time.monotonic() - began < 3, life.said()
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_a_stop_file_saves_and_stops_and_is_gone(shards, undisturbed, tmp_path):
@@ -246,7 +222,7 @@ def test_a_stop_file_saves_and_stops_and_is_gone(shards, undisturbed, tmp_path):
     assert life.end() == STOPPED, life.said()
     assert not (run / "STOP").exists() and newest(run) == f"step_{rows(run)[-1]['step']:08d}"
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def truncate(path: Path) -> None:
@@ -276,7 +252,7 @@ def test_truncated_flipped_and_missing_files_of_checkpoints(shards, undisturbed,
     assert f"{folders[2]} is damaged and passed over: rank_00000.safetensors has another checksum" in said
     assert f"{folders[1]} is damaged and passed over: state.json is missing" in said
     assert f"resuming from {folders[0]}" in said
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, tmp_path):
@@ -289,7 +265,7 @@ def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, tmp_path):
     assert "a loader process failed" in life.said() and "lower data.workers" in life.said()
     assert "Traceback" not in life.said()
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturbed, tmp_path):
@@ -304,7 +280,7 @@ def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturb
     assert "planted.py" in text["00001"] and "in step" in text["00001"]
     assert "all_reduce" in text["00000"] or "distributed" in text["00000"]
     finish(shards, run)
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 @pytest.fixture
@@ -338,7 +314,7 @@ def test_a_disk_that_fills_leaves_the_checkpoints_and_the_run_going(shards, undi
     life.wait_until(lambda: newest(run) > before)
     assert life.end(120) == DONE, life.said()
     assert "and training goes on" in life.said() and "Traceback (most recent call last)" not in life.said()
-    assert_same(run, undisturbed)
+    assert_same_run(run, undisturbed)
 
 
 def test_a_run_whose_checkpoints_never_fit_does_not_start(shards, small_disk):

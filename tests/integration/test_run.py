@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -27,14 +26,9 @@ from pretrain.run_directory import lock
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch
 from tests.integration.real_shards import COUNT, build_shards
+from tests.integration.runs import assert_same_run, rows
 
 pytestmark = pytest.mark.slow
-
-# What may differ between two runs of the same steps: clocks and memory.
-CLOCKS = {
-    "samples_per_s", "tokens_per_s", "tflops", "mfu", "data_wait", "data_wait_share", "read_ms", "decode_ms",
-    "batch_ms", "read_mb_per_s", "step_s", "memory_gib",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +68,6 @@ def mixture_overrides(shards: dict[str, Path], run: Path, *more: str) -> list[st
         "schedule.steps=30", "checkpoint.every=6", "precision=fp32", "data.workers=0",
         "model.dropout=0.1", "model.layer_drop=0.2", "log.peak_tflops=1", *more,
     ]  # fmt: skip
-
-
-def rows(run: Path) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in CLOCKS} for line in lines]
 
 
 def train(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -174,13 +163,6 @@ def test_killed_and_resumed_gives_the_same_metrics_and_weights(shards, straight,
 def newest(run: Path) -> int:
     """The step of the newest checkpoint."""
     return max(int(path.parent.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*/manifest.json"))
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert rows(one) == rows(other)
-    for weights in ("teacher", "student"):
-        ours, theirs = load_weights(one, weights)[0], load_weights(other, weights)[0]
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_flipped_byte_is_named_and_the_checkpoint_before_is_taken(shards, tmp_path):

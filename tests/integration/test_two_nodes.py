@@ -16,7 +16,8 @@ from pretrain.exits import DONE, STALLED
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT
 from tests.integration.real_shards import build_shards
-from tests.integration.test_faults import Life, rows
+from tests.integration.runs import rows
+from tests.integration.test_faults import Life
 
 pytestmark = pytest.mark.slow
 

@@ -92,6 +92,7 @@ def test_training_goes_on_beside_a_save_and_what_is_written_is_the_step_that_was
     folder = tmp_path / "checkpoints/step_00000010"
     assert checkpoints.newest == folder and damage(folder) == []
     assert (tmp_path / "checkpoints/latest").read_text() == folder.name
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "rank_00000.safetensors", "state.json"]
     assert torch.equal(PartitionFiles(folder).whole("a", "master"), torch.arange(6.0).view(2, 3))
     assert read_state(folder) == RunState(
         {"consumed_steps": 7}, [1, 2], {"steps": {}}, 10, 1, {"vision": 64}, {}, [GroupState(3, ("teacher",))],
