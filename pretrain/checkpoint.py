@@ -29,12 +29,12 @@ from pretrain import distributed
 from pretrain.agreement import agreement, check_agreement
 from pretrain.engine import Engine
 from pretrain.manifest import (
-    STAGING,
     checkpoint_folders,
     commit,
     damage,
     remove,
     remove_leftovers,
+    staging_of,
     step_of,
     write_json,
 )
@@ -113,7 +113,7 @@ class Checkpoints:
             partitions, asynchronous = engine.partitions, self._config.asynchronous and not wait
             layout = Layout(partitions.labels, tuple(partitions.fragments), partitions.shapes)
             kept = self._memory(engine).take(tensors) if asynchronous else tensors
-            self._write = Write(self.folder / STAGING / file_name(distributed.rank()), kept, layout)
+            self._write = Write(staging_of(final) / file_name(distributed.rank()), kept, layout)
         if wait or not self._config.asynchronous:
             self.finish()
 
@@ -215,8 +215,8 @@ class Checkpoints:
             state.written_by = _writer(engine)
             try:
                 remove_leftovers(self.folder)
-                (self.folder / STAGING).mkdir()
-                entry = write_json(self.folder / STAGING / STATE, asdict(state))
+                staging_of(final).mkdir()
+                entry = write_json(staging_of(final) / STATE, asdict(state))
             except OSError as error:
                 entry = error
         entry = distributed.broadcast(entry)
@@ -231,7 +231,7 @@ class Checkpoints:
         entries = {file_name(rank): entry for rank, (entry, _) in enumerate(parts) if entry}
         if not errors and distributed.rank() == 0:
             try:
-                commit(self.folder / STAGING, final, {STATE: state, **entries})
+                commit(staging_of(final), final, {STATE: state, **entries})
             except OSError as error:
                 errors = [str(error)]
         errors = distributed.broadcast(errors)
@@ -279,7 +279,8 @@ def _own_elements(engine: Engine) -> int:
 
 
 def _writer(engine: Engine) -> str:
-    return f"{distributed.world()} ranks in ZeRO {engine.config.deepspeed.stage}"
+    ranks = distributed.world()
+    return f"{ranks} rank{'s' * (ranks > 1)} in ZeRO {engine.config.deepspeed.stage}"
 
 
 def read_state(folder: Path) -> RunState:

@@ -16,7 +16,7 @@ from typing import Any
 from data_shards.writer import file_sha256, replace_text
 from pretrain.partition_files import FileEntry
 
-PREFIX, STAGING = "step_", "staging"
+PREFIX, STAGING = "step_", "staging_"
 REMOVED, REPLACED = "removed_", "replaced_"
 MANIFEST, LATEST = "manifest.json", "latest"
 
@@ -35,6 +35,12 @@ def write_json(path: Path, value: Any) -> FileEntry:
     """Write a small file whole; what the manifest says of it. Raises OSError."""
     replace_text(path, json.dumps(value, indent=1))
     return FileEntry(path.stat().st_size, file_sha256(path))
+
+
+def staging_of(final: Path) -> Path:
+    """Where the files of a checkpoint are gathered. Each has a folder of its own: other nodes may remember for a while
+    (NFS) that the name of the last one was a folder that has been renamed since."""
+    return final.with_name(f"{STAGING}{final.name}")
 
 
 def commit(staging: Path, final: Path, entries: dict[str, FileEntry]) -> None:
@@ -64,8 +70,9 @@ def remove_leftovers(folder: Path) -> None:
         final = folder / replaced.name.removeprefix(REPLACED)
         if not final.exists():
             replaced.rename(final)
-    for left in (folder / STAGING, *folder.glob(f"{REMOVED}*"), *folder.glob(f"{REPLACED}*")):
-        shutil.rmtree(left, ignore_errors=True)
+    for prefix in (STAGING, REMOVED, REPLACED):
+        for left in folder.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def damage(folder: Path, rank: int = 0, world: int = 1) -> list[str]:

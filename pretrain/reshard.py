@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.command import run
 from configs.schema import ReshardConfig
 from pretrain.checkpoint import SPARE, STATE, newest_good_of, read_state
-from pretrain.manifest import STAGING, commit, remove_leftovers, write_json
+from pretrain.manifest import commit, remove_leftovers, staging_of, write_json
 from pretrain.partition_files import (
     FileEntry,
     Layout,
@@ -47,7 +47,7 @@ def reshard(command: ReshardConfig) -> Path:
         keys = [MASTER, *dict.fromkeys(key for group in state.groups for key in group.keys)]
         sizes = {f"{name}/{key}": shape.numel() for name, shape in files.shapes.items() for key in keys
                  if files.holds(name, key)}  # fmt: skip
-        staging = _stage(folder.parent, tensor_bytes(sizes) + SPARE)
+        staging = _stage(folder, tensor_bytes(sizes) + SPARE)
         state.written_by = WHOLE
         try:
             entries = {STATE: write_json(staging / STATE, asdict(state))}
@@ -60,13 +60,13 @@ def reshard(command: ReshardConfig) -> Path:
         return folder
 
 
-def _stage(checkpoints: Path, needed: int) -> Path:
-    remove_leftovers(checkpoints)
-    free = shutil.disk_usage(checkpoints).free
+def _stage(folder: Path, needed: int) -> Path:
+    remove_leftovers(folder.parent)
+    free = shutil.disk_usage(folder.parent).free
     if free < needed:
-        raise OSError(f"no room for a second checkpoint in {checkpoints}: {needed:,} bytes needed, {free:,} free")
-    (checkpoints / STAGING).mkdir()
-    return checkpoints / STAGING
+        raise OSError(f"no room for a second checkpoint in {folder.parent}: {needed:,} bytes needed, {free:,} free")
+    staging_of(folder).mkdir()
+    return staging_of(folder)
 
 
 def _write(

@@ -115,5 +115,5 @@ def test_a_cut_link_ends_both_sides_and_one_host_goes_on_alone(hosts, tmp_path):
     command = [sys.executable, "-m", "pretrain.launch", *alone]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == DONE, done.stderr[-4000:]
-    assert "was written by 2 ranks in ZeRO 2: loading it into 1 ranks in ZeRO 2" in done.stderr
+    assert "was written by 2 ranks in ZeRO 2: loading it into 1 rank in ZeRO 2" in done.stderr
     assert [row["step"] for row in rows(run)] == list(range(1, reached + 11))

@@ -85,7 +85,7 @@ def test_training_goes_on_beside_a_save_and_what_is_written_is_the_step_that_was
     trained.partitions.flat.add_(1000)  # the steps that follow
     assert not checkpoints.written
     checkpoints.settle(0)
-    assert checkpoints.newest is None and names(tmp_path) == ["staging"]
+    assert checkpoints.newest is None and names(tmp_path) == ["staging_step_00000010"]
     slow.set()
     checkpoints._write.wait()
     checkpoints.settle(1)
@@ -96,7 +96,7 @@ def test_training_goes_on_beside_a_save_and_what_is_written_is_the_step_that_was
     assert torch.equal(PartitionFiles(folder).whole("a", "master"), torch.arange(6.0).view(2, 3))
     assert read_state(folder) == RunState(
         {"consumed_steps": 7}, [1, 2], {"steps": {}}, 10, 1, {"vision": 64}, {}, [GroupState(3, ("teacher",))],
-        checkpoint.agreement(trained.config), "1 ranks in ZeRO 1",
+        checkpoint.agreement(trained.config), "1 rank in ZeRO 1",
     )  # fmt: skip
     assert load_weights(tmp_path, "teacher")[0]["b"].tolist() == [106, 107]
 
@@ -218,7 +218,7 @@ def test_damage_says_what_is_wrong(tmp_path, harm, said):
 
 def test_a_killed_save_leaves_nothing_that_could_be_loaded(tmp_path):
     make(tmp_path, 10)
-    staging = tmp_path / "checkpoints" / "staging"
+    staging = tmp_path / "checkpoints" / "staging_step_00000020"
     shutil.copytree(make(tmp_path, 20), staging)
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000020")
     assert checkpoints_of(tmp_path).newest_good().name == "step_00000010"
@@ -243,7 +243,7 @@ def test_every_mth_is_kept_for_good(tmp_path):
 def test_a_replacement_that_was_killed_half_way_gives_the_old_one_back(tmp_path):
     folder = make(tmp_path, 10)
     folder.rename(folder.with_name("replaced_step_00000010"))
-    (tmp_path / "checkpoints/staging").mkdir()
+    (tmp_path / "checkpoints/staging_step_00000012").mkdir()
     (tmp_path / "checkpoints/removed_step_00000005").mkdir()
     remove_leftovers(tmp_path / "checkpoints")
     assert names(tmp_path) == ["step_00000010"] and damage(folder) == []
