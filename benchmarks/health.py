@@ -1,0 +1,38 @@
+"""Seconds of one measurement of all modules (`pretrain.health`) beside those of a step, vision Base on a CPU.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.health [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+
+from benchmarks.saving import RECIPE, made_up, seconds_of
+from configs.compose import compose_pretrain
+from models.data2vec import Data2Vec
+from pretrain import distributed, health
+from pretrain.engine import Engine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = compose_pretrain([*RECIPE, f"run.dir={folder}"])
+        engine, batch = Engine(Data2Vec(config), config, distributed.start()), made_up(config)
+        engine.step(batch)
+        pairs = []
+        for _ in range(arguments.rounds):
+            measured = seconds_of(lambda: health.measure(engine.model, batch[0], engine.device))
+            pairs.append((measured, seconds_of(lambda: engine.step(batch))))
+    measure, step = (statistics.median(values) for values in zip(*pairs, strict=True))
+    every = config.guard.collapse_every
+    share = statistics.median(m / s for m, s in pairs) / every
+    print(f"measurement {measure:.2f} s, step {step:.2f} s: {share:.2%} of training at guard.collapse_every={every}")
+
+
+if __name__ == "__main__":
+    main()
