@@ -30,7 +30,7 @@ _LOCAL: dict[Modality, str] = {"vision": "patch_embedding", "speech": "feature_e
 _FLOOR = 1e-4
 """Standard deviation that is a collapse whatever it was before, for runs that start collapsed: a tenth of the root of
 the least epsilon of our LayerNorms, so that they no longer scale it up. Fresh networks of all recipes have 0.018 (a
-text embedding) and more; 24 post-norm blocks that still predict little but the mean have 0.0013."""
+text embedding's) and more; the last of 24 post-norm blocks that predict nothing but the mean 0.0013."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def measure(model: Data2Vec, batch: MaskedBatch, device: torch.device) -> dict[s
     few = batch.take(torch.arange(min(_SAMPLES, len(batch)), device=batch.inputs.device)).to(device)
     was_training = model.training
     model.eval()
-    # Compiled blocks would run without the hooks that they did not have when they were compiled.
-    compiled = model.config.model.compile
+    compiled = model.config.model.compile  # blocks would be compiled anew for their hooks
     try:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             values = _pass(model, few, "student") | _pass(model, few, "teacher")

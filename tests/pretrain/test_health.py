@@ -163,13 +163,15 @@ def test_every_rank_gets_the_mean_over_ranks(monkeypatch):
         assert (health.std, health.rank) == pytest.approx(((alone[name].std + 6) / 4, (alone[name].rank + 6) / 4))
 
 
-def test_a_block_that_was_compiled_without_hooks_is_measured():
-    model = model_of("vision")
+def test_a_compiled_block_is_measured_and_not_compiled_anew():
+    model, compiled = model_of("vision"), []
     batch, plain = random_batch(model.config), look(model)
-    model.teacher.encoder.blocks[1].compile(backend="eager")
+    model.teacher.encoder.blocks[1].compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
     model.features(batch)
     model.config.model.compile = True
     assert look(model, batch) == plain
+    model.features(batch)
+    assert len(compiled) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
