@@ -45,7 +45,8 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 """Environment variable; without it gloo takes the address of the host's name, which is often loopback."""
 BEYOND = "192.0.2.1"
 """An address that is nowhere (RFC 5737): the way to it is the way out."""
-MODULE = ["--no_local_rank", "--log_level=warning", "--module", "pretrain.train"]
+# Its only errors are the codes of ranks with their whole command line: ranks and supervisor say what they mean.
+MODULE = ["--no_local_rank", "--log_level=critical", "--module", "pretrain.train"]
 
 
 @dataclass(frozen=True)
