@@ -466,7 +466,8 @@ class GuardConfig:
     min_prediction_std: Annotated[float, Field(ge=0)] = 0.01
     """The same of predictions (published for speech)."""
     std_after: Annotated[int, Field(ge=0)] = 5000
-    """Updates before those two are looked at (published)."""
+    """Updates before those two are looked at (published), and steps before a block of the student is held against its
+    first measurement: healthy students at first predict little but the mean."""
     min_module_std: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Least standard deviation of a module's outputs over tokens, as a fraction of its first measurement."""
     min_module_rank: Annotated[float, Field(ge=1)] = 1.2
