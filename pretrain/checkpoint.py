@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from pretrain.manifest import (
     damage,
     remove,
     remove_leftovers,
+    shortage,
     staging_of,
     step_of,
     write_json,
@@ -152,20 +152,13 @@ class Checkpoints:
         Damaged ones are named in the log. Raises ValueError where all are damaged: to begin anew is the user's choice.
         """
         folders: list[Path] = distributed.broadcast(checkpoint_folders(self.folder))
-        for folder in reversed(folders):
-            share = damage(folder, distributed.rank(), distributed.world())
-            faults = [fault for part in distributed.gather(share) for fault in part]
-            if not faults:
-                self.newest = folder
-                return folder
-            if distributed.rank() == 0:
-                log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(sorted(set(faults))))
-        if folders:
+        self.newest = _newest_sound(folders)
+        if folders and not self.newest:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged ({', '.join(f.name for f in folders)}): "
                 "move them away to begin anew in this run.dir, or choose another run.dir"
             )
-        return None
+        return self.newest
 
     def load(self, engine: Engine, folder: Path) -> RunState:
         """Load `folder` into the engine. Raises ValueError that names the key where the run was another one."""
@@ -200,10 +193,7 @@ class Checkpoints:
     def _shortage(self, elements: int) -> str | None:
         """What is missing for a checkpoint of so many fp32 values on this rank; None where it fits."""
         needed = sum(distributed.gather(4 * elements)) + SPARE
-        free: int = distributed.broadcast(shutil.disk_usage(self.folder).free)
-        if free >= needed:
-            return None
-        return f"no room for a checkpoint in {self.folder}: {needed:,} bytes needed, {free:,} free"
+        return distributed.broadcast(shortage(self.folder, needed) if distributed.rank() == 0 else None)
 
     def _stage(self, final: Path, engine: Engine, state: RunState) -> bool:
         """Make the folder in which the files are gathered; False where that fails."""
@@ -297,12 +287,21 @@ def read_state(folder: Path) -> RunState:
 
 def newest_good_of(run_dir: Path) -> Path:
     """The newest good checkpoint of a run; one process. ValueError that names the run where there is none."""
-    for folder in reversed(checkpoint_folders(run_dir / "checkpoints")):
-        faults = damage(folder)
+    if folder := _newest_sound(checkpoint_folders(run_dir / "checkpoints")):
+        return folder
+    raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
+
+
+def _newest_sound(folders: list[Path]) -> Path | None:
+    """The last of the folders whose files are what their manifest says; the ranks, if there are several, share them."""
+    for folder in reversed(folders):
+        share = damage(folder, distributed.rank(), distributed.world())
+        faults = [fault for part in distributed.gather(share) for fault in part]
         if not faults:
             return folder
-        log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
-    raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
+        if distributed.rank() == 0:
+            log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(sorted(set(faults))))
+    return None
 
 
 def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:

@@ -37,7 +37,7 @@ from data_shards.patterns import resolve
 from data_shards.storage import storage_of
 from pretrain.exits import DONE, MISTAKE, STOPPED
 from pretrain.metrics import read_rows
-from pretrain.supervise import Job, supervise
+from pretrain.supervise import Job, latest_checkpoint, supervise
 
 DEMO_RANKS = 2
 MULTI_NODE_PORT = 29500
@@ -311,8 +311,8 @@ def check_files(config: PretrainConfig) -> None:
 
 def finished_steps(config: PretrainConfig) -> int:
     """Steps of the newest checkpoint in the run directory; 0 without one."""
-    latest = Path(config.run.dir) / "checkpoints" / "latest"
-    digits = latest.read_text().strip().rpartition("_")[2] if latest.is_file() else ""
+    latest = latest_checkpoint(Path(config.run.dir))
+    digits = latest.name.rpartition("_")[2] if latest else ""
     return int(digits) if digits.isdecimal() else 0
 
 

@@ -31,6 +31,12 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
+def shortage(folder: Path, needed: int, what: str = "a checkpoint") -> str | None:
+    """What is missing for so many bytes in RUN/checkpoints, in words; None where they fit."""
+    free = shutil.disk_usage(folder).free
+    return None if free >= needed else f"no room for {what} in {folder}: {needed:,} bytes needed, {free:,} free"
+
+
 def write_json(path: Path, value: Any) -> FileEntry:
     """Write a small file whole; what the manifest says of it. Raises OSError."""
     replace_text(path, json.dumps(value, indent=1))

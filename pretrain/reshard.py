@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.command import run
 from configs.schema import ReshardConfig
 from pretrain.checkpoint import SPARE, STATE, newest_good_of, read_state
-from pretrain.manifest import commit, remove_leftovers, staging_of, write_json
+from pretrain.manifest import commit, remove_leftovers, shortage, staging_of, write_json
 from pretrain.partition_files import (
     FileEntry,
     Layout,
@@ -62,9 +62,8 @@ def reshard(command: ReshardConfig) -> Path:
 
 def _stage(folder: Path, needed: int) -> Path:
     remove_leftovers(folder.parent)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed:
-        raise OSError(f"no room for a second checkpoint in {folder.parent}: {needed:,} bytes needed, {free:,} free")
+    if text := shortage(folder.parent, needed, "a second checkpoint"):
+        raise OSError(text)
     staging_of(folder).mkdir()
     return staging_of(folder)
 

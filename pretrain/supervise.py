@@ -266,13 +266,19 @@ def kill_tree(process: psutil.Process) -> None:
     kill([process, *below])
 
 
-def last_checkpoint(run: Path) -> str:
-    """What the run resumes from, in words."""
+def latest_checkpoint(run: Path) -> Path | None:
+    """The folder that RUN/checkpoints/latest names; None without one."""
     latest = run / "checkpoints" / "latest"
     try:
-        return f"the last checkpoint is {latest.parent / latest.read_text().strip()}"
+        return latest.parent / latest.read_text().strip()
     except OSError:
-        return "there is no checkpoint yet"
+        return None
+
+
+def last_checkpoint(run: Path) -> str:
+    """What the run resumes from, in words."""
+    latest = latest_checkpoint(run)
+    return f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
 
 
 def requeue(job: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from pretrain.launch import free_port
 
@@ -40,3 +44,20 @@ def train_engines(folder: Path, ranks: int, jobs: list[dict]) -> list[dict]:
     result = file.with_suffix(".result.json")
     assert result.is_file(), done.stdout[-3000:] + done.stderr[-6000:]
     return json.loads(result.read_text())
+
+
+def session_processes(session: int) -> list[psutil.Process]:
+    """The living processes of a session: of a run started in its own, supervisor, launcher, ranks and workers."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    """Signal each that is still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)

@@ -18,7 +18,7 @@ import pytest
 from pretrain.exits import DONE, FAILED, STALLED, STOPPED
 from pretrain.manifest import checkpoint_folders
 from tests.integration.made_up import tiny
-from tests.integration.processes import ENVIRONMENT, ROOT
+from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards
 from tests.integration.runs import assert_same_run, rows
 
@@ -38,6 +38,14 @@ def undisturbed(shards, tmp_path_factory) -> Path:
     finish(shards, run)
     assert len(rows(run)) == STEPS
     return run
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run directory; the run's log lies beside it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
 
 
 class Life:
@@ -82,17 +90,7 @@ class Life:
 
     def everything(self) -> list[psutil.Process]:
         """Every living process of its session."""
-        return self.of_session(self.process.pid)
-
-    @staticmethod
-    def of_session(session: int) -> list[psutil.Process]:
-        """Every living process of a session."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(OSError, psutil.Error):
-                if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return session_processes(self.process.pid)
 
     def launcher(self) -> list[psutil.Process]:
         """DeepSpeed's, once it is there."""
@@ -123,9 +121,7 @@ class Life:
 
     @staticmethod
     def kill(processes: list[psutil.Process]) -> None:
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        signal_all(processes, signal.SIGKILL)
 
     @staticmethod
     def _runs(process: psutil.Process, what: str) -> bool:
@@ -153,10 +149,8 @@ VICTIMS = {
 }
 
 
-def test_kill_9_at_twenty_random_moments(shards, undisturbed, tmp_path):
+def test_kill_9_at_twenty_random_moments(shards, undisturbed, run):
     """Of one rank, of all, of the launcher; while they start, between two rows, and in the middle of a save."""
-    run = tmp_path / "run"
-    run.mkdir()
     dice = random.Random(os.environ.get("FAULTS_SEED", "0"))
     moments = ["start", "step", "save"] * 7
     killed = 0
@@ -184,17 +178,13 @@ def test_kill_9_at_twenty_random_moments(shards, undisturbed, tmp_path):
     assert_same_run(run, undisturbed)
 
 
-def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undisturbed, tmp_path):
+def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undisturbed, run):
     """Whoever gets it, the supervisor alone or every process: a checkpoint of that very step, code 75, within 30 s."""
-    run = tmp_path / "run"
-    run.mkdir()
     for number, kind in enumerate(("forward", "save", "data")):
         life = Life(shards, run, kind, (4 + 12 * number, STEPS))
         life.wait_until((run / f"at_{kind}").exists)
-        told = [life.process.pid] if number % 2 else [process.pid for process in life.everything()]
-        for process in told:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
+        told = [psutil.Process(life.process.pid)] if number % 2 else life.everything()
+        signal_all(told, signal.SIGTERM)
         began = time.monotonic()
         assert life.end() == STOPPED, life.said()
         assert time.monotonic() - began < 30
@@ -204,9 +194,7 @@ def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undi
     assert_same_run(run, undisturbed)
 
 
-def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_good(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
+def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_good(shards, undisturbed, run):
     life = Life(shards, run, "forward", (5, STEPS))
     life.wait_until((run / "at_forward").exists)
     os.kill(life.process.pid, signal.SIGINT)
@@ -218,9 +206,7 @@ def test_a_second_signal_leaves_at_once_and_the_last_checkpoint_is_good(shards, 
     assert_same_run(run, undisturbed)
 
 
-def test_a_stop_file_saves_and_stops_and_is_gone(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
+def test_a_stop_file_saves_and_stops_and_is_gone(shards, undisturbed, run):
     life = Life(shards, run, "slow")
     life.wait_until(lambda: life.steps() >= 4)
     (run / "STOP").touch()
@@ -240,9 +226,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_truncated_flipped_and_missing_files_of_checkpoints(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
+def test_truncated_flipped_and_missing_files_of_checkpoints(shards, undisturbed, run):
     life = Life(shards, run, "slow")
     life.wait_until(lambda: life.steps() > 14)
     life.kill(life.everything())
@@ -260,9 +244,7 @@ def test_truncated_flipped_and_missing_files_of_checkpoints(shards, undisturbed,
     assert_same_run(run, undisturbed)
 
 
-def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
+def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, run):
     life = Life(shards, run, "slow")
     life.wait_until(lambda: life.steps() >= 5)
     life.kill(life.workers()[:1])
@@ -273,9 +255,7 @@ def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, tmp_path):
     assert_same_run(run, undisturbed)
 
 
-def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturbed, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
+def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturbed, run):
     life = Life(shards, run, "hang", (8, 8), "watchdog.step_s=4")
     assert life.end() == STALLED, life.said()
     assert "step 8 has taken 4 s, waiting for other ranks included (watchdog.step_s)" in life.said()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from data_shards.writer import save_folder_index, write_shard
 from pretrain.checkpoint import load_weights
 from pretrain.run_directory import lock
 from tests.integration.made_up import tiny
-from tests.integration.processes import ENVIRONMENT, ROOT, launch
+from tests.integration.processes import ENVIRONMENT, ROOT, launch, session_processes, signal_all
 from tests.integration.real_shards import COUNT, build_shards
 from tests.integration.runs import assert_same_run, rows
 
@@ -87,30 +86,10 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def session_processes(session: int) -> list[int]:
-    """Living processes of a session, the launcher's ranks and loader workers included."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    found.append(int(entry.name))
-            except ProcessLookupError:
-                continue
-    return found
-
-
 def kill_everything(process: subprocess.Popen[bytes]) -> None:
     """kill -9 of every process of the run."""
-    signal_all(process, signal.SIGKILL)
+    signal_all(session_processes(process.pid), signal.SIGKILL)
     process.wait(timeout=30)
-
-
-def signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Signal every process of the run, as a cluster does."""
-    for identity in session_processes(process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(identity, number)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +167,7 @@ def test_a_notice_to_stop_saves_and_the_run_goes_on(shards, straight, tmp_path):
         while len(rows(tmp_path)) < before + 2:
             assert process.poll() is None
             time.sleep(0.02)
-        signal_all(process, notice)
+        signal_all(session_processes(process.pid), notice)
         _, errors = process.communicate(timeout=120)
         saved = sorted((tmp_path / "checkpoints").glob("step_*/manifest.json"))
         assert len(saved) == number, errors.decode()[-3000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +15,9 @@ import pytest
 
 from pretrain.exits import DONE, STALLED
 from tests.integration.made_up import tiny
-from tests.integration.processes import ENVIRONMENT, ROOT
+from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards
 from tests.integration.runs import rows
-from tests.integration.test_faults import Life
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def test_a_cut_link_ends_both_sides_and_one_host_goes_on_alone(hosts, tmp_path):
         assert time.monotonic() - began < LIMIT_S + 30
     finally:
         for process in processes:
-            Life.kill(Life.of_session(process.pid))
+            signal_all(session_processes(process.pid), signal.SIGKILL)
     said = [log.read_text() for log in logs]
     assert codes == [STALLED, STALLED], said
     for node, text in enumerate(said):
