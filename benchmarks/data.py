@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.schema import BatchConfig, DataConfig, PretrainConfig, VisionConfig
-from data_shards.image import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter, decode
-from data_shards.index import load_index
-from data_shards.index_file import FolderIndex
-from data_shards.loader import MaskedBatchLoader
-from data_shards.masking import block_masks
+from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema_modalities import VisionConfig
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.randomness import Stream, uniforms
-from data_shards.reader import Reader
-from data_shards.writer import save_folder_index, write_shard
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.reader import Reader
+from data_shards.vision.masks import block_masks
+from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter, decode
 
 BATCH = 32
 SAMPLES = 512

@@ -1,6 +1,6 @@
-"""Seconds of one measurement of all modules (`pretrain.health`) beside those of a step, vision Base on a CPU.
+"""Seconds of one measurement of all modules (`pretrain.health.collapse`) beside those of a step, vision Base on a CPU.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.health [--rounds 3]
+OMP_NUM_THREADS=2 python -m benchmarks.health [--rounds 3]
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import tempfile
 from benchmarks.saving import RECIPE, made_up, seconds_of
 from configs.compose import compose_pretrain
 from models.data2vec import Data2Vec
-from pretrain import distributed, health
-from pretrain.engine import Engine
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
+from pretrain.health import collapse as health
 
 
 def main() -> None:

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import BatchConfig, DataConfig, Modality, PretrainConfig
-from data_shards.cursor import make_cursor, split_step
-from data_shards.index import Index
-from data_shards.index_file import ShardEntry
-from data_shards.requests import steps_of
-from data_shards.sidecar import ROW, read_rows, sidecar
-from data_shards.storage import storage_of
+from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema_modalities import Modality
+from data_shards.loading.steps import steps_of
+from data_shards.order.cursor import make_cursor, split_step
+from data_shards.shards.index import Index
+from data_shards.shards.index_file import ShardEntry
+from data_shards.shards.sidecar import ROW, read_rows, sidecar
+from data_shards.shards.storage import storage_of
 
 SHARD, SAMPLE_BYTES = 8_000, 100_000
 BATCH, WORLD = 2048, 64

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_shards.bins import Bins, Step, cut
-from data_shards.cursor import Cursor
-from data_shards.order import EpochOrder, OrderConfig, PlainOrder
+from data_shards.order.cursor import Cursor
+from data_shards.order.length_bins import Bins, Step, cut
+from data_shards.order.plain import EpochOrder, OrderConfig, PlainOrder
 
 SAMPLES = 281_241  # LibriSpeech's 960 hours
 WORLD = 8

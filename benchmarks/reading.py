@@ -29,16 +29,17 @@ from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.data import noise_photo, photos
-from configs.schema import BatchConfig, DataConfig, PretrainConfig, VisionConfig
+from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema_modalities import VisionConfig
 from data_shards.batch import BOS, EOS
-from data_shards.image import CROP_DRAWS, augment, crop_box
-from data_shards.index import load_index
-from data_shards.index_file import FolderIndex
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.randomness import Stream, uniforms
-from data_shards.reader import Reader
-from data_shards.tokens import tokens_npy
-from data_shards.writer import save_folder_index, write_shard
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.reader import Reader
+from data_shards.text.tokens import tokens_npy
+from data_shards.vision.samples import CROP_DRAWS, augment, crop_box
 from tests.data_shards.http_store import serve
 
 BATCH, WORKERS, REPEATS, SHARDS = 64, 2, 5, 4

@@ -24,9 +24,10 @@ from configs.schema import CheckpointConfig, PretrainConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
 from models.flops import parameters
-from pretrain import distributed
-from pretrain.checkpoint import Checkpoints, RunState
-from pretrain.engine import Engine
+from pretrain.checkpoints.reading import RunState
+from pretrain.checkpoints.saving import Checkpoints
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
 
 RECIPE = [
     "recipe=vision_base_imagenet", "precision=fp32", "batch.global=8", "batch.micro=8", "model.drop_path=0",

@@ -25,17 +25,17 @@ import deepspeed
 import torch
 from torch import Tensor
 
-import pretrain.teacher
+import pretrain.engine.teacher
 from benchmarks.data import noise_photo
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.index_file import FolderIndex
-from data_shards.loader import open_loader
-from data_shards.writer import save_folder_index, write_shard
+from data_shards.loading.loader import open_loader
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.index_file import FolderIndex
 from models.data2vec import Data2Vec
 from models.flops import flops
-from pretrain import distributed
-from pretrain.engine import Engine
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
 
 SGEMM = 2048  # rows of the square calibration product
 IMAGES = 64
@@ -80,7 +80,7 @@ def time_phases(clock: Clock, engine: Engine) -> None:
     clock.time(engine.model, "predictions", "student")
     clock.time(engine.deepspeed, "backward", "backward")
     clock.time(engine.deepspeed, "step", "optimizer")
-    clock.time(pretrain.teacher, "update", "teacher update")
+    clock.time(pretrain.engine.teacher, "update", "teacher update")
     clock.time(engine.partitions, "refresh", "refresh")
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from configs.schema import Modality, PretrainConfig, SpeechConfig, TextConfig, VisionConfig
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Equal = Literal["samples", "tokens"]

@@ -7,19 +7,22 @@ an alias; the alias is the key that users write.
 
 from __future__ import annotations
 
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True)
-
-Modality = Literal["vision", "speech", "text"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
-Normalisation = Literal["layer", "instance", "none"]
-"""`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
+from configs.schema_modalities import (
+    MODALITIES,
+    PUBLISHED,
+    STRICT,
+    Modality,
+    Normalisation,
+    SpeechConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 
 def _listed(value: object) -> object:
@@ -41,16 +44,7 @@ Shards = Annotated[Patterns, BeforeValidator(_listed)]
 """Tar shards: a folder, a glob or braces, local or remote (`s3://`, `gs://`, `http(s)://`); or a list of such."""
 
 
-RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
-"""Speech: samples of 16 kHz that a frame covers, and from one frame to the next."""
-
-
-def frames(samples: int) -> int:
-    """Frames that the speech feature encoder makes of so many samples; 0 below the receptive field."""
-    return max(0, (samples - RECEPTIVE_FIELD) // FRAME_STRIDE + 1)
-
-
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class ModelConfig:
     """The Transformer's size and its regularisation (group `model`: tiny, base, large, huge)."""
 
@@ -84,138 +78,7 @@ class ModelConfig:
     """Compile the blocks with torch.compile."""
 
 
-@dataclass(config=_STRICT)
-class VisionMaskConfig:
-    """BEiT block masks on the patch grid."""
-
-    patches: Annotated[int, Field(ge=1)] = 120
-    """At most this many masked patches per image (published: 120 of 196)."""
-    min_block: Annotated[int, Field(ge=1)] = 16
-    """Smallest area of a block, in patches."""
-    max_block: Annotated[int, Field(ge=1)] = 196
-    """Largest area of a block, in patches."""
-    min_aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Aspect ratios are log-uniform in [min_aspect, 1 / min_aspect]."""
-
-
-@dataclass(config=_STRICT)
-class VisionConfig:
-    """Images: geometry, augmentation and masks (group `modality`, file vision.yaml)."""
-
-    image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of the square crop, in pixels; a multiple of `patch_size`."""
-    patch_size: Annotated[int, Field(ge=1)] = 16
-    """Side of a patch, in pixels."""
-    exif_orientation: bool = True
-    """Turn images as their EXIF orientation says (published: false, torchvision's loader ignores it)."""
-    max_pixels: Annotated[int, Field(ge=1)] = 89_478_485
-    """Images of more pixels are bad samples, and not decoded. The default is Pillow's limit: 256 MiB of RGB."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Random resized crop: range of the area fraction."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Random resized crop: range of the aspect ratio."""
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Probability of a horizontal flip."""
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Strength of brightness, contrast and saturation jitter; 0 is off."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means, of images in [0, 1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Channel standard deviations, of images in [0, 1]."""
-    mask: VisionMaskConfig = field(default_factory=VisionMaskConfig)
-    """The patch masks."""
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of the image."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens(self) -> int:
-        """Patches of one image (the CLS token not counted)."""
-        return self.grid**2
-
-
-@dataclass(config=_STRICT)
-class SpeechMaskConfig:
-    """Span masks over frames (wav2vec 2.0), on real frames only."""
-
-    start: Annotated[float, Field(gt=0, lt=1)] = 0.065
-    """Probability that a frame starts a span (published as 0.65 / 10)."""
-    length: Annotated[int, Field(ge=1)] = 10
-    """Frames of a span; spans may overlap."""
-    same_count: bool = False
-    """Trim every clip's mask to the smallest count among 16 clips of about its length, at random (published: true,
-    among those of one GPU's batch)."""
-
-
-@dataclass(config=_STRICT)
-class SpeechConfig:
-    """Speech: waveform, feature encoder, positions and masks (group `modality`, file speech.yaml)."""
-
-    sample_rate: Literal[16000] = 16000
-    """Samples per second, mono."""
-    max_seconds: Annotated[float, Field(gt=0)] = 20.0
-    """Longer clips are cropped to this, at random."""
-    max_recording_seconds: Annotated[float, Field(gt=0)] = 8 * 3600.0
-    """Longer recordings are bad samples: 8 hours are 0.9 GB of samples."""
-    normalise: Literal["recording", "crop"] = "recording"
-    """Over what a waveform is normalised: the whole recording (published), or the crop alone; then no more than the
-    crop is decoded of a recording that is longer than `max_seconds`."""
-    crop: Literal["own", "shortest"] = "own"
-    """`own`: every clip keeps its length, batches are padded; `shortest`: the clips of a step are cropped, at random,
-    to the shortest of them (published)."""
-    conv_width: Annotated[int, Field(ge=1)] = 512
-    """Channels of the feature encoder's seven convolutions."""
-    position_layers: Annotated[int, Field(ge=1)] = 5
-    """Stacked positional convolutions."""
-    position_kernel: Annotated[int, Field(ge=1)] = 19
-    """Kernel of each of them; odd."""
-    position_groups: Annotated[int, Field(ge=1)] = 16
-    """Groups of each of them; must divide `model.width`."""
-    leaky_positions: bool = False
-    """Let padded frames reach real ones through the positional convolutions, as the published code and Transformers do
-    in padded batches. False: a clip's features do not depend on its batch."""
-    mask: SpeechMaskConfig = field(default_factory=SpeechMaskConfig)
-    """The span masks."""
-
-    @property
-    def max_frames(self) -> int:
-        """Frames of the longest clip."""
-        return frames(int(self.max_seconds * self.sample_rate))
-
-
-@dataclass(config=_STRICT)
-class TextMaskConfig:
-    """Masked tokens: single ones (BERT) or spans (wav2vec 2.0)."""
-
-    kind: Literal["tokens", "spans"] = "spans"
-    """`tokens`: single tokens, of which some are replaced by random ones or kept; `spans`: spans of <mask>."""
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.35
-    """`tokens`: of the tokens; `spans`: span starts times `length` over the tokens (before overlaps)."""
-    length: Annotated[int, Field(ge=1)] = 4
-    """Tokens of a span, for `spans`."""
-    random: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """`tokens`: share of the chosen tokens that become a random one; they have no target."""
-    keep: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """`tokens`: share of the chosen tokens that stay as they are; they have no target."""
-    specials: bool = False
-    """Whether <s> and </s> may be masked (published: true)."""
-
-
-@dataclass(config=_STRICT)
-class TextConfig:
-    """Text: vocabulary, length and masks (group `modality`, file text.yaml)."""
-
-    vocab_size: Annotated[int, Field(ge=6)] = 50265
-    """Types of the tokenizer that the shards were made with, special ones included."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
-    """Longest sequence, <s> and </s> included; longer ones are cut."""
-    mask: TextMaskConfig = field(default_factory=TextMaskConfig)
-    """The token masks."""
-
-
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class MixturePart:
     """One modality of a mixture. Keys left null are the run's own."""
 
@@ -237,7 +100,7 @@ class MixturePart:
     """Its `probe.test_shards`."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class MixtureConfig:
     """A run of several modalities: `modality=[vision,speech,text]`. Every step is of one modality."""
 
@@ -249,7 +112,7 @@ class MixtureConfig:
     text: MixturePart = field(default_factory=MixturePart)
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class TeacherConfig:
     """The exponential moving average and the targets made from it."""
 
@@ -273,7 +136,7 @@ class TeacherConfig:
     """Normalisation of the average, without affine; null: vision layer, speech and text none."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class LossConfig:
     """The regression loss at masked positions."""
 
@@ -285,7 +148,7 @@ class LossConfig:
     speech sqrt, text sum."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class OptimizerConfig:
     """AdamW and what is clipped and decayed."""
 
@@ -303,7 +166,7 @@ class OptimizerConfig:
     """Clip the global gradient norm to this; 0 is off."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class ScheduleConfig:
     """The learning rate as a function of the applied steps."""
 
@@ -321,7 +184,7 @@ class ScheduleConfig:
     """Learning rate at the end of the schedule."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class BatchConfig:
     """The batch. For images `micro` must divide `global / ranks`; speech and text are cut by length."""
 
@@ -336,7 +199,7 @@ class BatchConfig:
     """Speech and text: steps of `global` samples, or of about equal numbers of frames or subwords."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class DataConfig:
     """Which shards, and how they are read."""
 
@@ -382,7 +245,7 @@ class DataConfig:
     """...or when on one rank so many in a row could not be used."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class TrainConfig:
     """How long, and from which seed."""
 
@@ -392,7 +255,7 @@ class TrainConfig:
     """Seed of weights, order, masks, augmentation and dropout."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class DeepSpeedConfig:
     """ZeRO (group `deepspeed`: zero0, zero1, zero2, zero3)."""
 
@@ -406,7 +269,7 @@ class DeepSpeedConfig:
     """ZeRO 3: parameters smaller than this stay whole on every rank."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class RunConfig:
     """The run directory."""
 
@@ -414,7 +277,7 @@ class RunConfig:
     """Where config, metrics, TensorBoard files and checkpoints go; an existing run resumes."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class LogConfig:
     """What is written, and how often."""
 
@@ -428,7 +291,7 @@ class LogConfig:
     """The device's peak, for MFU; null takes the known figure of the GPU, or measures a CPU's matrix products."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class CheckpointConfig:
     """When to save and what to keep."""
 
@@ -442,7 +305,7 @@ class CheckpointConfig:
     """Write checkpoints beside the training, from a copy in host memory (16 bytes per parameter / ranks)."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class GuardConfig:
     """What a run does about steps that are bad and representations that collapse."""
 
@@ -474,7 +337,7 @@ class GuardConfig:
     """Least effective rank of a module's outputs."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class WatchdogConfig:
     """How long a run may stand still: then every rank writes its stacks to RUN/hangs/ and ends with exit code 76."""
 
@@ -486,7 +349,7 @@ class WatchdogConfig:
     """Seconds that training may wait for a checkpoint to be written; 0 is no limit."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class ProbeConfig:
     """k-NN and linear probe of the teacher's features on labelled samples."""
 
@@ -502,7 +365,7 @@ class ProbeConfig:
     """Neighbours."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class LaunchConfig:
     """Processes and the rendezvous."""
 
@@ -514,7 +377,7 @@ class LaunchConfig:
     """Torch threads per process; null is cores / ranks."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class ClusterConfig:
     """Where processes run (group `cluster`: local, hostfile, slurm, manual)."""
 
@@ -530,7 +393,7 @@ class ClusterConfig:
     """Address of node 0, for `manual` and `slurm`."""
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=STRICT)
 class PretrainConfig:
     """The whole configuration of `./run.sh pretrain`."""
 
@@ -612,165 +475,3 @@ class PretrainConfig:
         data = replace(self.data, shards=share.shards, weights=share.weights)
         probe = replace(self.probe, train_shards=share.probe_train_shards, test_shards=share.probe_test_shards)
         return replace(self, batch=batch, data=data, probe=probe)
-
-
-@plain_dataclass(frozen=True)
-class Published:
-    """What keys that are null stand for in one modality: data2vec.md sections 1, 2.1, 3.1 and 4.1."""
-
-    norm: Literal["pre", "post"]
-    norm_eps: float
-    key_bias: bool
-    """Whether the projection to keys has a bias (it changes no attention weight)."""
-    dropout: float
-    average: Literal["all", "transformer", "blocks"]
-    layers: int
-    target: Literal["block", "ffn"]
-    block_norm: Normalisation
-    mean_norm: Normalisation
-    beta: float
-    reduction: Literal["mean", "sqrt", "sum"]
-
-
-PUBLISHED: dict[Modality, Published] = {
-    "vision": Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean"),
-    "speech": Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt"),
-    "text": Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum"),
-}
-
-
-@dataclass(config=_STRICT)
-class BuildConfig:
-    """`./run.sh shards build`."""
-
-    source: Literal["imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "demo", "demo_speech", "demo_text"]
-    """`imagefolder`: class folders or one flat folder of images; `audiofolder`: a folder of recordings (LibriSpeech and
-    Libri-light among them) or a TSV manifest; `textfiles`, `jsonl`, `parquet`: documents; `demo*`: packaged data."""
-    output: str
-    """Folder of the shards."""
-    input: str = ""
-    """Folder of the source files, or one file of documents or a manifest (for `demo*`: optional, a folder that already
-    holds them)."""
-    name: str = "train"
-    """Shards are called NAME-000000.tar."""
-    shard_mb: Annotated[int, Field(ge=1)] = 256
-    """Size at which a shard is closed, in MiB; text: of the source, before compression about."""
-    workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes; null is the number of cores."""
-    min_seconds: Annotated[float, Field(ge=0.045)] = 0.045
-    """Audio: shorter recordings are left out (published: 2). The least is two frames: one to mask, one to see."""
-    segment_seconds: Annotated[float | None, Field(gt=0)] = None
-    """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
-    tokenizer: str = ""
-    """Text: a folder or a file pair with a byte-level BPE vocabulary (vocab.json and merges.txt, or GPT-2's
-    encoder.json and vocab.bpe); "" takes the one in `output`, or trains one from the input."""
-    vocab_size: Annotated[int, Field(ge=300)] = 50265
-    """Text: types of a tokenizer that is trained here, special ones included."""
-    max_tokens: Annotated[int, Field(ge=8)] = 512
-    """Text: longest sequence, <s> and </s> included."""
-    pack: Literal["documents", "full"] = "documents"
-    """Text: `documents`: no sequence holds parts of two documents; `full`: documents are joined by </s>."""
-    documents: Literal["files", "paragraphs", "lines"] = "files"
-    """Text: what a document is for `textfiles`: a file, a block between blank lines, or a line."""
-    text_field: str = "text"
-    """Text: name of the field (jsonl) or column (parquet) that holds the text."""
-    label_field: str = ""
-    """Text: name of the field or column that holds a class, for probes; "" is none."""
-
-
-@dataclass(config=_STRICT)
-class IndexConfig:
-    """`./run.sh shards index`."""
-
-    shards: Shards
-    """Tar shards: a folder, a glob or braces, or a list of such; local."""
-
-
-@dataclass(config=_STRICT)
-class InfoConfig:
-    """`./run.sh shards info`."""
-
-    shards: Shards
-    """Tar shards, local or remote."""
-
-
-@dataclass(config=_STRICT)
-class ValidateConfig:
-    """`./run.sh shards validate`."""
-
-    shards: Shards
-    """Tar shards: a folder, a glob or braces, or a list of such; local."""
-    deep: bool = False
-    """Decode every image and recording, and look into every text."""
-    workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes; null is the number of cores."""
-
-
-@dataclass(config=_STRICT)
-class BenchConfig:
-    """`./run.sh shards bench`."""
-
-    shards: Shards
-    """Tar shards, local or remote."""
-    modality: Modality | None = None
-    """What the samples are; null: as the first one tells."""
-    workers: Annotated[int, Field(ge=1)] = 2
-    """Loader processes of the last stage."""
-    batch: Annotated[int, Field(ge=1)] = 64
-    """Samples of a batch."""
-    seconds: Annotated[float, Field(gt=0)] = 3.0
-    """How long each stage is measured."""
-
-
-@dataclass(config=_STRICT)
-class ExportConfig:
-    """`./run.sh export`."""
-
-    run: str
-    """Run directory."""
-    out: str
-    """Folder to write."""
-    weights: Literal["teacher", "student"] = "teacher"
-    """Which weights."""
-    modality: Modality | None = None
-    """Which of a mixture's modalities; null is the run's only one."""
-
-
-@dataclass(config=_STRICT)
-class ReshardConfig:
-    """`./run.sh reshard`."""
-
-    run: str
-    """Run directory."""
-    files: Annotated[int, Field(ge=1)] = 1
-    """Files to write; for many ranks to come, some."""
-
-
-@dataclass(config=_STRICT)
-class ProbeCommandConfig:
-    """`./run.sh probe`: keys left empty are those of the run."""
-
-    run: str
-    """Run directory."""
-    weights: Literal["teacher", "student"] = "teacher"
-    """Which weights."""
-    modality: Modality | None = None
-    """Of a mixture, which of its modalities; null is every one that has labelled shards."""
-    train_shards: str = ""
-    """Labelled reference shards."""
-    test_shards: str = ""
-    """Labelled held-out shards."""
-    k: Annotated[int, Field(ge=1)] = 20
-    """Neighbours."""
-
-
-@dataclass(config=_STRICT)
-class BoardConfig:
-    """`./run.sh board`."""
-
-    run: str
-    """Run directory, or a folder of several."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 6006
-    """Port of TensorBoard's page."""
-    host: str = "localhost"
-    """Address it listens on; 0.0.0.0 for any."""

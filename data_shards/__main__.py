@@ -7,11 +7,11 @@ from typing import NoReturn
 
 from configs.command import fail, run
 from configs.keys import nearest
-from configs.schema import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
-from data_shards.build import build
-from data_shards.indexer import index_shards
-from data_shards.info import describe
-from data_shards.validate import validate_shards
+from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
+from data_shards.making.build import build
+from data_shards.making.indexer import index_shards
+from data_shards.making.info import describe
+from data_shards.making.validate import validate_shards
 
 USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [name=train] [shard_mb=256] [workers=N] ...
            imagefolder                  class folders, or one flat folder
@@ -48,7 +48,7 @@ def _info(config: InfoConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    from data_shards.bench import bench  # torch takes seconds to import, and no other command needs it
+    from data_shards.loading.bench import bench
 
     for line in bench(config):
         print(line, flush=True)

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import FRAME_STRIDE, RECEPTIVE_FIELD, Modality, frames
-from data_shards.tar import Sample
-from data_shards.tokens import BOS, EOS, PAD, UNK
+from configs.schema_modalities import Modality
+from configs.signals import (
+    BOS,
+    CONV_KERNELS,
+    CONV_STRIDES,
+    EOS,
+    FRAME_STRIDE,
+    PAD,
+    RECEPTIVE_FIELD,
+    UNK,
+    frames,
+    samples_of,
+)
+from data_shards.shards.tar import Sample
 
 __all__ = [
     "BOS", "CONV_KERNELS", "CONV_STRIDES", "EOS", "FRAME_STRIDE", "PAD", "RECEPTIVE_FIELD", "UNK",
     "MaskedBatch", "Sample", "frames", "samples_of",
 ]  # fmt: skip
 
-CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
-CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-"""The speech feature encoder's convolutions, which make one frame of RECEPTIVE_FIELD samples, FRAME_STRIDE apart."""
-
 
 WITHIN_MESSAGE = 2**18
 """Bytes of a tensor up to which it goes to another process as it is, and not in shared memory."""
-
-Count = TypeVar("Count", int, np.ndarray)
-
-
-def samples_of(frames: Count) -> Count:
-    """The fewest samples that give so many frames."""
-    return RECEPTIVE_FIELD + (frames - 1) * FRAME_STRIDE
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.checks import check_sizes
-from configs.schema import LossConfig, Modality, Normalisation, OptimizerConfig, PretrainConfig, TeacherConfig
+from configs.schema import LossConfig, OptimizerConfig, PretrainConfig, TeacherConfig
+from configs.schema_modalities import Modality, Normalisation
 from data_shards.batch import MaskedBatch
+from models.build import make_student, make_teacher, modality_of, network_of, part_state
 from models.network import Network, real_tokens
-from models.sharing import make_student, make_teacher, modality_of, network_of, part_state
 from models.statistics import moments
 from models.transformer import Block, select_tokens
 

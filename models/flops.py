@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from configs.schema import ModelConfig, PretrainConfig, SpeechConfig
-from data_shards.batch import CONV_KERNELS, CONV_STRIDES, samples_of
-from models.sharing import make_student
+from configs.schema import ModelConfig, PretrainConfig
+from configs.schema_modalities import SpeechConfig
+from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
+from models.build import make_student
 
 _Count = np.ndarray | float
 

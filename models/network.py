@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema import PUBLISHED, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
 from data_shards.batch import MaskedBatch
 from models.transformer import Encoder, initialise_blocks, layer_norm
 

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import PUBLISHED, PretrainConfig
-from data_shards.batch import CONV_KERNELS, CONV_STRIDES, MaskedBatch
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
+from configs.signals import CONV_KERNELS, CONV_STRIDES
+from data_shards.batch import MaskedBatch
 from models.network import Network, real_tokens
 from models.transformer import layer_norm
 

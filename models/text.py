@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import PUBLISHED, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 from models.network import Network
 from models.transformer import INIT_STD, FeedForward, layer_norm

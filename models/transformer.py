@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import ModelConfig, PretrainConfig, Published
+from configs.schema import ModelConfig, PretrainConfig
+from configs.schema_modalities import Published
 from models import kernels
 from models.attention import attend, padding_bias
 from models.dropout import dropout, on_gpu_or_compiled

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from configs.command import run
 from configs.compose import from_yaml
-from configs.schema import ExportConfig, Modality, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_commands import ExportConfig
+from configs.schema_modalities import Modality
 from models.data2vec import part_state
 from models.huggingface import layout_of, save_pretrained
-from pretrain.checkpoint import load_weights
+from pretrain.checkpoints.reading import load_weights
 
 
 def export(command: ExportConfig) -> tuple[Modality, int]:

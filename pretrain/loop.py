@@ -15,22 +15,24 @@ import torch
 from configs.deepspeed import NEVER
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
-from data_shards.loader import MaskedBatchLoader, MixtureLoader, open_loader
-from data_shards.mixture import mixture_of
+from data_shards.loading.loader import MaskedBatchLoader, MixtureLoader, open_loader
+from data_shards.order.mixture import mixture_of
 from models.data2vec import Data2Vec
-from pretrain import distributed, health
-from pretrain.checkpoint import Checkpoints, RunState
-from pretrain.engine import Engine, StepResult
-from pretrain.guard import Finding, Guard, RunStopped
-from pretrain.health import CollapseGuard
-from pretrain.locate import first_not_finite
-from pretrain.metrics import ProbeResult, read_rows
-from pretrain.preempt import Preemption
+from pretrain.checkpoints.reading import RunState
+from pretrain.checkpoints.saving import Checkpoints
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.health import collapse as health
+from pretrain.health.collapse import CollapseGuard
+from pretrain.health.guard import Finding, Guard, RunStopped
+from pretrain.health.non_finite import first_not_finite
+from pretrain.health.preempt import Preemption
+from pretrain.health.watchdog import Watchdog
 from pretrain.probe import probes, table
-from pretrain.report import Report
+from pretrain.reporting.metrics import ProbeResult, read_rows
+from pretrain.reporting.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
 from pretrain.start_weights import load_student
-from pretrain.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -15,20 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from configs.command import run
-from configs.schema import ReshardConfig
-from pretrain.checkpoint import SPARE, STATE, newest_good_of, read_state
-from pretrain.manifest import commit, remove_leftovers, shortage, staging_of, write_json
-from pretrain.partition_files import (
-    FileEntry,
-    Layout,
-    PartitionFiles,
-    file_name,
-    tensor_bytes,
-    write_partitions,
-)
-from pretrain.progress import BytesBar, bytes_bar
+from configs.schema_commands import ReshardConfig
+from pretrain.checkpoints.manifest import FileEntry, commit, remove_leftovers, shortage, staging_of, write_json
+from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name, tensor_bytes, write_partitions
+from pretrain.checkpoints.reading import SPARE, STATE, newest_good_of, read_state
+from pretrain.engine.layout import MASTER, Fragment
+from pretrain.reporting.progress import BytesBar, bytes_bar
 from pretrain.run_directory import lock
-from pretrain.zero_partitions import MASTER, Fragment
 
 WHOLE = "reshard, as whole parameters"
 

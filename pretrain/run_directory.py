@@ -14,10 +14,11 @@ import yaml
 
 from configs.compose import to_yaml
 from configs.schema import PretrainConfig
-from data_shards.index import load_index
-from data_shards.index_file import TOKENIZER_NAME
-from data_shards.tokenizer import load_tokenizer, tokenizer_folder
-from data_shards.writer import replace_text
+from data_shards.files import replace_text
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import TOKENIZER_NAME
+from data_shards.text.stored_tokenizer import tokenizer_folder
+from data_shards.text.tokenizer import load_tokenizer
 
 _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from configs.checks import naming
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
-from data_shards.index_file import TOKENIZER_NAME
-from data_shards.tokenizer import load_tokenizer, tokenizer_of
+from data_shards.shards.index_file import TOKENIZER_NAME
+from data_shards.text.stored_tokenizer import tokenizer_of
+from data_shards.text.tokenizer import load_tokenizer
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained
-from pretrain.checkpoint import load_weights
+from pretrain.checkpoints.reading import load_weights
 
 
 def load_student(model: Data2Vec, init: str) -> str:

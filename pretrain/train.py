@@ -16,9 +16,10 @@ from typing import IO, NoReturn
 from configs.checks import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.loader import LoaderFailed
-from pretrain import distributed, exits
-from pretrain.guard import RunStopped
+from data_shards.loading.loader import LoaderFailed
+from pretrain.engine import distributed
+from pretrain.health.guard import RunStopped
+from pretrain.launching import exits
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
@@ -26,7 +27,7 @@ ALONE_S = 5.0  # seconds in which the launcher notices that rank 0 has ended
 
 
 def main(overrides: list[str]) -> None:
-    """Train, and end with a code of `pretrain.exits`.
+    """Train, and end with a code of `pretrain.launching.exits`.
 
     A mistake of the user's and what stops a run are one line each; a bug shows its traceback. In each case the launcher
     ends the other ranks.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import PUBLISHED, PretrainConfig
-from data_shards.batch import CONV_KERNELS, CONV_STRIDES
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
+from configs.signals import CONV_KERNELS, CONV_STRIDES
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
 
 _BLOCK = BlockLayout(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import PUBLISHED, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
 from data_shards.batch import BOS, EOS, PAD
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
 from models.text import FIRST_POSITION

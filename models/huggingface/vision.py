@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from configs.schema import PUBLISHED, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_modalities import PUBLISHED
 from models.huggingface.layout import BlockLayout, Layout, Size, module, transformer_sizes
 
 _TABLE = "encoder.relative_position_bias.relative_position_bias_table"

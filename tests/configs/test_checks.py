@@ -101,12 +101,16 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         ("deepspeed=zero0 deepspeed.offload_optimizer=true", 2, "offload_optimizer=true needs ZeRO", "deepspeed=zero1"),
         ("probe.train_shards=x", 2, "probe.test_shards is empty", "probe.test_shards=x"),
         (
-            "checkpoint.every=500 checkpoint.keep_every=1200", 2,
-            "checkpoint.keep_every=1200 must be a multiple of checkpoint.every=500", "checkpoint.keep_every=1000",
+            "checkpoint.every=500 checkpoint.keep_every=1200",
+            2,
+            "checkpoint.keep_every=1200 must be a multiple of checkpoint.every=500",
+            "checkpoint.keep_every=1000",
         ),
         (
-            "checkpoint.every=0 guard.spike=rollback", 2,
-            "guard.spike=rollback needs checkpoints to go back to", "checkpoint.every=500",
+            "checkpoint.every=0 guard.spike=rollback",
+            2,
+            "guard.spike=rollback needs checkpoints to go back to",
+            "checkpoint.every=500",
         ),
     ],
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, to_yaml
-from configs.schema import BuildConfig, ExportConfig, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_commands import BuildConfig, ExportConfig
 
 
 def test_a_recipe_is_not_for_another_modality() -> None:

@@ -11,26 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from configs.schema import (
-    BatchConfig,
-    BuildConfig,
-    DataConfig,
-    MixtureConfig,
-    MixturePart,
-    Modality,
-    PretrainConfig,
-    SpeechConfig,
-    TextConfig,
-    TrainConfig,
-    VisionConfig,
-    VisionMaskConfig,
-)
-from data_shards.audio import flac
+from configs.schema import BatchConfig, DataConfig, MixtureConfig, MixturePart, PretrainConfig, TrainConfig
+from configs.schema_commands import BuildConfig
+from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
 from data_shards.batch import BOS, EOS, UNK
-from data_shards.build import build
-from data_shards.index_file import FolderIndex, TokenizerEntry
-from data_shards.tokens import tokens_npy
-from data_shards.writer import save_folder_index, write_shard
+from data_shards.making.build import build
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.index_file import FolderIndex, TokenizerEntry
+from data_shards.speech.audio import flac
+from data_shards.text.tokens import tokens_npy
 
 SMALL = VisionConfig(image_size=28, patch_size=4, mask=VisionMaskConfig(patches=30, min_block=4, max_block=49))
 SPEECH = SpeechConfig(max_seconds=0.5)  # 24 frames

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from configs.schema import frames
-from data_shards.audio import TooLong, audio_samples, flac, is_stored_form, read_audio, read_part
-from data_shards.writer import length_of
+from configs.signals import frames
+from data_shards.kinds import length_of
+from data_shards.speech.audio import TooLong, audio_samples, flac, is_stored_form, read_audio, read_part
 
 
 def tone(seconds=1.0, rate=16000, frequency=440.0, level=0.5):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from configs.schema import DataConfig
-from data_shards.bad_samples import BadSampleCount
-from data_shards.reader import Report
+from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.shards.bad_sample import Report
 
 GOOD, BAD = np.zeros(1, bool), np.ones(1, bool)
 

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from configs.schema import MODALITIES, BenchConfig
-from data_shards.bench import HEADER, bench
+from configs.schema_commands import BenchConfig
+from configs.schema_modalities import MODALITIES
+from data_shards.loading.bench import HEADER, bench
 from tests.data_shards.shard_tools import command, flip_byte, make_shards
 
 STAGES = ["read, checksum, parse", "decode", "decode, augment", "read to masked batch, this process"]

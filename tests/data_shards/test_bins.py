@@ -6,12 +6,12 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from data_shards.bins import Bins, Lengths, cut, equal_tokens, waiting
-from data_shards.cursor import Cursor
-from data_shards.index import load_index
-from data_shards.loader import open_loader
-from data_shards.order import EpochOrder, OrderConfig, PlainOrder
-from data_shards.sidecar import ROW
+from data_shards.loading.loader import open_loader
+from data_shards.order.cursor import Cursor
+from data_shards.order.length_bins import Bins, Lengths, cut, equal_tokens, waiting
+from data_shards.order.plain import EpochOrder, OrderConfig, PlainOrder
+from data_shards.shards.index import load_index
+from data_shards.shards.sidecar import ROW
 from tests.data_shards.shard_tools import make_shards, small_config
 
 COUNTS = np.array([700, 0, 1300])
@@ -109,7 +109,7 @@ def test_waiting_is_for_the_rank_with_the_most_positions():
 
 
 def test_every_rank_knows_how_long_is_waited_in_a_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_shards.requests._REMEMBERED", 2)
+    monkeypatch.setattr("data_shards.loading.steps._REMEMBERED", 2)
     config = small_config(make_shards(tmp_path, (70,), modality="text"), micro=1, window=1, modality="text")
     plans = [open_loader(config, rank, 2)._plan for rank in range(2)]
     shares = [[plan.waiting(step) for step in (0, 1, 2, 3, 0)] for plan in plans]
@@ -133,7 +133,7 @@ def test_lengths_of_a_few_samples_touch_their_shards_alone(tmp_path, monkeypatch
     touched = []
     monkeypatch.setattr(type(index), "rows", lambda self, shard: touched.append(shard) or np.zeros(2, ROW))
     lengths = Lengths(index)
-    monkeypatch.setattr("data_shards.bins._MAPPED", 2)
+    monkeypatch.setattr("data_shards.order.length_bins._MAPPED", 2)
     for ids in ([7, 2, 3], [3], [0], [7]):
         lengths(np.array(ids))
     assert touched == [1, 3, 0, 3]

@@ -6,11 +6,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from data_shards.blend import BlendedOrder, order_of
-from data_shards.cursor import make_cursor, split_step
-from data_shards.index import load_index
-from data_shards.loader import open_loader
-from data_shards.order import Blend, OrderConfig
+from data_shards.loading.loader import open_loader
+from data_shards.order.blend import BlendedOrder, order_of
+from data_shards.order.cursor import make_cursor, split_step
+from data_shards.order.plain import Blend, OrderConfig
+from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import make_shards, small_config
 
 COUNTS = np.array([100, 0, 37, 250, 1, 30])  # items of 137 and 281 samples

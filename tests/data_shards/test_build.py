@@ -12,8 +12,8 @@ import pytest
 import webdataset
 
 from data_shards.__main__ import main
-from data_shards.index import load_index
-from data_shards.validate import validate_shards
+from data_shards.making.validate import validate_shards
+from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import build_folder, command, encoded, flip_byte, make_images, tree
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.cache import Cache
+from data_shards.shards.cache import Cache
 
 
 def size_of(folder: Path) -> int:
@@ -97,7 +97,7 @@ def test_a_full_disk_is_a_warning(tmp_path, caplog, monkeypatch):
 def test_processes_share_it_within_its_bytes(tmp_path):
     """Each fetch writes a line, so the lines tell how often a piece was fetched."""
     program = (
-        "import sys; from pathlib import Path; from data_shards.cache import Cache\n"
+        "import sys; from pathlib import Path; from data_shards.shards.cache import Cache\n"
         "cache, log = Cache(Path(sys.argv[1]), 20_000), open(sys.argv[2], 'a')\n"
         "def fetch(n):\n"
         "    log.write(f'{n}\\n'); log.flush()\n"

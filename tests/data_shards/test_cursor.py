@@ -1,7 +1,7 @@
 import pytest
 
-from data_shards.cursor import make_cursor, split_step
-from data_shards.index import load_index
+from data_shards.order.cursor import make_cursor, split_step
+from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import make_shards, small_config
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.index import load_index
-from data_shards.index_file import FolderIndex
-from data_shards.loader import MaskedBatchLoader
-from data_shards.reader import BadSample, Reader
-from data_shards.sidecar import read_rows
-from data_shards.validate import validate_shards
-from data_shards.writer import save_folder_index, write_shard
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.making.validate import validate_shards
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import encoded, flip_byte, make_shards, small_config
 
 SAMPLES = 8

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import BuildConfig
-from data_shards import demo, demo_speech, demo_text
-from data_shards.audio import read_audio
-from data_shards.build import build
-from data_shards.index import load_index
-from data_shards.labelled import labelled_samples
-from data_shards.reader import Reader
-from data_shards.tokens import read_tokens
+from configs.schema_commands import BuildConfig
+from data_shards.loading.labelled import labelled_samples
+from data_shards.making.build import build
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.sources import demo_images as demo
+from data_shards.sources import demo_speech, demo_text
+from data_shards.speech.audio import read_audio
+from data_shards.text.tokens import read_tokens
 from tests.data_shards.shard_tools import clip, small_config
 
 

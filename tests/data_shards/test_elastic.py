@@ -8,8 +8,8 @@ from itertools import chain
 import pytest
 
 from configs.schema import PretrainConfig
-from data_shards.index import load_index
-from data_shards.loader import open_loader
+from data_shards.loading.loader import open_loader
+from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 from tests.data_shards.test_loader import contents, same
 

@@ -8,10 +8,10 @@ import tarfile
 import pytest
 import webdataset
 
-from data_shards.index import load_index
-from data_shards.indexer import index_shards
-from data_shards.reader import Reader
-from data_shards.validate import validate_shards
+from data_shards.making.indexer import index_shards
+from data_shards.making.validate import validate_shards
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
 from tests.data_shards.shard_tools import build_folder, clip, command, encoded
 
 

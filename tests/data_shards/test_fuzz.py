@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from configs.schema import PretrainConfig
-from data_shards import reader as reader_module
 from data_shards.batch import Sample
-from data_shards.index import load_index
-from data_shards.loader import MaskedBatchLoader
-from data_shards.reader import BadSample, Reader
-from data_shards.tar import parse_sample, scan
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.shards import reader as reader_module
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.tar import parse_sample, scan
 from tests.data_shards.shard_tools import make_shards, small_config
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from configs.schema import VisionConfig
-from data_shards import decoding
-from data_shards import image as image_module
-from data_shards.image import CROP_DRAWS, augment, centre_crop, color_jitter, crop_box, decode, image_bytes
-from data_shards.reader import BadSample
+from configs.schema_modalities import VisionConfig
+from data_shards.shards.bad_sample import BadSample
+from data_shards.vision import decoding
+from data_shards.vision import samples as image_module
+from data_shards.vision.samples import CROP_DRAWS, augment, centre_crop, color_jitter, crop_box, decode, image_bytes
 from tests.data_shards.shard_tools import SMALL, encoded
 
 PUBLISHED = VisionConfig(exif_orientation=False)

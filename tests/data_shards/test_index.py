@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from data_shards.index import load_index
-from data_shards.patterns import resolve
-from data_shards.sidecar import read_rows, sidecar
+from data_shards.shards.index import load_index
+from data_shards.shards.patterns import resolve
+from data_shards.shards.sidecar import read_rows, sidecar
 from tests.data_shards.shard_tools import flip_byte, make_shards
 
 

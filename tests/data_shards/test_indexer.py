@@ -3,14 +3,14 @@ import os
 import numpy as np
 import webdataset
 
-from configs.schema import frames
-from data_shards.index import load_index
-from data_shards.indexer import index_shards
-from data_shards.reader import Reader
-from data_shards.sidecar import read_rows, sidecar
-from data_shards.tar import END, sample_blocks
-from data_shards.tokenizer import train_tokenizer
-from data_shards.validate import validate_shards
+from configs.signals import frames
+from data_shards.making.indexer import index_shards
+from data_shards.making.validate import validate_shards
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows, sidecar
+from data_shards.shards.tar import END, sample_blocks
+from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.shard_tools import clip, command, encoded, make_shards, tree
 
 

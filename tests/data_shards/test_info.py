@@ -1,4 +1,4 @@
-from data_shards.info import describe
+from data_shards.making.info import describe
 from tests.data_shards.shard_tools import command, encoded, make_shards
 
 
@@ -21,8 +21,8 @@ def test_groups_by_folder_and_name_with_a_sum(tmp_path):
 
 
 def test_unreadable_samples_and_warnings_are_told(tmp_path):
-    from data_shards.index_file import FolderIndex
-    from data_shards.writer import save_folder_index, write_shard
+    from data_shards.making.writer import save_folder_index, write_shard
+    from data_shards.shards.index_file import FolderIndex
 
     samples = [("a", {"jpg": encoded(0)}), ("b", {"jpg": b"none"})]
     save_folder_index(tmp_path, FolderIndex((write_shard(tmp_path / "a-0.tar", samples),)))

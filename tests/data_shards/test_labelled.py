@@ -4,13 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_shards.batch import EOS, samples_of
-from data_shards.index import load_index
-from data_shards.index_file import FolderIndex, TokenizerEntry, read_folder_index
-from data_shards.labelled import labelled_samples
-from data_shards.reader import Reader
-from data_shards.sidecar import read_rows
-from data_shards.writer import save_folder_index, write_shard
+from configs.signals import samples_of
+from data_shards.batch import EOS
+from data_shards.loading.labelled import labelled_samples
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import FolderIndex, TokenizerEntry, read_folder_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import TEXT, flip_byte, make_shards, small_config
 
 

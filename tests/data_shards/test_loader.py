@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import MODALITIES
-from data_shards.batch import samples_of
-from data_shards.loader import MaskedBatchLoader, open_loader
-from data_shards.microbatch import MicroBatches
-from data_shards.order import EpochOrder
-from data_shards.sidecar import read_rows
+from configs.schema_modalities import MODALITIES
+from configs.signals import samples_of
+from data_shards.loading.loader import MaskedBatchLoader, open_loader
+from data_shards.loading.microbatch import MicroBatches
+from data_shards.order.plain import EpochOrder
+from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 
 
@@ -284,7 +284,7 @@ PROGRAM = """
 import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
 from tests.data_shards.shard_tools import small_config
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loading.loader import MaskedBatchLoader
 steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)

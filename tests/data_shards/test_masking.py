@@ -3,9 +3,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from configs.schema import SpeechMaskConfig, TextConfig, TextMaskConfig, VisionConfig, VisionMaskConfig
+from configs.schema_modalities import SpeechMaskConfig, TextConfig, TextMaskConfig, VisionConfig, VisionMaskConfig
 from data_shards.batch import BOS, EOS, PAD
-from data_shards.masking import _rectangles, block_masks, span_masks, token_masks, trimmed
+from data_shards.speech.masks import span_masks, trimmed
+from data_shards.text.masks import token_masks
+from data_shards.vision.masks import _rectangles, block_masks
 from tests.data_shards.shard_tools import SMALL
 
 

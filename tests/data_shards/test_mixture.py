@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 import torch
 
-from configs.schema import MODALITIES
-from data_shards.loader import open_loader
-from data_shards.mixture import Mixture, mixture_of
+from configs.schema_modalities import MODALITIES
+from data_shards.loading.loader import open_loader
+from data_shards.order.mixture import Mixture, mixture_of
 from tests.data_shards.shard_tools import make_shards, mixture_config
 
 MIXTURE = Mixture(("vision", "speech", "text"), (3, 2, 1), 7)

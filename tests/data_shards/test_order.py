@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 
-from data_shards.order import EpochOrder, OrderConfig
+from data_shards.order.plain import EpochOrder, OrderConfig
 
 COUNTS = np.array([100, 0, 37, 250, 1])
 

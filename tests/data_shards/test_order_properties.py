@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_shards.blend import BlendedOrder, order_of
-from data_shards.cursor import Cursor
-from data_shards.order import Blend, EpochOrder, OrderConfig
+from data_shards.order.blend import BlendedOrder, order_of
+from data_shards.order.cursor import Cursor
+from data_shards.order.plain import Blend, EpochOrder, OrderConfig
 
 some = settings(deadline=None, derandomize=True, max_examples=120, database=None)
 

@@ -4,8 +4,8 @@ import tarfile
 
 import pytest
 
-from data_shards import packages
-from data_shards.packages import Package, archive, debian, find, unpack_deb
+from data_shards.sources import demo_packages as packages
+from data_shards.sources.demo_packages import Package, archive, debian, find, unpack_deb
 
 
 def deb(files, kind="xz"):

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from data_shards import progress as progress_module
-from data_shards.build import _begun
-from data_shards.progress import Progress
+from data_shards.making import progress as progress_module
+from data_shards.making.build import _begun
+from data_shards.making.progress import Progress
 
 
 def test_a_log_gets_a_line_from_time_to_time(monkeypatch, capsys):

@@ -4,10 +4,11 @@ import pickle
 
 import pytest
 
-from data_shards import reader as reader_module
-from data_shards.index import load_index
-from data_shards.reader import BadSample, Reader
-from data_shards.sidecar import read_rows
+from data_shards.shards import reader as reader_module
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards
 
 
@@ -110,8 +111,8 @@ def test_only_so_many_shards_are_open(tmp_path, monkeypatch):
 
 
 def test_members_are_never_unpickled(tmp_path):
-    from data_shards.index_file import FolderIndex
-    from data_shards.writer import save_folder_index, write_shard
+    from data_shards.making.writer import save_folder_index, write_shard
+    from data_shards.shards.index_file import FolderIndex
 
     class Trap:
         def __reduce__(self):

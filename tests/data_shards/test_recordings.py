@@ -3,11 +3,12 @@ import pytest
 import soundfile
 import webdataset
 
-from configs.schema import BuildConfig, frames
-from data_shards.audio import flac, read_audio
-from data_shards.build import build
-from data_shards.index import load_index
-from data_shards.sidecar import read_rows
+from configs.schema_commands import BuildConfig
+from configs.signals import frames
+from data_shards.making.build import build
+from data_shards.shards.index import load_index
+from data_shards.shards.sidecar import read_rows
+from data_shards.speech.audio import flac, read_audio
 from tests.data_shards.shard_tools import clip, command, tree
 
 

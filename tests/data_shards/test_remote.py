@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_shards import storage as storage_module
-from data_shards.index import load_index
-from data_shards.labelled import labelled_samples
-from data_shards.loader import MaskedBatchLoader
-from data_shards.reader import BadSample, Reader
-from data_shards.sidecar import read_rows
-from data_shards.tokenizer import tokenizer_of, train_tokenizer
+from data_shards.loading.labelled import labelled_samples
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.shards import storage as storage_module
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
+from data_shards.text.stored_tokenizer import tokenizer_of
+from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 from tests.data_shards.test_cache import size_of

@@ -10,17 +10,17 @@ import pytest
 import webdataset
 from pyarrow import parquet
 
-from configs.schema import BuildConfig
-from data_shards import documents as documents_module
-from data_shards.build import build
-from data_shards.documents import Document, Fields, Lines
-from data_shards.index import load_index
-from data_shards.index_file import read_folder_index
-from data_shards.sequences import cut, joined
-from data_shards.sidecar import read_rows
-from data_shards.tokenizer import load_tokenizer
-from data_shards.tokens import read_tokens
-from data_shards.units import LeftOut
+from configs.schema_commands import BuildConfig
+from data_shards.making.build import build
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import read_folder_index
+from data_shards.shards.sidecar import read_rows
+from data_shards.sources import documents as documents_module
+from data_shards.sources.documents import Document, Fields, Lines
+from data_shards.sources.texts import cut, joined
+from data_shards.sources.units import LeftOut
+from data_shards.text.tokenizer import load_tokenizer
+from data_shards.text.tokens import read_tokens
 from tests.data_shards.shard_tools import command, tree
 
 TEXT = "a glossary of short words that a tokenizer may join into longer types because they come again"

@@ -4,10 +4,10 @@ from itertools import islice
 import pytest
 import torch
 
-from configs.schema import SpeechConfig, VisionConfig
+from configs.schema_modalities import SpeechConfig, VisionConfig
 from data_shards.batch import WITHIN_MESSAGE
-from data_shards.loader import MaskedBatchLoader
-from data_shards.slots import Slots, slots_of
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.slots import Slots, slots_of
 from tests.data_shards.shard_tools import make_shards, small_config
 
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from configs.schema import SpeechConfig, SpeechMaskConfig
-from data_shards.audio import flac, read_audio
-from data_shards.batch import frames, samples_of
-from data_shards.index_file import FolderIndex
-from data_shards.loader import open_loader
-from data_shards.reader import BadSample
-from data_shards.sidecar import sidecar
-from data_shards.speech import Clips, crop_of, decode, statistics
-from data_shards.writer import save_folder_index, write_shard
+from configs.schema_modalities import SpeechConfig, SpeechMaskConfig
+from configs.signals import samples_of
+from data_shards.batch import frames
+from data_shards.loading.loader import open_loader
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.sidecar import sidecar
+from data_shards.speech.audio import flac, read_audio
+from data_shards.speech.samples import Clips, crop_of, decode, statistics
 from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
 
 CLIPS = Clips(small_config("", modality="speech"))

@@ -4,8 +4,8 @@ import time
 import pytest
 
 from configs.schema import DataConfig
-from data_shards import storage as storage_module
-from data_shards.storage import (
+from data_shards.shards import storage as storage_module
+from data_shards.shards.storage import (
     CutOff,
     Unreachable,
     beside,

@@ -4,7 +4,7 @@ import tarfile
 import pytest
 import webdataset
 
-from data_shards.tar import END, _header, member_header, parse_sample, sample_blocks, scan, split_name
+from data_shards.shards.tar import END, _header, member_header, parse_sample, sample_blocks, scan, split_name
 
 SAMPLES = [(f"folder/{i:03d}", {"cls": str(i).encode(), "jpg": bytes(range(256)) * (i + 1)}) for i in range(20)]
 BLOCKS = [sample_blocks(key, members) for key, members in SAMPLES]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data_shards.batch import BOS, EOS, PAD
-from data_shards.loader import open_loader
-from data_shards.reader import BadSample
-from data_shards.text import Texts, window
-from data_shards.tokens import tokens_npy
+from data_shards.loading.loader import open_loader
+from data_shards.shards.bad_sample import BadSample
+from data_shards.text.samples import Texts, window
+from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, make_shards, small_config, text_ids
 
 TEXTS = Texts(small_config("", modality="text"))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from data_shards.tokenizer import load_tokenizer, train_tokenizer
-from data_shards.tokens import read_tokens, tokens_npy
+from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
+from data_shards.text.tokens import read_tokens, tokens_npy
 
 PROSE = ["The quick brown fox jumps over the lazy dog.", "A dog's naïve café\n\twith 1,234 foxes 😀"]
 TEXTS = [*PROSE, "<s><s><s> <mask>"] * 20

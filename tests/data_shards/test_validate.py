@@ -4,11 +4,11 @@ import zlib
 import numpy as np
 import pytest
 
-from data_shards.index_file import FolderIndex, read_folder_index
-from data_shards.sidecar import ROW, read_rows, sidecar
-from data_shards.tokens import tokens_npy
-from data_shards.validate import validate_shards
-from data_shards.writer import save_folder_index, save_sidecar, write_shard
+from data_shards.making.validate import validate_shards
+from data_shards.making.writer import save_folder_index, save_sidecar, write_shard
+from data_shards.shards.index_file import FolderIndex, read_folder_index
+from data_shards.shards.sidecar import ROW, read_rows, sidecar
+from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, clip, command, encoded, flip_byte, make_shards
 
 

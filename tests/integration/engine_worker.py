@@ -1,9 +1,9 @@
 """Run by the launcher on every rank: trains real engines on made-up batches and writes what happened as JSON.
 
-    engine_worker.py JOBS.json     a list of {"overrides": [...], "steps": n} with "poison": step (`follow`), with
-                                   "resume_at": step and "folder": path (`resume`), with "save": path or "load": path
-                                   (`leave` and `take_up`), with "plants": [[where, module]] (`find`), or nothing
-                                   else (`losses`)
+engine_worker.py JOBS.json     a list of {"overrides": [...], "steps": n} with "poison": step (`follow`), with
+                               "resume_at": step and "folder": path (`resume`), with "save": path or "load": path
+                               (`leave` and `take_up`), with "plants": [[where, module]] (`find`), or nothing
+                               else (`losses`)
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
+from models.build import modality_of
 from models.data2vec import Data2Vec
-from models.sharing import modality_of
-from pretrain import distributed
-from pretrain.checkpoint import Checkpoints, RunState, load_weights
-from pretrain.engine import Engine
-from pretrain.locate import first_not_finite
-from pretrain.teacher import update
+from pretrain.checkpoints.reading import RunState, load_weights
+from pretrain.checkpoints.saving import Checkpoints
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
+from pretrain.engine.teacher import update
+from pretrain.health.non_finite import first_not_finite
 from tests.integration.made_up import micro_batches
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from configs.schema import PretrainConfig
-from data_shards.batch import BOS, EOS, PAD, UNK, MaskedBatch, samples_of
-from data_shards.mixture import mixture_of
-from pretrain import distributed
+from configs.signals import samples_of
+from data_shards.batch import BOS, EOS, PAD, UNK, MaskedBatch
+from data_shards.order.mixture import mixture_of
+from pretrain.engine import distributed
 
 TINY = [
     "demo=false", "model.layers=3", "model.width=32", "model.heads=2", "model.ffn=64", "teacher.layers=2",

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from data_shards.loader import MaskedBatchLoader
+from data_shards.loading.loader import MaskedBatchLoader
 from models.data2vec import Data2Vec
-from pretrain import distributed, snapshot
-from pretrain.engine import Engine
+from pretrain.checkpoints import snapshot
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
 
 forward, step, steps, write = Data2Vec.forward, Engine.step, MaskedBatchLoader.steps, snapshot.write_partitions
 

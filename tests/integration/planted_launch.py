@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from pretrain import launch
+from pretrain.launching import command_line
 
 if __name__ == "__main__":
-    launch.MODULE = [*launch.MODULE[:-1], "tests.integration.planted", *sys.argv[1:4]]
+    command_line.MODULE = [*command_line.MODULE[:-1], "tests.integration.planted", *sys.argv[1:4]]
     sys.exit(launch.main(sys.argv[4:]))

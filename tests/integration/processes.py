@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from pretrain.launch import free_port
+from pretrain.launching.plan import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {

@@ -9,8 +9,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from configs.schema import BuildConfig, Modality
-from data_shards.build import build
+from configs.schema_commands import BuildConfig
+from configs.schema_modalities import Modality
+from data_shards.making.build import build
 
 COUNT = 96
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.checkpoint import load_weights
+from pretrain.checkpoints.reading import load_weights
 
 # What may differ between two runs of the same steps: clocks and memory.
 CLOCKS = {

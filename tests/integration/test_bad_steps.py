@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.exits import HALTED
+from pretrain.launching.exits import HALTED
 from tests.integration.made_up import tiny
 from tests.integration.processes import ROOT, launch, train_engines
 from tests.integration.real_shards import build_shards

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from configs.schema import ReshardConfig
+from configs.schema_commands import ReshardConfig
 from pretrain.reshard import WHOLE, reshard
 from tests.integration.made_up import tiny
 from tests.integration.processes import train_engines

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain.exits import DONE, FAILED, STALLED, STOPPED
-from pretrain.manifest import checkpoint_folders
+from pretrain.checkpoints.manifest import checkpoint_folders
+from pretrain.launching.exits import DONE, FAILED, STALLED, STOPPED
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import BuildConfig
-from data_shards.build import build
-from data_shards.index import load_index
-from data_shards.index_file import FolderIndex
-from data_shards.reader import Reader
-from data_shards.writer import save_folder_index, write_shard
-from pretrain.checkpoint import load_weights
+from configs.schema_commands import BuildConfig
+from data_shards.making.build import build
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.index import load_index
+from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.reader import Reader
+from pretrain.checkpoints.reading import load_weights
 from pretrain.run_directory import lock
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch, session_processes, signal_all

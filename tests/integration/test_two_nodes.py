@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.exits import DONE, STALLED
+from pretrain.launching.exits import DONE, STALLED
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards

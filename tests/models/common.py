@@ -4,17 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from configs.schema import (
-    Modality,
-    ModelConfig,
-    PretrainConfig,
-    SpeechConfig,
-    TeacherConfig,
-    TextConfig,
-    VisionConfig,
-    VisionMaskConfig,
-)
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch, samples_of
+from configs.schema import ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
+from configs.signals import samples_of
+from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 
 MODALITIES: tuple[Modality, ...] = ("vision", "speech", "text")
 LENGTHS = {"speech": (9, 14, 12, 11), "text": (10, 16, 7, 13)}

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from configs.schema import PretrainConfig
-from data_shards.batch import MaskedBatch, samples_of
+from configs.signals import samples_of
+from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
 from models.huggingface import save_pretrained
 from models.network import Network, real_tokens

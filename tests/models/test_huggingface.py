@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.schema import MODALITIES, MixtureConfig, ModelConfig, PretrainConfig, TeacherConfig, TextConfig
-from data_shards.tokenizer import Tokenizer, train_tokenizer
+from configs.schema import MixtureConfig, ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema_modalities import MODALITIES, TextConfig
+from data_shards.text.tokenizer import Tokenizer, train_tokenizer
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained, save_pretrained
 from tests.models.common import randomise, tiny_config

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import MODALITIES, MixtureConfig, OptimizerConfig, PretrainConfig
+from configs.schema import MixtureConfig, OptimizerConfig, PretrainConfig
+from configs.schema_modalities import MODALITIES
 from models.data2vec import Data2Vec, parameter_groups, part_state
 from tests.models.common import random_batch, randomise, tiny_config
 

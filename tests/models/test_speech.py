@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_shards.batch import CONV_KERNELS, CONV_STRIDES, RECEPTIVE_FIELD, frames, samples_of
+from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
+from data_shards.batch import RECEPTIVE_FIELD, frames
 from models.data2vec import Data2Vec
 from models.speech import FeatureEncoder, Positions, normalise
 from tests.models.common import tiny_config

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from configs.schema import PUBLISHED, ModelConfig, PretrainConfig
+from configs.schema import ModelConfig, PretrainConfig
+from configs.schema_modalities import PUBLISHED
 from models.stochastic_depth import factors, kept_layers, kept_samples
 from models.transformer import Call, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
 from tests.models.common import randomise
@@ -140,9 +141,7 @@ def test_checkpointing_changes_no_gradient():
 
 @pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="torch.compile does not quote its own path, which has a blank")
-@pytest.mark.parametrize(
-    ("norm", "lengths", "drop_path", "layers"), [("pre", None, 0.5, 2), ("post", LENGTHS, 0.0, 1)]
-)
+@pytest.mark.parametrize(("norm", "lengths", "drop_path", "layers"), [("pre", None, 0.5, 2), ("post", LENGTHS, 0.0, 1)])
 def test_compiled_blocks_agree(norm, lengths, drop_path, layers):
     (x, bias), results = make_inputs(), []
     bias = bias if lengths is None else None

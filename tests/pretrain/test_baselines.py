@@ -5,8 +5,8 @@ import math
 import torch
 
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
-from pretrain.baselines import log_mel_statistics, pixels, tf_idf
-from pretrain.log_mel import MELS, log_mel
+from pretrain.evaluation.baselines import log_mel_statistics, pixels, tf_idf
+from pretrain.reporting.log_mel import MELS, log_mel
 from tests.pretrain.test_pictures import clips
 
 

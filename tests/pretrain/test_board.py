@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretrain import board
-from pretrain.board import Board
-from pretrain.metrics import MetricsRow, ProbeResult
-from pretrain.pictures import images_picture, spectrograms_picture
+from pretrain.reporting import tensorboard
+from pretrain.reporting.metrics import MetricsRow, ProbeResult
+from pretrain.reporting.pictures import images_picture, spectrograms_picture
+from pretrain.reporting.tensorboard import Board
 from tests.pretrain.test_pictures import TOKENIZER, clips, image_batch, texts
 
 NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
@@ -184,7 +184,7 @@ def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch, caplog
 
     with monkeypatch.context() as patch:
         patch.setattr(writer._writer, "flush", full)
-        patch.setattr(board, "SummaryWriter", full)
+        patch.setattr(tensorboard, "SummaryWriter", full)
         for step in (2, 3):
             writer.write(replace(ROW, step=step))
         writer.write_config(3, "a: 1")

@@ -15,13 +15,16 @@ import torch
 
 from configs.compose import compose_pretrain
 from configs.schema import CheckpointConfig
-from data_shards.writer import replace_text
-from pretrain import checkpoint, manifest, snapshot
-from pretrain.agreement import check_agreement
-from pretrain.checkpoint import Checkpoints, RunState, load_weights, read_state
-from pretrain.manifest import damage, remove_leftovers, write_json
-from pretrain.partition_files import PartitionFiles
-from pretrain.zero_partitions import Fragment, GroupState, assemble
+from data_shards.files import replace_text
+from pretrain.checkpoints import manifest, snapshot
+from pretrain.checkpoints import saving as checkpoint
+from pretrain.checkpoints.agreement import check_agreement
+from pretrain.checkpoints.manifest import damage, remove_leftovers, write_json
+from pretrain.checkpoints.partition_files import PartitionFiles
+from pretrain.checkpoints.reading import RunState, load_weights, read_state
+from pretrain.checkpoints.saving import Checkpoints
+from pretrain.engine.layout import Fragment, GroupState
+from pretrain.engine.zero_partitions import assemble
 
 
 class Partitions:

@@ -8,18 +8,10 @@ from transformers import AutoModel
 
 from configs.command import run as run_command
 from configs.compose import to_yaml
-from configs.schema import (
-    MODALITIES,
-    ExportConfig,
-    MixtureConfig,
-    ModelConfig,
-    PretrainConfig,
-    SpeechConfig,
-    TeacherConfig,
-    TextConfig,
-    VisionConfig,
-)
-from data_shards.tokenizer import train_tokenizer
+from configs.schema import MixtureConfig, ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema_commands import ExportConfig
+from configs.schema_modalities import MODALITIES, SpeechConfig, TextConfig, VisionConfig
+from data_shards.text.tokenizer import train_tokenizer
 from models.data2vec import Data2Vec
 from pretrain import export as export_module
 from pretrain.export import export, main

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from configs.schema import GuardConfig
-from pretrain.engine import StepResult
-from pretrain.guard import Guard, RunStopped
+from pretrain.engine.engine import StepResult
+from pretrain.health.guard import Guard, RunStopped
 
 NAN, INF = math.nan, math.inf
 

@@ -7,11 +7,13 @@ from math import isfinite
 import pytest
 import torch
 
-from configs.schema import MODALITIES, GuardConfig, MixtureConfig
-from data_shards.batch import MaskedBatch, samples_of
+from configs.schema import GuardConfig, MixtureConfig
+from configs.schema_modalities import MODALITIES
+from configs.signals import samples_of
+from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
-from pretrain import distributed
-from pretrain.health import CollapseGuard, ModuleHealth, measure
+from pretrain.engine import distributed
+from pretrain.health.collapse import CollapseGuard, ModuleHealth, measure
 from tests.models.common import random_batch, tiny_config
 
 CPU = torch.device("cpu")

@@ -13,9 +13,13 @@ from deepspeed.launcher import runner
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.index_file import FolderIndex, ShardEntry, index_json
+from data_shards.shards.index_file import FolderIndex, ShardEntry, index_json
 from pretrain import launch
-from pretrain.launch import Launch, Machine, check_files, command_line, demo_overrides, finished_steps, plan
+from pretrain.launch import check_files, finished_steps
+from pretrain.launching import demo
+from pretrain.launching.command_line import command_line
+from pretrain.launching.demo import demo_overrides
+from pretrain.launching.plan import Launch, Machine, plan
 
 ROOT = Path(__file__).parents[2]
 CPU = Machine(gpus=[], cores=8)
@@ -185,12 +189,12 @@ def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
     commands: list[list[str]] = []
     failed = subprocess.CompletedProcess("", 1)
-    monkeypatch.setattr(launch.subprocess, "run", lambda command: commands.append(command) or failed)
+    monkeypatch.setattr(demo.subprocess, "run", lambda command: commands.append(command) or failed)
     with pytest.raises(ValueError, match="the demo's shards could not be made"):
-        launch.build_demo_shards("vision")
+        demo.build_demo_shards("vision")
     entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "0" * 64, "0" * 64, 1, 1) for split in ("train", "test"))
     (tmp_path / "shards" / "index.json").write_text(index_json(FolderIndex(entries)))
-    launch.build_demo_shards("vision")
+    demo.build_demo_shards("vision")
     assert [command[3:] for command in commands] == [["build", "source=demo", f"output={tmp_path}/shards"]]
 
 

@@ -8,8 +8,8 @@ import torch
 
 from models.data2vec import Data2Vec
 from models.transformer import Block
-from pretrain.locate import NOWHERE, first_not_finite
-from pretrain.zero_partitions import Fragment
+from pretrain.engine.layout import Fragment
+from pretrain.health.non_finite import NOWHERE, first_not_finite
 from tests.models.common import MODALITIES, random_batch, tiny_config
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_shards.cost import Cost
-from pretrain.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
-from pretrain.progress import Progress
-from pretrain.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
+from data_shards.loading.cost import Cost
+from pretrain.reporting.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
+from pretrain.reporting.progress import Progress
+from pretrain.reporting.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
 
 OPTIONAL = {f.name for f in fields(MetricsRow) if f.default is None}
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pretrain.partition_files import Layout, PartitionFiles, file_name, write_partitions
-from pretrain.zero_partitions import Fragment
+from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name, write_partitions
+from pretrain.engine.layout import Fragment
 
 SHAPES = {"a": (2, 3), "b": (5,)}
 WHOLE = {"a": torch.arange(6.0), "b": 10 + torch.arange(5.0)}

@@ -4,10 +4,11 @@ import math
 
 import torch
 
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch, samples_of
-from data_shards.tokenizer import train_tokenizer
-from pretrain.log_mel import MELS, log_mel
-from pretrain.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
+from configs.signals import samples_of
+from data_shards.batch import BOS, EOS, PAD, MaskedBatch
+from data_shards.text.tokenizer import train_tokenizer
+from pretrain.reporting.log_mel import MELS, log_mel
+from pretrain.reporting.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
 
 IDENTITY = torch.eye(3, 4)
 TOKENIZER = train_tokenizer(["the cat sat on the mat"] * 4, vocab_size=300)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import distributed, exits, preempt
-from pretrain.preempt import Preemption
+from pretrain.engine import distributed
+from pretrain.health import preempt
+from pretrain.health.preempt import Preemption
+from pretrain.launching import exits
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,8 +62,8 @@ def test_a_file_from_before_is_removed_with_a_word(tmp_path, caplog):
 
 def test_a_second_signal_leaves_at_once_but_not_what_is_the_same_notice_twice(tmp_path):
     program = (
-        "import os, signal, sys, time; from pathlib import Path; from pretrain import exits\n"
-        "exits.AGAIN_S = 0.4\nfrom pretrain.preempt import Preemption\n"
+        "import os, signal, sys, time; from pathlib import Path; from pretrain.launching import exits\n"
+        "exits.AGAIN_S = 0.4\nfrom pretrain.health.preempt import Preemption\n"
         "preemption = Preemption(Path('.')); send = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
         "send(); send(); print('alive', flush=True); time.sleep(0.5); send(); time.sleep(5); print('still here')\n"
     )

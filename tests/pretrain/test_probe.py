@@ -13,13 +13,16 @@ from torch import Tensor
 from torch import distributed as dist
 
 from configs.compose import to_yaml
-from configs.schema import BuildConfig, ProbeCommandConfig, ProbeConfig
+from configs.schema import ProbeConfig
+from configs.schema_commands import BuildConfig, ProbeCommandConfig
 from data_shards.batch import MaskedBatch
-from data_shards.build import build
+from data_shards.making.build import build
 from models.data2vec import Data2Vec
 from pretrain import probe as probe_module
-from pretrain.metrics import ProbeResult
-from pretrain.probe import features, knn_top1, linear_top1, main, probe, table
+from pretrain.evaluation import classifiers
+from pretrain.evaluation.classifiers import knn_top1, linear_top1
+from pretrain.probe import features, main, probe, table
+from pretrain.reporting.metrics import ProbeResult
 from tests.models.common import tiny_config
 
 
@@ -48,7 +51,7 @@ def test_knn_is_the_plain_loop(k, monkeypatch):
     expected = knn_by_loop(*train, *test, k)
     assert 0.3 < expected < 0.99
     assert knn_top1(*train, *test, k) == expected
-    monkeypatch.setattr(probe_module, "_DISTANCES", 7 * 120)  # seven test features at a time
+    monkeypatch.setattr(classifiers, "_DISTANCES", 7 * 120)  # seven test features at a time
     assert knn_top1(*train, *test, k) == expected
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.schema import ReshardConfig
+from configs.schema_commands import ReshardConfig
 from pretrain import reshard as command
-from pretrain.checkpoint import load_weights, read_state
-from pretrain.manifest import damage
+from pretrain.checkpoints.manifest import damage
+from pretrain.checkpoints.reading import load_weights, read_state
 from pretrain.reshard import WHOLE, reshard
 from pretrain.run_directory import lock
 from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state

@@ -3,8 +3,8 @@
 import pytest
 
 from configs.schema import DataConfig, OptimizerConfig, PretrainConfig
-from data_shards.index import load_index
-from data_shards.tokenizer import load_tokenizer, train_tokenizer
+from data_shards.shards.index import load_index
+from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
 from pretrain.run_directory import keep_tokenizer, lock, write_config
 from tests.integration.real_shards import build_shards
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.schema import OptimizerConfig, ScheduleConfig, TeacherConfig
-from pretrain.schedules import learning_rate, teacher_decay
+from pretrain.engine.schedules import learning_rate, teacher_decay
 
 
 def test_cosine_rises_from_zero_to_the_peak_and_falls_to_its_end():

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from configs.compose import compose_pretrain, to_yaml
-from configs.schema import MODALITIES
-from data_shards.index_file import FolderIndex, ShardEntry
-from data_shards.tokenizer import train_tokenizer
-from data_shards.writer import save_folder_index
+from configs.schema_modalities import MODALITIES
+from data_shards.making.writer import save_folder_index
+from data_shards.shards.index_file import FolderIndex, ShardEntry
+from data_shards.text.tokenizer import train_tokenizer
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import save_pretrained
 from pretrain import start_weights

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain import exits, supervise
+from pretrain.launching import exits, supervise
 
 ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-I", "-S"]
@@ -50,7 +50,7 @@ class Run:
         command = [*PYTHON, "-c", launcher, " ".join(PYTHON), *(RANK + body for body in ranks)]
         self.folder = folder
         program = (
-            "import os, sys; from pathlib import Path; from pretrain import exits, supervise\n"
+            "import os, sys; from pathlib import Path; from pretrain.launching import exits, supervise\n"
             f"supervise.PEERS_S, supervise.SCAN_S, exits.AGAIN_S = 0.5, 0.05, 0.5\n{patch}\n"
             f"job = supervise.Job({command!r}, dict(os.environ), Path('.'), {len(ranks) if here is None else here}, "
             "os.environ.get('SLURM_JOB_ID', ''))\nsys.exit(supervise.supervise(job))\n"

@@ -2,7 +2,7 @@
 
 import torch
 
-from pretrain.teacher import STATE, teacher_optimizer, update
+from pretrain.engine.teacher import STATE, teacher_optimizer, update
 
 
 def optimizer_of(parameters, teacher=True, **options):

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from configs.schema import WatchdogConfig
-from pretrain import exits
-from pretrain.distributed import PeerLost
-from pretrain.watchdog import Watchdog
+from pretrain.engine.distributed import PeerLost
+from pretrain.health.watchdog import Watchdog
+from pretrain.launching import exits
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
 import sys, time
 from pathlib import Path
 from configs.schema import WatchdogConfig
-from pretrain import watchdog
+from pretrain.health import watchdog
 watchdog.TICK_S, watchdog.LOOK_S, watchdog.GRACE_S = 0.05, 0.1, 1.0
 rank = int(sys.argv[1])
 dog = watchdog.Watchdog(Path("."), WatchdogConfig(), rank)

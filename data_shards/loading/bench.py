@@ -1,0 +1,179 @@
+"""How fast shards are read and made into batches, stage by stage: what a run's loader processes can give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import cycle, islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema_commands import BenchConfig
+from configs.schema_modalities import Modality
+from data_shards.kinds import modality_of
+from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.microbatch import sample_kind
+from data_shards.order.cursor import longest_sample
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.index import Index, load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.tar import Members
+from data_shards.speech.audio import read_audio
+from data_shards.speech.samples import recording_bytes
+from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
+from data_shards.vision.decoding import decode
+from data_shards.vision.samples import image_bytes
+
+_HELD = 256  # samples that are held in memory for the stages without reading
+_HELD_BYTES = 256 * 2**20
+
+
+class Stage(NamedTuple):
+    """What was done in how many seconds."""
+
+    name: str
+    samples: int
+    size: int
+    """Bytes of the samples as they are stored."""
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """Its row of the table."""
+        speed, mb = self.samples / self.seconds, self.size / self.seconds / 1e6
+        return f"{self.name:40}{speed:14,.0f}{mb:12,.1f}{1e6 * self.seconds / self.samples:14,.1f}"
+
+
+HEADER = f"{'':40}{'samples/s':>14}{'MB/s':>12}{'us per sample':>14}"
+
+
+def bench(config: BenchConfig) -> Iterator[str]:
+    """Lines of a table, each as soon as it is measured.
+
+    ValueError where there are no shards, or no sample that can be used.
+    """
+    torch.set_num_threads(1)
+    index = load_index(DataConfig(shards=config.shards))
+    members = _held(index)
+    modality = config.modality or modality_of(members[0])
+    if modality is None:
+        names = ", .".join(sorted(members[0]))
+        raise ValueError(f"neither images nor recordings nor token ids: .{names}; set modality")
+    part = _part(config, index, modality)
+    yield f"{index.samples} samples, {modality}; one thread, but for the loader's {config.workers} processes"
+    yield HEADER
+    for name, work in _stages(part, index, members):
+        yield _measured(name, work, config.seconds).line
+    for name, workers in (
+        ("read to masked batch, this process", 0),
+        (f"loader, workers={config.workers}", config.workers),
+    ):
+        loader = MaskedBatchLoader(replace(part, data=replace(part.data, workers=workers)), 0, 1)
+        yield _measured(name, _loading(loader, 1 + workers * part.data.prefetch), config.seconds).line
+        loader.close()
+
+
+def _held(index: Index) -> list[Members]:
+    """Samples that can be read, evenly spread; ValueError where there is none among them."""
+    reader, held, size, count = Reader(index, chunk=1), list[Members](), 0, min(index.samples, _HELD)
+    for sample in (number * index.samples // count for number in range(count)):
+        try:
+            held.append(reader.read(sample).members)
+        except BadSample as error:
+            last = reader.report(sample, error)
+            continue
+        size += _size(held[-1])
+        if size > _HELD_BYTES:
+            break
+    reader.close()
+    if not held:
+        raise ValueError(f"none of {count} samples can be read, the last: {last.shard}, {last.reason}")
+    return held
+
+
+def _part(config: BenchConfig, index: Index, modality: Modality) -> PretrainConfig:
+    """The defaults of a run of that modality on these shards, which bad samples do not end."""
+    size = min(config.batch, index.samples)
+    data = DataConfig(shards=config.shards, max_bad_fraction=1.0, max_bad_streak=2**31)
+    part = PretrainConfig(modality=modality, data=data, batch=BatchConfig(global_=size, micro=size)).part(modality)
+    if not index.tokenizer:
+        return part
+    return replace(part, text=replace(part.text, vocab_size=index.tokenizer.vocab_size))
+
+
+def _stages(part: PretrainConfig, index: Index, held: list[Members]) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
+    """Names of the stages without batches, and their work, without end: samples and bytes of each piece."""
+    kind = sample_kind(part)
+    limit = 0 if part.modality == "vision" else longest_sample(part)
+    draws = cycle(np.random.default_rng(0).random((len(held), kind.draws)))
+    yield "read, checksum, parse", _reading(index)
+    yield "decode", _each(held, lambda members: _decoded(members, part))
+    yield "decode, augment", _each(held, lambda members: kind.load(members, next(draws), limit))
+
+
+def _reading(index: Index) -> Iterator[tuple[int, int]]:
+    """Samples as they come in the shards."""
+    reader = Reader(index)
+    for sample in cycle(range(index.samples)):
+        before = reader.bytes_read
+        try:
+            reader.read(sample)
+        except BadSample:
+            continue
+        yield 1, reader.bytes_read - before
+
+
+def _each(held: list[Members], function: Callable[[Members], object]) -> Iterator[tuple[int, int]]:
+    """A function of each sample in memory; ValueError where it can be used of none."""
+    usable = [members for members in held if _works(function, members)]
+    if not usable:
+        raise ValueError(f"none of {len(held)} samples can be used; see ./run.sh shards validate deep=true")
+    for members in cycle(usable):
+        function(members)
+        yield 1, _size(members)
+
+
+def _works(function: Callable[[Members], object], members: Members) -> bool:
+    try:
+        function(members)
+    except (BadSample, ValueError, KeyError):
+        return False
+    return True
+
+
+def _decoded(members: Members, part: PretrainConfig) -> object:
+    match part.modality:
+        case "vision":
+            return decode(image_bytes(members), part.vision)
+        case "speech":
+            return read_audio(recording_bytes(members))
+        case _:
+            return read_tokens(members[TOKEN_EXTENSION])
+
+
+def _loading(loader: MaskedBatchLoader, prepared: int) -> Iterator[tuple[int, int]]:
+    """Steps of a loader, after those that its processes have prepared."""
+    for _ in islice(steps := loader.steps(0), prepared):
+        pass
+    for _ in steps:
+        yield loader.cost.samples, loader.cost.read_bytes
+
+
+def _size(members: Members) -> int:
+    return sum(map(len, members.values()))
+
+
+def _measured(name: str, work: Iterator[tuple[int, int]], seconds: float) -> Stage:
+    """A stage's work, for so long, after a first piece."""
+    next(work)
+    samples = size = 0
+    started = time.perf_counter()
+    for done, read in work:
+        samples, size = samples + done, size + read
+        if time.perf_counter() - started >= seconds:
+            break
+    return Stage(name, samples, size, time.perf_counter() - started)

@@ -1,0 +1,135 @@
+"""What a rank loads in each step: its requests, a pure function of (index, seed, step) and of how a step is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from configs.schema import PretrainConfig
+from data_shards.order.blend import order_of
+from data_shards.order.cursor import Cursor, StepSplit
+from data_shards.order.length_bins import Bins, Lengths, Step, cut, waiting
+from data_shards.order.plain import Order
+from data_shards.request import Neighbours, Request
+from data_shards.shards.index import Index
+from data_shards.speech.masks import FEWEST_FRAMES, TRIM_GROUP
+from data_shards.text.masks import FEWEST_TOKENS
+
+_REMEMBERED = 1000  # steps whose waiting share is kept
+
+
+class Steps(Protocol):
+    """The steps of a run, as one rank loads them."""
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step."""
+
+    def waiting(self, step: int) -> float:
+        """Share of a step's time that ranks wait for the one with the most positions: a pure function of the step."""
+
+
+class Requests(Sampler[Request]):
+    """The requests of one rank from a step on, without end."""
+
+    def __init__(self, steps: Steps, first_step: int) -> None:
+        self.steps, self.first_step = steps, first_step
+
+    def __iter__(self) -> Iterator[Request]:
+        for step in count(self.first_step):
+            yield from self.steps.requests(step)
+
+
+class LaneSteps:
+    """Images: a step's samples as the order has them, lane after lane, cut into micro-batches of `micro`."""
+
+    def __init__(self, order: Order, cursor: Cursor, split: StepSplit, micro: int) -> None:
+        self.order, self.cursor, self.split, self.micro = order, cursor, split, micro
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step, of one size."""
+        epoch, position = self.cursor.locate(step)
+        lanes, per_lane = np.array(self.split.rank_lanes), self.split.per_lane
+        samples, epochs = (array.ravel() for array in self.order.draw(epoch, lanes, position, position + per_lane))
+        positions = np.tile(np.arange(position, position + per_lane), len(lanes))
+        lanes = lanes.repeat(per_lane)
+        parts = [slice(first, first + self.micro) for first in range(0, len(samples), self.micro)]
+        limits = np.zeros_like(samples)
+        return [
+            Request(epochs[p], lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts
+        ]
+
+    def waiting(self, step: int) -> float:
+        """Images are of one size."""
+        return 0.0
+
+
+class BinSteps:
+    """Speech and text: a step's samples are of about one length, and micro-batches are cut by length."""
+
+    def __init__(self, bins: Bins, split: StepSplit, part: PretrainConfig) -> None:
+        speech = part.modality == "speech"
+        self.bins, self.split, self.batch = bins, split, part.batch
+        self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
+        self.crop_to_shortest = speech and part.speech.crop == "shortest"
+        self.same_count = speech and part.speech.mask.same_count
+        self._waiting: dict[int, float] = {}
+
+    def requests(self, step: int) -> list[Request]:
+        """The rank's micro-batches of a step, as many as on every rank."""
+        whole = self.bins.step(step)
+        limits = self._limits(whole.lengths)
+        counted = np.minimum(whole.lengths, limits)  # what could not be read has 0
+        whole = whole._replace(lengths=limits)
+        mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
+        parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
+        self._remember(step, waiting(limits, parts, self.split.world))
+        return [
+            Request(
+                mine.epochs[p],
+                mine.lanes[p],
+                mine.positions[p],
+                mine.samples[p],
+                p is parts[-1],
+                mine.lengths[p],
+                self._neighbours(whole._replace(lengths=counted), p) if self.same_count else None,
+            )
+            for p in parts
+        ]
+
+    def waiting(self, step: int) -> float:
+        """The same on every rank; remembered of the last steps, for requests run ahead of what is trained on."""
+        if step not in self._waiting:
+            self.requests(step)
+        return self._waiting[step]
+
+    def _remember(self, step: int, share: float) -> None:
+        self._waiting[step] = share
+        if len(self._waiting) > _REMEMBERED:
+            del self._waiting[next(iter(self._waiting))]
+
+    def _neighbours(self, step: Step, units: slice) -> Neighbours:
+        """The groups of a step's samples in which this rank's of some units are."""
+        group = np.arange(len(step.samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
+        whole = slice(group[0] * TRIM_GROUP, (group[-1] + 1) * TRIM_GROUP)
+        return Neighbours(step.samples[whole], step.epochs[whole], step.lengths[whole], group - group[0])
+
+    def _limits(self, lengths: np.ndarray) -> np.ndarray:
+        """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its
+        own, or those of the step's shortest. So a replacement, however long, takes no more than the place left to it.
+        """
+        usable = lengths[lengths >= self.fewest]  # the index has 0 for what could not be read
+        if self.crop_to_shortest and len(usable):
+            return np.full_like(lengths, usable[-1])
+        return np.maximum(lengths, self.fewest)
+
+
+def steps_of(part: PretrainConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
+    """The steps of one modality on one rank."""
+    order = order_of(index.counts, cursor.order)
+    if part.modality == "vision":
+        return LaneSteps(order, cursor, split, part.batch.micro)
+    return BinSteps(Bins(order, Lengths(index), cursor), split, part)

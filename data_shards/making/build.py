@@ -1,0 +1,260 @@
+"""Files to shards: planned from sizes, written by several processes, continued where it was killed.
+
+    OUTPUT/train-000000.tar ...   the shards, their sidecars, and index.json once all are there
+    OUTPUT/.build/NAME/           a record per finished shard: the hash of its plan, and its entry for index.json
+    OUTPUT/.build/NAME/left_out.tsv   everything that became no sample, a line `reason<TAB>name` each
+
+A shard is finished if its record has the hash of its plan and its tar has the record's size, unless a file was
+unreadable, which may have been mended. Nothing else is known of earlier builds, so the same command continues one that
+was killed and gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs.schema_commands import BuildConfig
+from configs.signals import FRAME_STRIDE, SAMPLE_RATE
+from data_shards.files import locked, replacing
+from data_shards.making.progress import Progress
+from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.processes import each
+from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
+from data_shards.shards.sidecar import sidecar
+from data_shards.shards.tar import BLOCK
+from data_shards.sources.demo_images import demo_images
+from data_shards.sources.demo_speech import demo_speech
+from data_shards.sources.demo_text import demo_text
+from data_shards.sources.images import image_folder
+from data_shards.sources.recordings import audio_folder
+from data_shards.sources.texts import text_source
+from data_shards.sources.units import LeftOut, Split, Unit
+
+_FORMAT = 2  # of the shards' bytes; a change makes every shard unfinished
+_MIB = 2**20
+
+
+def record_folder(output: Path, name: str) -> Path:
+    """Where the records of the shards NAME-000000.tar are."""
+    return output / ".build" / name
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What one shard will hold."""
+
+    path: Path
+    units: tuple[Unit, ...]
+
+    def digest(self) -> str:
+        """Hash of everything the shard's bytes depend on."""
+        facts = [unit.facts() for unit in self.units]
+        return hashlib.sha256(repr((_FORMAT, facts)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the units, about those of the tar."""
+        return sum(unit.size for unit in self.units)
+
+    @property
+    def record(self) -> Path:
+        """The file that says that the shard is finished."""
+        return record_folder(self.path.parent, self.name) / f"{self.path.stem}.json"
+
+    @property
+    def name(self) -> str:
+        """NAME of NAME-000000.tar."""
+        return self.path.name.rpartition("-")[0]
+
+    def finished(self) -> Written | None:
+        """The finished shard, if it is."""
+        try:
+            record = json.loads(self.record.read_text())
+            written = Written(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
+            complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        complete = complete and sidecar(self.path).is_file() and not written.left_out.to_try_again
+        return written if complete else None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that is there, and what was left out of it."""
+
+    entry: ShardEntry
+    left_out: LeftOut
+
+
+def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
+    """Cut the split's units, in their order, into shards of at most `shard_mb` MiB (or one unit)."""
+    plans: list[list[Unit]] = []
+    size = 0
+    for unit in split.units:
+        more = 2 * BLOCK + unit.size
+        if not plans or size + more > shard_mb * _MIB or len(plans[-1]) >= split.shard_units:
+            plans.append([])
+            size = 0
+        plans[-1].append(unit)
+        size += more
+    return [ShardPlan(output / f"{split.name}-{i:06d}.tar", tuple(units)) for i, units in enumerate(plans)]
+
+
+def _write(plan: ShardPlan) -> Written:
+    """Write one shard; its record goes first and comes last."""
+    plan.record.unlink(missing_ok=True)
+    left_out = LeftOut()
+    entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
+    record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
+    with replacing(plan.record) as file:
+        file.write(json.dumps(record).encode())
+    return Written(entry, left_out)
+
+
+def _shards_of(folder: Path, name: str) -> set[Path]:
+    """Tars that are called NAME-000000.tar."""
+    return {path for path in folder.glob("*.tar") if re.fullmatch(rf"{re.escape(name)}-\d{{6}}\.tar", path.name)}
+
+
+def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
+    """Take what is about to change out of index.json, then off the disk.
+
+    Raises ValueError where shards of this name are there that no build made, or the classes are not those of the rest.
+    """
+    there = _shards_of(output, split.name)
+    if there and not record_folder(output, split.name).is_dir():
+        raise ValueError(f"{min(there)} was not made by this command; choose another output or name, or move it away")
+    index = read_folder_index(output)
+    surplus = there - {plan.path for plan in plans}
+    changed = {path.name for path in surplus} | {plan.path.name for plan in unfinished}
+    kept = tuple(entry for entry in index.shards if entry.url not in changed)
+    others = [entry for entry in kept if output / entry.url not in there]
+    if others and list(index.classes) != split.classes:
+        raise ValueError(f"{output} holds shards with other classes, as {others[0].url}; choose another output")
+    if others and index.tokenizer != _tokenizer(split):
+        raise ValueError(
+            f"{output} holds shards of another tokenizer, as {others[0].url}; choose another output, or the same one "
+            f"with tokenizer={output / TOKENIZER_NAME}"
+        )
+    if len(kept) < len(index.shards):
+        save_folder_index(output, FolderIndex(kept, index.classes, index.tokenizer))
+    for path in surplus:
+        for file in (record_folder(output, split.name) / f"{path.stem}.json", sidecar(path), path):
+            file.unlink(missing_ok=True)
+    for path in output.glob(f"{split.name}-*.tmp"):  # of a build that was killed
+        path.unlink(missing_ok=True)
+
+
+def _tokenizer(split: Split) -> TokenizerEntry | None:
+    return split.tokenizer.entry if split.tokenizer else None
+
+
+def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardEntry]:
+    """Write the shards of one split that are not finished, then index.json; returns their entries.
+
+    Raises ValueError where no sample is left.
+    """
+    plans = plan_shards(split, output, config.shard_mb)
+    finished = {plan.path.name: shard for plan in plans if (shard := plan.finished())}
+    _retract(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
+    record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
+    if split.tokenizer:
+        split.tokenizer.save(output / TOKENIZER_NAME)
+    written = _write_all(plans, finished, output, config.workers)
+    for one in sorted(written, key=lambda one: one.entry.url):
+        split.left_out.merge(one.left_out)
+    _save_list(split, output)
+    entries = {one.entry.url: one.entry for one in written}
+    if not sum(entry.nsamples for entry in entries.values()):
+        notes = split.left_out.notes(left_out_list(output, split.name))
+        raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
+    others = [e for e in read_folder_index(output).shards if e.url not in entries]
+    index = FolderIndex((*others, *entries.values()), tuple(split.classes), _tokenizer(split))
+    save_folder_index(output, index)
+    return list(entries.values())
+
+
+def _write_all(
+    plans: list[ShardPlan], finished: dict[str, Written], output: Path, workers: int | None
+) -> list[Written]:
+    """All shards; those that are not finished are written."""
+    sizes = {plan.path.name: plan.size for plan in plans}
+    progress = Progress(plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes))
+    for name, shard in finished.items():
+        progress.add(sizes[name], shard.entry.nsamples)
+    written = list(finished.values())
+    with progress:
+        for shard in each(_write, [plan for plan in plans if plan.path.name not in finished], workers):
+            written.append(shard)
+            progress.add(sizes[shard.entry.url], shard.entry.nsamples)
+    return written
+
+
+def _begun(output: Path, sizes: dict[str, int]) -> int:
+    """Bytes of the tars that are being written, none more than was planned."""
+    planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
+    return sum(min(path.stat().st_size, size) for path, size in planned)
+
+
+def left_out_list(output: Path, name: str) -> Path:
+    """The file that lists everything that was left out of the shards NAME-000000.tar."""
+    return record_folder(output, name) / "left_out.tsv"
+
+
+def _save_list(split: Split, output: Path) -> None:
+    with replacing(left_out_list(output, split.name)) as file:
+        file.write(split.left_out.table())
+
+
+def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
+    """What was made, in a line."""
+    length = sum(entry.length_sum for entry in entries)
+    facts = [f"{sum(entry.nsamples for entry in entries):,} samples in {len(entries)} shards"]
+    match split.modality:
+        case "speech":
+            facts.append(f"{length * FRAME_STRIDE / SAMPLE_RATE / 3600:,.2f} hours")
+        case "text":
+            facts.append(f"{length:,} tokens")
+    facts.append(f"{len(split.classes)} classes" if split.classes else "no labels")
+    return f"{split.name}: {', '.join(facts)}: {output}"
+
+
+def build(config: BuildConfig) -> list[str]:
+    """Build the shards of `config`, or continue to; returns lines that say what was done.
+
+    Raises ValueError for what the user can mend (see `sources`), OSError where the disk is full or not readable.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]", config.name):
+        raise ValueError(f"name={config.name!r} is to be part of a file name; use letters, digits, - and _")
+    output = Path(config.output).expanduser()
+    lines = []
+    for split in open_source(config):
+        with locked(output):
+            entries = _build_split(split, output, config)
+        notes = split.left_out.notes(left_out_list(output, split.name))
+        lines += [*split.notes, *notes, _summary(split, entries, output)]
+    return list(dict.fromkeys(lines))
+
+
+def open_source(config: BuildConfig) -> list[Split]:
+    """The splits of the source that `config` names; ValueError where it cannot be read."""
+    if not config.input and not config.source.startswith("demo"):
+        raise ValueError(f"input is empty; give the files of source={config.source}: input=DIR")
+    root = Path(config.input).expanduser()
+    match config.source:
+        case "imagefolder":
+            return [image_folder(root, config.name)]
+        case "audiofolder":
+            return [audio_folder(root, config)]
+        case "textfiles" | "jsonl" | "parquet":
+            return [text_source(root, config)]
+        case "demo":
+            return demo_images(config.input)
+        case "demo_speech":
+            return demo_speech(config.input)
+        case "demo_text":
+            return demo_text(config)

@@ -1,0 +1,213 @@
+"""Checking shards against their index: every difference with its file and key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from configs.schema import Patterns
+from data_shards.files import file_sha256
+from data_shards.making.indexer import file_size, key_hashes, shared_keys
+from data_shards.making.progress import Progress
+from data_shards.processes import each
+from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
+from data_shards.shards.patterns import local_shards
+from data_shards.shards.sidecar import crc32, read_rows, sidecar
+from data_shards.shards.tar import Data, Members, damaged_name, parse_sample, scan
+from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio
+from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
+from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode
+
+_SHOWN = 20
+"""Samples listed per shard."""
+
+
+class _Job(NamedTuple):
+    """What a process needs to check a shard."""
+
+    path: Path
+    entry: ShardEntry | None
+    vocab_size: int | None
+    deep: bool
+
+
+@dataclass
+class _Checked:
+    """What was found of a shard."""
+
+    path: Path
+    lines: list[str] = field(default_factory=list)
+    samples: int = 0
+    keys: np.ndarray | None = None
+    """uint64 [samples]: hashes, where all keys are readable."""
+    other: str = ""
+    """sha256 of the tar, where it is not that of index.json."""
+
+
+def _decode_tokens(data: Data, vocab_size: int | None) -> None:
+    ids = read_tokens(data)
+    if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
+        raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
+
+
+def _undecodable(members: Members, vocab_size: int | None) -> str:
+    """Why a sample cannot be decoded, "" where it can be."""
+    kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
+        (IMAGE_EXTENSIONS, decode),
+        (AUDIO_EXTENSIONS, read_audio),
+        ((TOKEN_EXTENSION,), partial(_decode_tokens, vocab_size=vocab_size)),
+    )
+    found = [(extension, read) for extensions, read in kinds for extension in extensions if extension in members]
+    if not found:
+        return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
+    for extension, read in found:
+        try:
+            read(members[extension])
+        except Exception as error:  # codecs raise anything on damaged bytes
+            return f".{extension}: {error}"
+    return ""
+
+
+def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: int | None) -> Iterator[str]:
+    """Samples whose bytes are not those of the sidecar or, where `deep`, cannot be decoded."""
+    with path.open("rb") as file:
+        for row, (offset, size, crc, _) in enumerate(rows.tolist()):
+            try:
+                file.seek(offset)
+                blocks = file.read(size)
+            except (OSError, OverflowError, ValueError) as error:
+                yield f"{path}: row {row}: {size} bytes at byte {offset} cannot be read: {error}"
+                continue
+            if len(blocks) < size:
+                yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
+            elif crc32(blocks) != crc:
+                yield f"{path}: {damaged_name(blocks, row)}: checksum differs"
+            elif deep and (reason := _undecodable(_members(blocks), vocab_size)):
+                yield f"{path}: {damaged_name(blocks, row)}: {reason}"
+
+
+def _members(blocks: bytes) -> Members:
+    """Members of a sample, none where it is none: what is wrong then is said by `tar.scan`."""
+    try:
+        return parse_sample(blocks)[1]
+    except Exception:  # tarfile raises anything on what is no tar
+        return {}
+
+
+def _shortened(path: Path, lines: Iterable[str]) -> list[str]:
+    listed = list(lines)
+    if len(listed) > _SHOWN:
+        listed[_SHOWN:] = [f"{path}: ... and {len(listed) - _SHOWN} samples more"]
+    return listed
+
+
+def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
+    """Names, and where the members lie, as `tar.scan` sees them."""
+    try:
+        spans = scan(checked.path)
+    except ValueError as error:
+        checked.lines.append(str(error))
+        return
+    checked.keys = key_hashes(span.key for span in spans)
+    places = np.array([(span.offset, span.size) for span in spans], np.int64).reshape(-1, 2)
+    indexed = np.stack([rows["offset"], rows["size"]], axis=1).astype(np.int64)
+    if not np.array_equal(places, indexed):
+        checked.lines.append(
+            f"{checked.path}: its {len(places)} samples do not lie where the {len(rows)} rows of its sidecar say"
+        )
+
+
+def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
+    """The shard's rows; ValueError or OSError where they cannot be read."""
+    path = sidecar(checked.path)
+    rows = read_rows(checked.path)
+    if len(rows) != entry.nsamples:
+        checked.lines.append(f"{path}: {len(rows)} samples, index.json says {entry.nsamples}")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != entry.idx_sha256:
+        checked.lines.append(f"{path}: sha256 differs from index.json")
+    return rows
+
+
+def _check(job: _Job) -> _Checked:
+    """Everything in which a shard differs from its entry in index.json and its sidecar, but for its sha256."""
+    checked = _Checked(job.path)
+    if job.entry is None:
+        checked.lines.append(f"{job.path}: not in index.json")
+    elif not job.path.is_file():
+        checked.lines.append(f"{job.path}: in index.json, but missing")
+    else:
+        try:
+            _check_content(checked, job.entry, job)
+        except (ValueError, OSError) as error:
+            checked.lines.append(str(error))
+    return checked
+
+
+def _check_content(checked: _Checked, entry: ShardEntry, job: _Job) -> None:
+    path, lines = checked.path, checked.lines
+    if (size := path.stat().st_size) != entry.filesize:
+        lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
+    rows = _check_sidecar(checked, entry)
+    checked.samples = len(rows)
+    lines += _shortened(path, _sample_differences(path, rows, job.deep, job.vocab_size))
+    _check_keys(checked, rows)
+    if (sha256 := file_sha256(path)) != entry.sha256:
+        checked.other = sha256
+
+
+def _lines(checked: _Checked, index: FolderIndex) -> list[str]:
+    """What there is to say of a shard, by what its folder's index says of others."""
+    path = checked.path
+    twin = checked.other and next((other.url for other in index.shards if other.sha256 == checked.other), None)
+    if twin:
+        return [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
+    if checked.other and not checked.lines:
+        return [f"{path}: sha256 differs from index.json, outside the samples"]
+    return checked.lines
+
+
+def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
+    """Where the totals of index.json are not the sums over its shards."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return []
+    said = json.loads(path.read_bytes()).get("totals", {})
+    return [
+        f"{path}: totals.{key} is {said.get(key)}, the sum over its shards {value}"
+        for key, value in totals(index.shards).items()
+        if said.get(key) != value
+    ]
+
+
+def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:
+    entries = {folder / entry.url: entry for folder, index in folders.items() for entry in index.shards}
+    for path in paths:
+        tokenizer = folders[path.parent].tokenizer
+        yield _Job(path, entries.get(path), tokenizer.vocab_size if tokenizer else None, deep)
+
+
+def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = None) -> tuple[list[str], int]:
+    """Lines that name every difference of the shards from their index, and the number of shards.
+
+    deep: decode every image and recording, and look at every token id; workers: processes, None for one per core.
+    Raises ValueError where `shards` names none.
+    """
+    paths = local_shards(shards)
+    folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
+    sizes = {path: file_size(path) for path in paths}
+    found: dict[Path, _Checked] = {}
+    with Progress("validate", sum(sizes.values()), len(paths)) as progress:
+        for checked in each(_check, _jobs(paths, folders, deep), workers):
+            found[checked.path] = checked
+            progress.add(sizes[checked.path], checked.samples)
+    lines = [line for folder, index in folders.items() for line in _totals_differences(folder, index)]
+    lines += [line for path in paths for line in _lines(found[path], folders[path.parent])]
+    shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
+    return [*lines, *shared.values()], len(paths)

@@ -1,0 +1,79 @@
+"""One shard on disk: tar and sidecar, the same bytes for the same samples, under their names only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_shards.files import file_sha256, replacing
+from data_shards.kinds import length_of
+from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, index_json
+from data_shards.shards.sidecar import ROW, crc32, sidecar
+from data_shards.shards.tar import END, sample_blocks
+
+Image.MAX_IMAGE_PIXELS = None  # only headers are read here
+
+
+def save_sidecar(shard: Path, rows: np.ndarray) -> str:
+    """Write the shard's sidecar and return its sha256."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    with replacing(sidecar(shard)) as file:
+        file.write(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def save_folder_index(folder: Path, index: FolderIndex) -> None:
+    """Write index.json, or remove it where no shard is left."""
+    if not index.shards:
+        (folder / INDEX_NAME).unlink(missing_ok=True)
+        return
+    with replacing(folder / INDEX_NAME) as file:
+        file.write(index_json(index).encode())
+
+
+def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
+    """The shard's entry in index.json."""
+    lengths = rows["length"]
+    longest = int(lengths.max()) if len(rows) else 0
+    return ShardEntry(shard.name, len(rows), filesize, sha256, idx_sha256, int(lengths.sum(dtype=np.int64)), longest)
+
+
+def _check_written(path: Path, sha256: str) -> None:
+    """OSError where the disk does not give back what was written."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
+    if file_sha256(path) != sha256:
+        raise OSError(
+            f"{path} does not hold what was just written to it: a fault of the disk or the memory; check them (dmesg, "
+            f"smartctl, memtest), then build again or choose another output"
+        )
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> ShardEntry:
+    """Write samples (key, members by extension) as a tar and its sidecar, read back before the tar takes its name.
+
+    Raises OSError where the disk is full, or gives back something else.
+    """
+    rows, offset, digest = [], 0, hashlib.sha256()
+    with replacing(path) as file:
+        for key, members in samples:
+            blocks = sample_blocks(key, members)
+            rows.append((offset, len(blocks), crc32(blocks), length_of(members)))
+            file.write(blocks)
+            digest.update(blocks)
+            offset += len(blocks)
+        file.write(END)
+        digest.update(END)
+        file.flush()
+        os.fsync(file.fileno())
+        _check_written(Path(file.name), digest.hexdigest())
+        table = np.array(rows, ROW)
+        idx_sha256 = save_sidecar(path, table)
+    return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)

@@ -1,0 +1,80 @@
+"""Which modality a step is of: a pure function of (seed, step), the same on all ranks.
+
+Steps come in blocks of the sum of the weights; in every block each modality has as many steps as its weight, in an
+order permuted by the block's number. So a step's modality, and its number among the steps of that modality, take no
+counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+
+_KEY = 2**63 - 1  # second word of the key, where orders have the epoch
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of modalities with whole weights, in the same order."""
+
+    modalities: tuple[Modality, ...]
+    weights: tuple[int, ...]
+    seed: int
+
+    def locate(self, step: int) -> tuple[Modality, int]:
+        """Step, from 0 -> (its modality, its number among the steps of that modality, from 0)."""
+        block, place = divmod(step, sum(self.weights))
+        order = _block(self.weights, self.seed, block)
+        which = order[place]
+        return self.modalities[which], block * self.weights[which] + order[:place].count(which)
+
+    def before(self, step: int) -> dict[Modality, int]:
+        """Steps of each modality among the first `step`."""
+        block, place = divmod(step, sum(self.weights))
+        part = _block(self.weights, self.seed, block)[:place]
+        return {name: block * self.weights[i] + part.count(i) for i, name in enumerate(self.modalities)}
+
+    def step_of(self, modality: Modality, number: int) -> int:
+        """The step that is the modality's `number`-th, both from 0: the inverse of `locate`."""
+        which = self.modalities.index(modality)
+        block, place = divmod(number, self.weights[which])
+        steps = [i for i, other in enumerate(_block(self.weights, self.seed, block)) if other == which]
+        return block * sum(self.weights) + steps[place]
+
+    def last_of(self, step: int, every: int, end: int) -> bool:
+        """Whether a row is written at `step`: no later one of its modality is in its interval of `every` steps.
+
+        Steps are counted from 1, as metrics count them; the run ends with step `end`. So the modalities that had a
+        step in an interval have one row each; with one modality it is every `every`-th step, and the last.
+        """
+        modality, number = self.locate(step - 1)
+        interval_end = min(-(-step // every) * every, end)
+        return self.step_of(modality, number + 1) + 1 > interval_end
+
+    def shares(self) -> Iterator[tuple[Modality, int]]:
+        """Modalities with their weights."""
+        return zip(self.modalities, self.weights, strict=True)
+
+
+@lru_cache(maxsize=8)
+def _block(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
+    """Numbers of the modalities of a block's steps. Raw Philox output and a stable sort, as for the orders."""
+    words = np.random.Philox(key=[seed, _KEY], counter=[0, 0, 0, block]).random_raw(sum(weights))
+    quota = np.repeat(np.arange(len(weights)), weights)
+    return quota[np.argsort(words, kind="stable")].tolist()
+
+
+def mixture_of(config: PretrainConfig) -> Mixture:
+    """The mixture of a run, of one modality too. ValueError where one of several has no shards."""
+    shares = {modality: getattr(config.mixture, modality) for modality in config.modalities}
+    if config.is_mixture and (missing := [name for name, share in shares.items() if not share.shards]):
+        keys, names = " ".join(f"mixture.{name}.shards=PATTERN" for name in missing), ",".join(config.modalities)
+        raise ValueError(f"modality=[{names}] names {missing[0]}, which has no shards: set {keys}")
+    weights = tuple(share.weight for share in shares.values()) if config.is_mixture else (1,)
+    return Mixture(config.modalities, weights, config.train.seed)

@@ -1,0 +1,228 @@
+"""The sidecar index: which samples a data set has, and where their bytes are.
+
+train-000000.tar        plain tar
+train-000000.idx.npy    a row per sample: offset, size, crc, length
+index.json              the shards of the folder (readable by wids): counts, sizes, checksums, classes, the tokenizer
+tokenizer/              text: what the ids of the shards are
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import DataConfig, Patterns
+from data_shards.shards.cache import Cache
+from data_shards.shards.index_file import (
+    INDEX_NAME,
+    REMEDY,
+    TOKENIZER_NAME,
+    FolderIndex,
+    Folders,
+    ShardEntry,
+    TokenizerEntry,
+)
+from data_shards.shards.patterns import expand_item, patterns_of, resolve
+from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
+from data_shards.shards.storage import Storage, beside, folder_of, is_remote, local_path, name_of, storage_of
+
+
+@dataclass(frozen=True)
+class Index:
+    """The samples of a list of shards; a sample's id is its position in the concatenation of the shards."""
+
+    paths: tuple[str, ...]
+    """Location of each shard."""
+    entries: tuple[ShardEntry, ...]
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """What is wrong with the files and need not stop a run."""
+    tokenizer: TokenizerEntry | None
+    """What the ids of text are; None for other modalities."""
+    storage: Storage
+    """How those of the shards that are remote are read."""
+    items: tuple[int, ...] = ()
+    """Number of shards of each item of the list of patterns."""
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Where pieces of remote shards are kept; ValueError where that folder cannot be written."""
+        return Cache(self.storage.cache_dir, self.storage.cache_bytes)
+
+    def rows(self, shard: int) -> np.ndarray:
+        """Rows of a shard, mapped, structured [nsamples] of dtype ROW; fetched, where the shard is remote.
+
+        Raises ValueError where there is no sound sidecar, or where it contradicts index.json; OSError where it cannot
+        be fetched.
+        """
+        location, entry = self.paths[shard], self.entries[shard]
+        rows = self._remote_rows(location, entry) if is_remote(location) else read_rows(local_path(location))
+        if len(rows) != entry.nsamples:
+            raise ValueError(
+                f"the sidecar of {location} has {len(rows)} rows, index.json says {entry.nsamples}; make both anew: "
+                f"{REMEDY}{location}"
+            )
+        return rows
+
+    def _remote_rows(self, location: str, entry: ShardEntry) -> np.ndarray:
+        url = beside(folder_of(location), sidecar_name(entry.url))
+
+        def fetch() -> bytes:
+            try:
+                data = self.storage.fetch(url)
+            except FileNotFoundError:
+                raise ValueError(f"{location} has no sidecar {name_of(url)}; make it, and copy it there") from None
+            if len(data) != size or hashlib.sha256(data).hexdigest() != entry.idx_sha256:
+                raise ValueError(f"{url} is not the sidecar that index.json promises; copy it there again")
+            return data
+
+        identity, size = f"{url} {entry.idx_sha256}", sidecar_size(entry.nsamples)
+        path, data = self.cache.get(identity, size, fetch)
+        if data is not None:
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        assert path
+        try:  # every time: a row that is wrong on one node alone would make its steps others
+            if hashlib.sha256(path.read_bytes()).hexdigest() == entry.idx_sha256:
+                return load_rows(path, location)
+        except (FileNotFoundError, ValueError):  # removed to make room; or its name in the cache is that of another
+            pass
+        self.cache.drop(identity)
+        return np.load(io.BytesIO(fetch()), allow_pickle=False)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Samples of each shard, int64 [shards]."""
+        return np.array([entry.nsamples for entry in self.entries], np.int64)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Id of each shard's first sample, int64 [shards]."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def samples(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean_size(self) -> float:
+        """Mean bytes of a sample in its shard."""
+        return sum(entry.filesize for entry in self.entries) / self.samples
+
+    def chunk(self, chunk_bytes: int) -> int:
+        """Samples of a chunk of about so many bytes."""
+        return max(1, math.ceil(chunk_bytes / self.mean_size))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of what the order depends on: names, counts, sizes and sidecars, not the folder."""
+        parts = [(entry.url, entry.nsamples, entry.filesize, entry.idx_sha256) for entry in self.entries]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Id of a sample -> (shard, row)."""
+        shard = bisect_right(self._starts, sample) - 1
+        return shard, sample - self._starts[shard]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.starts.tolist()
+
+
+def _entries(paths: Iterable[str], folders: Folders) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
+    """Entry of each shard, and the index of each of their folders."""
+    used: dict[str, FolderIndex] = {}
+    known: dict[tuple[str, str], ShardEntry] = {}
+    entries = []
+    for path in paths:
+        folder, name = folder_of(path), name_of(path)
+        if folder not in used:
+            used[folder] = folders[folder]
+            known |= {(folder, entry.url): entry for entry in used[folder].shards}
+        if (folder, name) not in known:
+            raise ValueError(f"{path} is not in an {INDEX_NAME} beside it; make one: {REMEDY}{folder}")
+        entries.append(known[folder, name])
+    return entries, used
+
+
+def common_tokenizer(shards: Patterns, folders: dict[str, FolderIndex]) -> TokenizerEntry | None:
+    """The tokenizer of all folders; ValueError where they have different ones."""
+    owners = {index.tokenizer: folder for folder, index in folders.items()}
+    if len(owners) > 1:
+        (first, folder), (second, other) = list(owners.items())[:2]
+        types = [f"{entry.vocab_size} types" if entry else "no tokenizer" for entry in (first, second)]
+        raise ValueError(
+            f"the shards of {shards!r} have different tokenizers: {folder} ({types[0]}), {other} ({types[1]}); build "
+            f"them with the same one: ./run.sh shards build ... tokenizer={beside(folder, TOKENIZER_NAME)}"
+        )
+    return next(iter(owners))
+
+
+def _check_shard(path: Path, entry: ShardEntry) -> list[str]:
+    """What deserves a warning: no samples, a changed size. ValueError where the sidecar is of another number."""
+    warnings = [] if entry.nsamples else [f"{path} is empty: 0 samples"]
+    # Two calls of stat for a shard: opening thousands of sidecars takes seconds.
+    if not _has_size(sidecar(path), sidecar_size(entry.nsamples)) and len(rows := read_rows(path)) != entry.nsamples:
+        raise ValueError(
+            f"{sidecar(path)} has {len(rows)} rows, index.json says {entry.nsamples}; make both anew: {REMEDY}{path}"
+        )
+    if not _has_size(path, entry.filesize):
+        rows, size = read_rows(path), path.stat().st_size
+        lost = int((rows["offset"] + rows["size"] > size).sum())
+        warnings.append(
+            f"{path} has {size} bytes, its index says {entry.filesize}: {lost} of its {len(rows)} samples lie behind "
+            f"its end and will be replaced by others; see ./run.sh shards validate shards={path}"
+        )
+    return warnings
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def load_index(data: DataConfig | Patterns) -> Index:
+    """The index of the shards that `data.shards` names (see `resolve`), checked against the files that are local.
+
+    Patterns alone are read with the defaults of `DataConfig`. Raises ValueError where an index or a sidecar is missing
+    or damaged, a store cannot be reached, an item of a list with weights names a shard of another, or where there are
+    no samples at all.
+    """
+    data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
+    shards, storage = data.shards, storage_of(data)
+    folders = Folders(storage)
+    paths = resolve(shards, folders=folders)
+    entries, used = _entries(paths, folders)
+    class_lists = {index.classes for index in used.values() if index.classes}
+    if len(class_lists) > 1:
+        raise ValueError(f"the shards of {shards!r} have different classes; their labels cannot be mixed")
+    warnings = [
+        line
+        for path, entry in zip(paths, entries, strict=True)
+        if not is_remote(path)
+        for line in _check_shard(local_path(path), entry)
+    ]
+    tokenizer = common_tokenizer(shards, used)
+    items = _items(shards, paths, folders) if data.weights else (len(paths),)
+    classes = next(iter(class_lists), ())
+    index = Index(tuple(paths), tuple(entries), classes, tuple(warnings), tokenizer, storage, items)
+    if not index.samples:
+        raise ValueError(f"no samples in the {len(paths)} shards of {shards!r}; build them again")
+    return index
+
+
+def _items(shards: Patterns, paths: list[str], folders: Folders) -> tuple[int, ...]:
+    """Number of shards of each item of a list; ValueError where two items name the same shard."""
+    counts = tuple(len(expand_item(item, True, folders)) for item in patterns_of(shards))
+    if sum(counts) != len(paths):
+        raise ValueError(f"data.shards={shards!r}: with data.weights, no shard may be named by two items of the list")
+    return counts

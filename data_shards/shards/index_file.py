@@ -1,0 +1,132 @@
+"""index.json: the shards of a folder, readable by wids; their counts, sizes, checksums, classes and tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs.schema import DataConfig
+from data_shards.shards.storage import Storage, beside, is_remote, local_path, storage_of
+
+INDEX_NAME = "index.json"
+TOKENIZER_NAME = "tokenizer"
+"""Folder of the tokenizer beside shards of text."""
+REMEDY = "./run.sh shards index shards="
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard in index.json; the names are those of wids, then ours."""
+
+    url: str
+    nsamples: int
+    filesize: int
+    sha256: str
+    idx_sha256: str
+    length_sum: int
+    length_max: int
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """What the ids of text shards are, in index.json."""
+
+    sha256: str
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """The content of one index.json."""
+
+    shards: tuple[ShardEntry, ...] = ()
+    classes: tuple[str, ...] = ()
+    tokenizer: TokenizerEntry | None = None
+
+
+def read_folder_index(folder: Path) -> FolderIndex:
+    """Contents of the folder's index.json, empty where there is none; ValueError where it is not one of ours."""
+    path = folder / INDEX_NAME
+    return _parse(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
+
+
+def remote_folder_index(folder: str, storage: Storage) -> FolderIndex:
+    """The same of a remote folder."""
+    location = beside(folder, INDEX_NAME)
+    try:
+        return _parse(storage.fetch(location), location)
+    except FileNotFoundError:
+        return FolderIndex()
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
+def _parse(text: bytes, name: str) -> FolderIndex:
+    try:
+        content = json.loads(text)
+        shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
+        tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
+        if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
+            raise ValueError(f"not a tokenizer: {tokenizer}")
+        classes = tuple(content.get("classes", ()))
+        if not all(type(name) is str for name in classes) or not isinstance(content.get("totals", {}), dict):
+            raise ValueError("classes are no names, or totals no object")
+        return FolderIndex(shards, classes, tokenizer)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
+
+
+def _sound(entry: ShardEntry) -> ShardEntry:
+    """The entry; ValueError where it cannot be of a shard beside its index.json."""
+    numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
+    sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
+    if not (sound and _is_sha256(entry.sha256) and _is_sha256(entry.idx_sha256) and type(entry.url) is str):
+        raise ValueError(f"not the entry of a shard: {entry}")
+    if "/" in entry.url or entry.url in ("", ".", ".."):
+        raise ValueError(f"{entry.url!r} is not the name of a file beside it")
+    return entry
+
+
+def _is_sha256(value: object) -> bool:
+    return type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def index_json(index: FolderIndex) -> str:
+    """The text of an index.json; the same index gives the same text."""
+    entries = sorted(index.shards, key=lambda entry: entry.url)
+    content = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": ",".join(sorted({entry.url.rpartition("-")[0] or entry.url for entry in entries})),
+        "classes": list(index.classes),
+        **({"tokenizer": asdict(index.tokenizer)} if index.tokenizer else {}),
+        "shardlist": [asdict(entry) for entry in entries],
+        "totals": totals(entries),
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def totals(entries: Sequence[ShardEntry]) -> dict[str, int]:
+    """Sums over the shards of a folder."""
+    sums = {key: sum(getattr(entry, key) for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
+    return {"shards": len(entries), **sums}
+
+
+class Folders:
+    """The index.json of each folder, read once."""
+
+    def __init__(self, storage: Storage | None = None) -> None:
+        self._storage = storage or storage_of(DataConfig())
+        self._read: dict[str, FolderIndex] = {}
+
+    def __getitem__(self, folder: str) -> FolderIndex:
+        """ValueError where it is none of ours, or where its store cannot be reached."""
+        if folder not in self._read:
+            remote = is_remote(folder)
+            self._read[folder] = (
+                remote_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
+            )
+        return self._read[folder]

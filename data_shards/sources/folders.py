@@ -1,0 +1,160 @@
+"""Source folders: their files, and keys and classes from the names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from data_shards.shards.tar import SKIPPED, member_header
+from data_shards.sources.units import LeftOut
+
+Anything = TypeVar("Anything")
+
+_SHOWN = 20
+"""Files that one error lists."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file below the source folder: its name parts, and what `stat` says."""
+
+    root: Path
+    parts: tuple[str, ...]
+    size: int
+    modified: int
+    """Time of its last change, in ns."""
+
+    @property
+    def path(self) -> str:
+        return str(self.root.joinpath(*self.parts))
+
+    @property
+    def name(self) -> str:
+        """Its path below the source folder."""
+        return "/".join(self.parts)
+
+
+def extension(name: str) -> str:
+    """Lower case, without the dot."""
+    return Path(name).suffix.lower().lstrip(".")
+
+
+def source_file(root: Path, parts: tuple[str, ...]) -> SourceFile:
+    """The file root/parts, which is there."""
+    stat = root.joinpath(*parts).stat()
+    return SourceFile(root, parts, stat.st_size, stat.st_mtime_ns)
+
+
+def _true(test: Callable[[], bool]) -> bool:
+    """False also where the question cannot be answered, as of a link to itself."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Which files of a folder are wanted."""
+
+    wanted: Callable[[str], bool]
+    """Of a file name."""
+    kinds: str
+    """What is wanted, in words."""
+    left_out: LeftOut
+    silent: tuple[str, ...] = ()
+    """Extensions that are left out without a word."""
+
+    def files(
+        self, root: Path, parts: tuple[str, ...] = (), above: frozenset[str] = frozenset()
+    ) -> Iterator[SourceFile]:
+        """Files below root/parts, links followed (but not in circles), hidden names left out."""
+        folder = root.joinpath(*parts)
+        real = os.path.realpath(folder)
+        if real in above:
+            self.left_out.add("link to a folder above it", "/".join(parts))
+            return
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if not parts:
+                raise
+            self.left_out.unreadable("/".join(parts) + "/", error)
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                self.left_out.add("hidden", "/".join((*parts, entry.name)))
+            elif _true(entry.is_dir):
+                yield from self.files(root, (*parts, entry.name), above | {real})
+            elif extension(entry.name) not in self.silent:
+                yield from self._file(root, parts, entry)
+
+    def _file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
+        name = "/".join((*parts, entry.name))
+        if not self.wanted(entry.name):
+            self.left_out.add(f"not {self.kinds}", name)
+        elif not _true(entry.is_file):
+            self.left_out.add("broken link or no plain file", name)
+        elif not entry.stat().st_size:
+            self.left_out.add("0 bytes", name)
+        else:
+            yield source_file(root, (*parts, entry.name))
+
+
+def keys_of(files: Sequence[SourceFile]) -> list[str]:
+    """A key for every file: its path without the extension, dots as `_`, numbered where two would be equal.
+
+    `__folder__/` at its beginning, which readers skip, becomes `_folder__/`.
+    """
+    wanted = ["/".join((*file.parts[:-1], Path(file.parts[-1]).stem)).replace(".", "_") for file in files]
+    wanted = [key[1:] if SKIPPED.match(key) else key for key in wanted]
+    taken = set(wanted)
+    seen: set[str] = set()
+    keys = []
+    for key in wanted:
+        number, free = 1, key
+        while free in seen or (number > 1 and free in taken):
+            number += 1
+            free = f"{key}_{number}"
+        seen.add(free)
+        keys.append(free)
+    return keys
+
+
+def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
+    """ValueError that lists the files whose members' names do not fit a tar header."""
+    bad = [file.path for name, file in members if not _fits(name, file.size)]
+    if not bad:
+        return
+    lines = [f"{path}: its name is too long for a tar header; shorten it or its folders" for path in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"... and {len(bad) - _SHOWN} files more")
+    raise ValueError("\n".join(lines))
+
+
+def _fits(name: str, size: int) -> bool:
+    if len(name) <= 25:  # never too long, whatever the encoding
+        return True
+    try:
+        member_header(name, size)
+    except ValueError:
+        return False
+    return True
+
+
+def class_names(root: Path, files: Sequence[SourceFile]) -> list[str]:
+    """Names of the class folders, sorted; none where a file lies beside them."""
+    if any(len(file.parts) == 1 for file in files):
+        return []
+    return sorted(entry.name for entry in os.scandir(root) if _true(entry.is_dir) and not entry.name.startswith("."))
+
+
+def mixed(units: Sequence[Anything]) -> list[Anything]:
+    """A fixed permutation, so that neither a shard nor a run within one is of a single class."""
+    order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(units)), kind="stable")
+    return [units[i] for i in order]

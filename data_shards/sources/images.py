@@ -1,0 +1,71 @@
+"""Where samples come from: the splits of a source, with everything that becomes a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.kinds import length_of
+from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, mixed
+from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size, read_unchanged
+from data_shards.vision.decoding import IMAGE_EXTENSIONS
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, stored as it is."""
+
+    key: str
+    path: str
+    file_size: int
+    label: int | None
+    modified: int
+
+    @property
+    def size(self) -> int:
+        return self.file_size + label_size(self.label)
+
+    def facts(self) -> tuple:
+        return (self.key, Path(self.path).suffix, self.file_size, self.label, None, self.modified)
+
+    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+        try:
+            members = {extension(self.path): read_unchanged(self.path, self.file_size)}
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
+        if length_of(members):
+            yield self.key, {**members, **label_member(self.label)}
+        else:
+            left_out.add("damaged or no image: its header cannot be read", self.path)
+
+
+def image_folder(root: Path, name: str) -> Split:
+    """ROOT/class/.../image.jpg, the class being the first folder's index; or ROOT/image.jpg without labels.
+
+    Raises ValueError where there is no such folder, no image in it, or where images lie beside class folders.
+    """
+    if not root.is_dir():
+        raise ValueError(f"input={root} is not a folder; give the folder that holds the images or the class folders")
+    kinds, left_out = " ".join(IMAGE_EXTENSIONS), LeftOut()
+    files = list(Walk(lambda name: extension(name) in IMAGE_EXTENSIONS, kinds, left_out).files(root))
+    if not files:
+        raise ValueError("; ".join([f"input={root} holds no image ({kinds})", *left_out.notes()]))
+    flat = [file.name for file in files if len(file.parts) == 1]
+    if 0 < len(flat) < len(files):
+        raise ValueError(
+            f"input={root} has {len(flat)} images beside class folders, the first: {flat[0]}; "
+            f"move them into a class folder, or build the folders one by one"
+        )
+    classes = class_names(root, files)
+    for empty in sorted(set(classes) - {file.parts[0] for file in files}):
+        left_out.add("class folders without an image; they keep their number", empty)
+    number = {class_name: i for i, class_name in enumerate(classes)}
+    keys = keys_of(files)
+    check_names((f"{key}.{extension(file.path)}", file) for key, file in zip(keys, files, strict=True))
+    units: list[Unit] = [
+        ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified)
+        for key, file in zip(keys, files, strict=True)
+    ]
+    return Split(name, "vision", mixed(units), classes, left_out=left_out)

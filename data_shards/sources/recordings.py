@@ -1,0 +1,178 @@
+"""source=audiofolder: recordings of any format -> FLAC, mono, 16 kHz, with transcripts and classes where they are.
+
+A folder: class folders or one flat folder; transcripts as LibriSpeech has them (FOLDER/*.trans.txt: `NAME text` lines)
+or NAME.txt beside a recording. Or a manifest: fairseq's (the root, then lines of `path<TAB>samples`), or a table whose
+first line names its columns: path, text, label.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema_commands import BuildConfig
+from configs.signals import SAMPLE_RATE
+from data_shards.sources.folders import (
+    SourceFile,
+    Walk,
+    check_names,
+    class_names,
+    extension,
+    keys_of,
+    mixed,
+    source_file,
+)
+from data_shards.sources.units import LeftOut, Split, label_member, read_unchanged
+from data_shards.speech.audio import AUDIO_EXTENSIONS, flac, is_stored_form, read_audio
+
+_KINDS = " ".join(AUDIO_EXTENSIONS)
+_FLAC_RATIO = {"flac": 1.0, "mp3": 4.0, "ogg": 4.0, "oga": 4.0, "opus": 6.0}  # bytes as FLAC; others are PCM: 0.5
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file with one recording, which becomes one sample, or several pieces."""
+
+    key: str
+    path: str
+    source_size: int
+    modified: int
+    label: int | None = None
+    text: str | None = None
+    """Its transcript."""
+    min_seconds: float = 0.0
+    segment_seconds: float | None = None
+
+    @property
+    def size(self) -> int:
+        return 2048 + int(self.source_size * _FLAC_RATIO.get(extension(self.path), 0.5))
+
+    def facts(self) -> tuple:
+        how = (self.min_seconds, self.segment_seconds)
+        return (self.key, extension(self.path), self.source_size, self.modified, self.label, self.text, *how)
+
+    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+        try:
+            data = read_unchanged(self.path, self.source_size)
+        except OSError as error:
+            left_out.unreadable(self.path, error)
+            return
+        try:
+            audio = read_audio(data)  # even where the bytes stay as they are: nothing damaged gets in
+        except ValueError as error:
+            left_out.add("damaged or no audio", f"{self.path} ({error})")
+            return
+        if len(audio) < self.min_seconds * SAMPLE_RATE:
+            left_out.add(f"shorter than min_seconds={self.min_seconds:g}", self.path)
+            return
+        pieces = self._pieces(audio)
+        as_is = len(pieces) == 1 and is_stored_form(data)
+        others = label_member(self.label) | ({} if self.text is None else {"txt": self.text.encode()})
+        for number, piece in enumerate(pieces):
+            key = self.key if len(pieces) == 1 else f"{self.key}/piece{number:04d}"
+            yield key, {"flac": data if as_is else flac(piece), **others}
+
+    def _pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+        """Equal parts of at most `segment_seconds`, unless a transcript belongs to the whole."""
+        if self.segment_seconds is None or self.text is not None:
+            return [audio]
+        return np.array_split(audio, max(1, -(-len(audio) // int(self.segment_seconds * SAMPLE_RATE))))
+
+
+def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
+    """Texts of a folder's recordings by their names without extension."""
+    whole: dict[str, str] = {}
+    lines: dict[str, str] = {}
+    for path in sorted(folder.glob("*.txt")):
+        try:
+            text = path.read_text("utf-8", "replace")
+        except OSError as error:
+            left_out.unreadable(f"{path} (transcripts)", error)
+            continue
+        whole[path.stem] = text.strip()
+        if path.name.endswith(".trans.txt"):
+            lines |= {name: said for name, _, said in (line.partition(" ") for line in text.splitlines())}
+    return whole | lines
+
+
+def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
+    """Recordings of a folder, their texts and class names."""
+    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, silent=("txt",))
+    files = list(walk.files(root))
+    texts: list[str | None] = []
+    known: dict[Path, dict[str, str]] = {}
+    for file in files:
+        path = Path(file.path)
+        if path.parent not in known:
+            known[path.parent] = _transcripts(path.parent, left_out)
+        texts.append(known[path.parent].get(path.stem))
+    labelled = bool(class_names(root, files))
+    return files, texts, [file.parts[0] if labelled else None for file in files]
+
+
+def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Root and rows of a manifest; ValueError where it is neither fairseq's nor a table with a column `path`."""
+    try:
+        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"input={path} is no text ({error}); give a folder or a TSV manifest") from None
+    columns = lines[0].split("\t") if lines else []
+    if "path" in columns:
+        return path.parent, [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[1:]]
+    if len(columns) == 1:
+        return path.parent / columns[0], [{"path": line.split("\t")[0]} for line in lines[1:]]
+    raise ValueError(
+        f"input={path} is no manifest: its first line is neither a folder (as fairseq's) nor column names with 'path' "
+        f"(and, where you have them, 'text' and 'label') between tabs"
+    )
+
+
+def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
+    """Recordings that a manifest names, their texts and class names."""
+    root, rows = _table(path)
+    files, texts, labels, seen = [], [], [], set[tuple[str, ...]]()
+    for row in rows:
+        parts = Path(row.get("path", "")).parts
+        if parts in seen:
+            left_out.add("named twice", row.get("path", ""))
+            continue
+        seen.add(parts)
+        if not os.path.isfile(root.joinpath(*parts)):
+            left_out.add("not there", row.get("path", ""))
+            continue
+        files.append(source_file(root, parts))
+        texts.append(row.get("text") or None)
+        labels.append(row.get("label") or None)
+    return files, texts, labels
+
+
+def audio_folder(root: Path, config: BuildConfig) -> Split:
+    """The recordings of a folder or a manifest. ValueError where there are none, or `root` is neither."""
+    left_out = LeftOut()
+    if root.is_dir():
+        files, texts, labels = _folder(root, left_out)
+    elif root.is_file():
+        files, texts, labels = _manifest(root, left_out)
+    else:
+        raise ValueError(f"input={root} is not there; give a folder of recordings or a TSV manifest")
+    if not files:
+        raise ValueError("; ".join([f"input={root} holds no recording ({_KINDS})", *left_out.notes()]))
+    classes = sorted({label for label in labels if label is not None})
+    number = {name: i for i, name in enumerate(classes)}
+    limits = (config.min_seconds, config.segment_seconds)
+    units, keys = [], _manifest_keys(files)
+    check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
+    for key, file, text, label in zip(keys, files, texts, labels, strict=True):
+        numbered = None if label is None else number[label]
+        units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
+    return Split(config.name, "speech", list(mixed(units)), classes, left_out=left_out)
+
+
+def _manifest_keys(files: list[SourceFile]) -> list[str]:
+    """As `keys_of`, without the `/` and `..` that paths of a manifest may begin with."""
+    plain = [tuple(part for part in file.parts if part not in ("/", "..")) for file in files]
+    return keys_of([SourceFile(file.root, parts, 0, 0) for file, parts in zip(files, plain, strict=True)])

@@ -1,0 +1,249 @@
+"""source=textfiles, jsonl, parquet: documents -> tokens -> sequences of at most `max_tokens`.
+
+A shard's documents are read, cut and joined without looking at any other shard, so that shards can be written in any
+order. A tokenizer that is trained here is trained once, from the same documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pyarrow import parquet
+
+from configs.schema_commands import BuildConfig
+from configs.signals import BOS, EOS
+from data_shards.shards.index_file import TOKENIZER_NAME, TokenizerEntry
+from data_shards.sources.documents import (
+    COMPRESSED,
+    MAX_DOCUMENT,
+    Document,
+    Fields,
+    Lines,
+    Part,
+    Rows,
+    Whole,
+    check_columns,
+    labels_of,
+)
+from data_shards.sources.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
+from data_shards.sources.units import LeftOut, Split, Unit, label_member
+from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
+from data_shards.text.tokens import tokens_npy
+
+TRAINING_BYTES = 2**28
+"""Text that a tokenizer is trained from, at most about so much, evenly spread."""
+
+_MIB = 2**20
+_JSON = ("jsonl", "ndjson", "json")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Documents that become sequences of one shard."""
+
+    parts: tuple[Part, ...]
+    tokenizer: Path
+    """Its folder, and what must be in it."""
+    entry: TokenizerEntry
+    max_tokens: int
+    pack: Literal["documents", "full"] = "documents"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def facts(self) -> tuple:
+        how = (self.entry.sha256, self.max_tokens, self.pack, self.classes)
+        return (*how, *((type(part).__name__, *part.facts()) for part in self.parts))
+
+    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+        tokenizer = _loaded(self.tokenizer, self.entry)
+        documents = (document for part in self.parts for document in part.documents(left_out))
+        encoded = ((document, tokenizer.encode(document.text)) for document in documents)
+        match self.pack:
+            case "documents":
+                sequences = cut(encoded, self.max_tokens - 2)
+            case "full":
+                sequences = joined(encoded, self.max_tokens - 2)
+        for key, label, ids in sequences:
+            label_number = None if label is None else self.classes.index(label)
+            npy = tokens_npy([BOS, *ids, EOS], self.entry.vocab_size)
+            yield key, {"npy": npy, **label_member(label_number)}
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, entry: TokenizerEntry) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.entry != entry:
+        raise ValueError(f"{folder} changed during the build; build again")
+    return tokenizer
+
+
+Encoded = Iterable[tuple[Document, list[int]]]
+Sequence = tuple[str, str | None, list[int]]
+"""Key, class, ids without <s> and </s>."""
+
+
+def cut(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+    """Every document by itself, in as few sequences as can be, of about equal length: none is left with a rest."""
+    for document, ids in encoded:
+        pieces = -(-len(ids) // longest)
+        for piece in range(pieces):
+            key = document.key if pieces == 1 else f"{document.key}_{piece}"
+            yield key, document.label, ids[len(ids) * piece // pieces : len(ids) * (piece + 1) // pieces]
+
+
+def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+    """Documents in one line, with </s> between them, cut into full sequences and a last shorter one."""
+    key, line, pieces = "", list[int](), 0
+    for document, ids in encoded:
+        if not line:
+            key, pieces = document.key, 0
+        line += [EOS, *ids] if line else ids
+        begin = 0
+        while len(line) - begin > longest:
+            yield f"{key}_{pieces}", None, line[begin : begin + longest]
+            begin, pieces = begin + longest, pieces + 1
+        if begin:
+            line = line[begin:]
+    if line:
+        yield f"{key}_{pieces}", None, line
+
+
+def _wanted(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
+    """Which files of a folder hold documents, and the same in words."""
+    match config.source:
+        case "textfiles":
+            return lambda name: extension(name) == "txt", "txt"
+        case "jsonl":
+            # wiki_00 and so on: what WikiExtractor --json writes
+            return (
+                lambda name: extension(name.removesuffix(".gz").removesuffix(".zst")) in _JSON or name[:5] == "wiki_",
+                f"{' '.join(_JSON)}, compressed (.{' .'.join(COMPRESSED)}) or not",
+            )
+        case _:
+            return lambda name: extension(name) in ("parquet", "pq"), "parquet"
+
+
+def _files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
+    """The source files; ValueError where there are none."""
+    if root.is_file():
+        return [source_file(root.parent, (root.name,))]
+    if not root.is_dir():
+        raise ValueError(f"input={root} is not there; give a folder or a file of documents")
+    wanted, kinds = _wanted(config)
+    if files := list(Walk(wanted, kinds, left_out).files(root)):
+        return files
+    raise ValueError("; ".join([f"input={root} holds no file for source={config.source} ({kinds})", *left_out.notes()]))
+
+
+def _parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
+    """A file's documents in parts of at most `shard_mb`."""
+    fields = Fields(config.text_field, config.label_field)
+    if config.source == "parquet":
+        yield from _row_groups(file, key, fields, config.shard_mb * _MIB)
+    elif config.source == "textfiles" and config.documents == "files":
+        if file.size > MAX_DOCUMENT:
+            remedy = "if it holds several, say how they are divided: documents=paragraphs or documents=lines"
+            raise ValueError(f"{file.path}: {file.size / _MIB:,.0f} MiB are too much for one document; {remedy}")
+        yield Whole(key, file.path, file.size, file.modified)
+    else:
+        json = config.source == "jsonl"
+        whole = extension(file.path) in COMPRESSED
+        step = file.size if whole else config.shard_mb * _MIB
+        kind = "json" if json else config.documents
+        assert kind != "files"
+        for start in range(0, file.size, step):
+            stop = min(start + step, file.size)
+            yield Lines(key, file.path, start, stop, file.modified, kind, fields if json else None)
+
+
+def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterator[Rows]:
+    """The file's row groups, side by side in parts of at most `most` bytes of text (or one group)."""
+    check_columns(file.path, fields)
+    footer = parquet.read_metadata(file.path)
+    column = parquet.read_schema(file.path).names.index(fields.text)
+    groups: list[int] = []
+    size = 0
+    for group in range(footer.num_row_groups):
+        more = footer.row_group(group).column(column).total_uncompressed_size
+        if groups and size + more > most:
+            yield Rows(key, file.path, tuple(groups), size, file.modified, fields)
+            groups, size = [], 0
+        groups, size = [*groups, group], size + more
+    if groups:
+        yield Rows(key, file.path, tuple(groups), size, file.modified, fields)
+
+
+def _grouped(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
+    """Parts side by side, of at most `most` bytes together (or one part)."""
+    groups: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        if not groups or size + part.size > most:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
+        size += part.size
+    return [tuple(group) for group in groups]
+
+
+def _training_texts(parts: Iterable[Part], total: int) -> Iterator[str]:
+    """Every text, or every so many of them where there is more than TRAINING_BYTES."""
+    every = -(-total // TRAINING_BYTES)
+    texts = (document.text for part in parts for document in part.documents(LeftOut()))
+    return (text for number, text in enumerate(texts) if number % every == 0)
+
+
+def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer, str]:
+    """The tokenizer that `config` names, else that of the output, else one trained from the parts; and its origin."""
+    there = Path(config.output).expanduser() / TOKENIZER_NAME
+    if config.tokenizer:
+        path = Path(config.tokenizer).expanduser()
+        return load_tokenizer(path), f"from {path}"
+    if all((there / name).is_file() for name in FILES):
+        return load_tokenizer(there), f"from {there}"
+    total = sum(part.size for part in parts)
+    print(f"training a tokenizer of {config.vocab_size:,} types from {total / _MIB:,.1f} MiB of text", flush=True)
+    tokenizer = train_tokenizer(_training_texts(parts, total), config.vocab_size)
+    return tokenizer, f"trained from {min(total, TRAINING_BYTES) / _MIB:,.1f} MiB of text"
+
+
+def text_split(
+    config: BuildConfig, name: str, shards: list[tuple[Part, ...]], chosen: tuple[Tokenizer, str], classes: list[str]
+) -> Split:
+    """The split whose shards hold the sequences of so many parts each."""
+    tokenizer, origin = chosen
+    folder = Path(config.output).expanduser() / TOKENIZER_NAME
+    how = (folder, tokenizer.entry, config.max_tokens, config.pack, tuple(classes))
+    units: list[Unit] = [Sequences(group, *how) for group in shards]
+    notes = [f"tokenizer: {tokenizer.vocab_size:,} types, {origin}"]
+    return Split(name, "text", units, classes, shard_units=1, tokenizer=tokenizer, notes=notes)
+
+
+def text_source(root: Path, config: BuildConfig) -> Split:
+    """The documents of a folder or a file. ValueError where there are none, or where the settings cannot be."""
+    if config.pack == "full" and config.label_field:
+        raise ValueError(
+            "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
+        )
+    left_out = LeftOut()
+    files = _files(root, config, left_out)
+    parts: list[Part] = []
+    keys = keys_of(files)
+    check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))
+    for key, file in zip(keys, files, strict=True):
+        try:
+            parts += _parts(file, key, config)
+        except OSError as error:
+            left_out.unreadable(file.path, error)
+    classes = labels_of(parts) if config.label_field else []
+    chosen, shards = choose_tokenizer(config, parts), _grouped(parts, config.shard_mb * _MIB)
+    split = text_split(config, config.name, shards, chosen, classes)
+    split.left_out = left_out
+    return split

@@ -1,0 +1,46 @@
+"""Span masks over the frames of clips, and masks trimmed to one count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.schema_modalities import SpeechMaskConfig
+from data_shards.randomness import Epochs, Stream, uniforms
+from data_shards.request import Neighbours
+from data_shards.spans import choose_positions, cover_spans
+
+TRIM_GROUP = 16
+"""Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
+
+
+def span_masks(
+    seed: int, epochs: Epochs, samples: np.ndarray, frames: np.ndarray, config: SpeechMaskConfig
+) -> np.ndarray:
+    """Masks of the clips of `frames` [B >= 2] real frames: bool [B, T], T the most of them.
+
+    A clip of T frames gets floor(start * T + u) distinct spans, u uniform in [0, 1), at least one, all of them within
+    its first T - 1 frames, as published. So some frame is never masked. Where a span would not fit it has T - 1 frames.
+    """
+    assert frames.min() >= 2
+    draws = uniforms(seed, epochs, samples, Stream.MASK, 1 + int(frames.max()))
+    length = np.minimum(config.length, frames - 1)
+    may_start = np.arange(draws.shape[1] - 1) < (frames - length)[:, None]
+    count = (config.start * frames + draws[:, 0]).astype(np.int64)
+    return cover_spans(choose_positions(draws[:, 1:], count, may_start), length)
+
+
+def trimmed(seed: int, epochs: Epochs, samples: np.ndarray, masks: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The masks bool [B, T] with at most `count` [B] True, the others dropped at random."""
+    draws = uniforms(seed, epochs, samples, Stream.TRIM, masks.shape[1])
+    return choose_positions(draws, count, masks)
+
+
+def fewest_masked(seed: int, neighbours: Neighbours, config: SpeechMaskConfig) -> np.ndarray:
+    """int64 [B]: the fewest masked frames of any clip in each clip's group."""
+    masks = span_masks(seed, neighbours.epochs, neighbours.samples, np.maximum(neighbours.frames, 2), config)
+    counts = np.where(neighbours.frames >= 2, masks.sum(1), masks.shape[1])
+    return np.minimum.reduceat(counts, np.arange(0, len(counts), TRIM_GROUP))[neighbours.group]
+
+
+FEWEST_FRAMES = 2
+"""Of a clip that can be used: one to mask, one to see."""

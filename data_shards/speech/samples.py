@@ -1,0 +1,133 @@
+"""Speech: decoding, the statistics of a recording, crops, and masked batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from configs.schema import PretrainConfig
+from configs.schema_modalities import SpeechConfig
+from configs.signals import samples_of
+from data_shards.batch import MaskedBatch, frames
+from data_shards.randomness import Epochs
+from data_shards.request import Neighbours
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.tar import Data, Members
+from data_shards.speech.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
+from data_shards.speech.masks import FEWEST_FRAMES, fewest_masked, span_masks, trimmed
+
+_EPS = 1e-5 * 32768**2
+"""Added to the variance of int16 samples: layer normalisation's 1e-5 of a waveform in [-1, 1], as published."""
+
+
+class Clip(NamedTuple):
+    """A crop of a recording."""
+
+    samples: np.ndarray
+    """int16 [S]; S is the fewest that give its frames."""
+    scale: tuple[float, float]
+    """Mean of the samples, and 1 / their standard deviation: the whole recording's, or the crop's."""
+
+
+def recording_bytes(members: Members) -> Data:
+    """The member that is a recording; BadSample where there is none."""
+    for extension in AUDIO_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise BadSample("member", f"no recording among its members: {', '.join(sorted(members))}")
+
+
+def decode(data: Data, speech: SpeechConfig, limit: int, place: float) -> Clip:
+    """The crop of at most `limit` frames, at `place` as `crop_of` has it, normalised over the recording or the crop.
+
+    BadSample where the bytes cannot be decoded, or are too short to be masked or longer than allowed.
+    """
+    try:
+        if speech.normalise == "crop":
+            samples = read_part(data, lambda count: crop_of(_usable(count), limit, place), speech.max_recording_seconds)
+            return Clip(samples, statistics(samples))
+        samples = read_audio(data, speech.max_recording_seconds)
+    except TooLong as error:
+        raise BadSample("too_long", f"speech.max_recording_seconds: {error}") from error
+    except ValueError as error:
+        raise BadSample("decode", f"not decodable: {error}") from error
+    return Clip(samples[crop_of(_usable(len(samples)), limit, place)], statistics(samples))
+
+
+def _usable(count: int) -> int:
+    """The number of samples; BadSample where they are too few to be masked."""
+    if frames(count) < FEWEST_FRAMES:
+        fewest = samples_of(FEWEST_FRAMES)
+        raise BadSample("too_short", f"{count} samples at 16 kHz, fewer than the {fewest} of {FEWEST_FRAMES} frames")
+    return count
+
+
+def statistics(samples: np.ndarray) -> tuple[float, float]:
+    """Mean of int16 samples, and 1 / their standard deviation."""
+    values = samples.astype(np.int32)  # whole numbers: the sums are exact, whatever adds them up
+    mean = int(values.sum(dtype=np.int64)) / len(values)
+    square = int(np.square(values, out=values).sum(dtype=np.int64)) / len(values)
+    return mean, (square - mean**2 + _EPS) ** -0.5
+
+
+def crop_of(count: int, limit: int, place: float) -> slice:
+    """At most `limit` frames of `count` samples, from `place` in [0, 1) of where the crop can begin."""
+    length = samples_of(min(frames(count), limit))
+    # What gives no frame of its own is cut off, but may come into a crop.
+    first = int(place * (count - length + 1)) if frames(count) > limit else 0
+    return slice(first, first + length)
+
+
+def _padded(samples: np.ndarray, length: int) -> np.ndarray:
+    """The samples with zeros behind them, int16 [length]."""
+    return np.concatenate([samples, np.zeros(length - len(samples), np.int16)]) if len(samples) < length else samples
+
+
+class Clips:
+    """Recordings of a run: members of a sample -> crop -> masked batch."""
+
+    draws = 1
+    """Uniform numbers that loading takes: the crop's place."""
+
+    def __init__(self, part: PretrainConfig) -> None:
+        self.speech, self.seed = part.speech, part.train.seed
+
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> Clip:
+        """A crop of at most `limit` frames at a random place; BadSample as `decode`."""
+        return self._clip(members, limit, draws[0])
+
+    def load_whole(self, members: Members) -> Clip:
+        """The same for evaluation: the middle, where it is longer than `speech.max_seconds`."""
+        return self._clip(members, self.speech.max_frames, 0.5)
+
+    def _clip(self, members: Members, limit: int, place: float) -> Clip:
+        return decode(recording_bytes(members), self.speech, limit, place)
+
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None
+    ) -> MaskedBatch:
+        """The batch of these samples, int64 [B]; no more masked frames in any than in the least of its neighbours."""
+        lengths = np.array([frames(len(clip.samples)) for clip in loaded])
+        masks = span_masks(self.seed, epochs, samples, lengths, self.speech.mask)
+        if neighbours is not None:
+            fewest = fewest_masked(self.seed, neighbours, self.speech.mask)
+            masks = trimmed(self.seed, epochs, samples, masks, fewest)
+        return self._batch(samples, loaded, lengths, masks)
+
+    def unmasked(self, samples: np.ndarray, loaded: list[Clip]) -> MaskedBatch:
+        """The same for evaluation, without masks."""
+        lengths = np.array([frames(len(clip.samples)) for clip in loaded])
+        return self._batch(samples, loaded, lengths, np.zeros((len(samples), lengths.max()), bool))
+
+    def _batch(self, samples: np.ndarray, loaded: list[Clip], lengths: np.ndarray, mask: np.ndarray) -> MaskedBatch:
+        longest = samples_of(int(lengths.max()))
+        return MaskedBatch(
+            modality="speech",
+            inputs=torch.from_numpy(np.stack([_padded(clip.samples, longest) for clip in loaded])),
+            mask=torch.from_numpy(mask),
+            lengths=torch.from_numpy(lengths),
+            sample_ids=torch.from_numpy(samples),
+            scale=torch.tensor([clip.scale for clip in loaded], dtype=torch.float32),
+        )

@@ -1,0 +1,89 @@
+"""Text: token sequences as stored, windows of those that are too long, and masked batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from configs.schema import PretrainConfig
+from data_shards.batch import PAD, UNK, MaskedBatch
+from data_shards.randomness import Epochs
+from data_shards.request import Neighbours
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.tar import Members
+from data_shards.text.masks import FEWEST_TOKENS, token_masks
+from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
+
+
+def window(tokens: np.ndarray, limit: int, place: float) -> np.ndarray:
+    """At most `limit` tokens: the first, the last, and of the others a window, at `place` in [0, 1) of its range."""
+    if len(tokens) <= limit:
+        return tokens
+    first = 1 + int(place * (len(tokens) - limit + 1))
+    return np.concatenate([tokens[:1], tokens[first : first + limit - 2], tokens[-1:]])
+
+
+class Texts:
+    """Texts of a run: members of a sample -> token ids -> masked batch."""
+
+    draws = 1
+    """Uniform numbers that loading takes: the window's place."""
+
+    def __init__(self, part: PretrainConfig) -> None:
+        self.text, self.seed = part.text, part.train.seed
+
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> np.ndarray:
+        """int32 [T <= limit], a window at a random place; BadSample where there are no ids that can be used."""
+        return self._ids(members, limit, draws[0])
+
+    def load_whole(self, members: Members) -> np.ndarray:
+        """The same for evaluation: the beginning, where it is longer than `text.max_tokens`."""
+        return self._ids(members, self.text.max_tokens, 0.0)
+
+    def _ids(self, members: Members, limit: int, place: float) -> np.ndarray:
+        if TOKEN_EXTENSION not in members:
+            names = ", ".join(sorted(members))
+            raise BadSample("member", f"no token ids (.{TOKEN_EXTENSION}) among its members: {names}")
+        try:
+            tokens = read_tokens(members[TOKEN_EXTENSION])
+        except ValueError as error:
+            raise BadSample("decode", f"not decodable: {error}") from error
+        ids = window(tokens, limit, place)
+        if len(ids) < FEWEST_TOKENS or not (ids >= UNK).any():
+            raise BadSample("too_short", f"an empty text: {len(tokens)} tokens, <s> and </s> included")
+        if (largest := int(ids.max())) >= self.text.vocab_size:
+            raise BadSample("decode", f"token {largest}, and text.vocab_size={self.text.vocab_size}")
+        return ids.astype(np.int32)
+
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None
+    ) -> MaskedBatch:
+        """The batch of these samples, int64 [B]."""
+        lengths, tokens = self._padded(loaded)
+        mask, corrupted = token_masks(self.seed, epochs, samples, tokens, lengths, self.text)
+        return self._batch(samples, lengths, tokens, mask, corrupted)
+
+    def unmasked(self, samples: np.ndarray, loaded: list[np.ndarray]) -> MaskedBatch:
+        """The same for evaluation: nothing is masked, the student sees the whole text."""
+        lengths, tokens = self._padded(loaded)
+        return self._batch(samples, lengths, tokens, np.zeros(tokens.shape, bool), tokens.copy())
+
+    def _padded(self, loaded: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths int64 [B] and ids int32 [B, T]."""
+        lengths = np.array([len(ids) for ids in loaded])
+        tokens = np.full((len(loaded), lengths.max()), PAD, np.int32)
+        for row, ids in zip(tokens, loaded, strict=True):
+            row[: len(ids)] = ids
+        return lengths, tokens
+
+    def _batch(
+        self, samples: np.ndarray, lengths: np.ndarray, tokens: np.ndarray, mask: np.ndarray, corrupted: np.ndarray
+    ) -> MaskedBatch:
+        return MaskedBatch(
+            modality="text",
+            inputs=torch.from_numpy(tokens),
+            mask=torch.from_numpy(mask),
+            lengths=torch.from_numpy(lengths),
+            sample_ids=torch.from_numpy(samples),
+            corrupted=torch.from_numpy(corrupted),
+        )

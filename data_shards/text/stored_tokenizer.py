@@ -1,0 +1,77 @@
+"""The tokenizer that lies beside shards, local or in a store."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from configs.schema import DataConfig, PretrainConfig
+from data_shards.files import locked, replacing
+from data_shards.shards.index import Index, common_tokenizer
+from data_shards.shards.index_file import TOKENIZER_NAME, Folders, TokenizerEntry
+from data_shards.shards.patterns import expand
+from data_shards.shards.storage import Storage, beside, folder_of, is_remote, local_path, storage_of
+from data_shards.text.tokenizer import FILES, load_tokenizer
+
+
+def tokenizer_folder(index: Index) -> Path:
+    """The tokenizer's folder beside the shards; of remote ones, which are fetched, a copy in the cache's folder.
+
+    Raises ValueError where they cannot be fetched.
+    """
+    return _near(folder_of(index.paths[0]), index.storage, index.tokenizer)
+
+
+def _near(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
+    if not is_remote(folder):
+        return local_path(folder) / TOKENIZER_NAME
+    copy = storage.cache_dir / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
+    with locked(copy):  # the other ranks wait, and find it
+        if not _is_here(copy, entry):
+            try:
+                for name in FILES:
+                    with replacing(copy / name) as file:
+                        file.write(storage.fetch(beside(beside(folder, TOKENIZER_NAME), name)))
+            except OSError as error:
+                raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
+    return copy
+
+
+def _is_here(copy: Path, entry: TokenizerEntry | None) -> bool:
+    """Whether the copy is that tokenizer."""
+    try:
+        return all((copy / name).is_file() for name in FILES) and load_tokenizer(copy).entry == entry
+    except (OSError, ValueError):
+        return False
+
+
+def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
+    """What the ids of text shards are, by their index.json alone, and the folder of its files; None where it is not
+    known: no such shards, no index, or no text. ValueError where they have different ones."""
+    storage = storage_of(data)
+    folders = Folders(storage)
+    try:
+        paths = expand(data.shards, folders=folders)
+    except ValueError:
+        return None
+    entry = common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths})
+    return (entry, _near(folder_of(paths[0]), storage, entry)) if entry else None
+
+
+def check_tokenizer(part: PretrainConfig, index: Index) -> None:
+    """ValueError where the ids of the shards, a probe's for instance, are not those of `data.shards` or do not fit
+    `text.vocab_size`."""
+    if part.modality != "text" or index.tokenizer is None:
+        return
+    trained, types = tokenizer_of(part.data), index.tokenizer.vocab_size
+    if trained and trained[0] != index.tokenizer:
+        raise ValueError(
+            f"probe.train_shards and probe.test_shards: {folder_of(index.paths[0])} has another tokenizer than "
+            f"data.shards ({trained[1]}); build them with the same one: ./run.sh shards build ... "
+            f"tokenizer={trained[1]}"
+        )
+    if types != part.text.vocab_size:
+        raise ValueError(
+            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({tokenizer_folder(index)}) has "
+            f"{types} types: set text.vocab_size={types}"
+        )

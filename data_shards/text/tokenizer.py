@@ -1,0 +1,164 @@
+"""Byte-level BPE (GPT-2's, with RoBERTa's special ids): trained here, or loaded from a vocabulary in files.
+
+A folder holds what Transformers' RobertaTokenizer loads: vocab.json and merges.txt, and two files of settings. Ids are
+<s> 0, <pad> 1, </s> 2, <unk> 3, then the types, and <mask> last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from data_shards.files import replace_text
+from data_shards.shards.index_file import TokenizerEntry
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+"""Types 0 to 3."""
+MASK = "<mask>"
+"""The last type."""
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+"""What a tokenizer's folder holds."""
+
+_FILLERS = ("madeupword0000", "madeupword0001", "madeupword0002")  # to RoBERTa's 50,265 types; no text gives them
+_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_ROLES = {
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": MASK,
+}
+
+Merges = list[tuple[str, str]]
+
+
+class Tokenizer:
+    """A byte-level BPE: text <-> ids. Text that reads like a special token is text: it never gives its id."""
+
+    def __init__(self, vocab: dict[str, int], merges: Merges) -> None:
+        """ValueError where the vocabulary is not as RoBERTa's: special ids, all 256 bytes, ids without gaps."""
+        _check(vocab, merges)
+        self.vocab = vocab
+        self.merges = merges
+        self._backend = _backend(models.BPE(vocab=vocab, merges=merges))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of types, special ones included."""
+        return len(self.vocab)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of types and merges, however the files are laid out."""
+        facts = (sorted(self.vocab.items(), key=lambda item: item[1]), self.merges)
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def entry(self) -> TokenizerEntry:
+        """What index.json says of it."""
+        return TokenizerEntry(self.sha256, self.vocab_size)
+
+    @cached_property
+    def types(self) -> tuple[str, ...]:
+        """Every type by its id, in the byte alphabet of GPT-2."""
+        return tuple(sorted(self.vocab, key=self.vocab.__getitem__))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without <s> and </s>."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special ones by their names."""
+        text, plain = "", list[int]()
+        for i in ids:
+            if i < len(SPECIALS) or i == self.vocab_size - 1:
+                text, plain = text + self._backend.decode(plain) + self.types[i], []
+            else:
+                plain.append(i)
+        return text + self._backend.decode(plain)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder's files; each is the old or the new one whenever the process is killed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False, "errors": "replace", **_ROLES}
+        merges = "".join(f"{left} {right}\n" for left, right in self.merges)
+        replace_text(folder / "vocab.json", json.dumps({name: i for i, name in enumerate(self.types)}) + "\n")
+        replace_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
+        replace_text(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+        replace_text(folder / "special_tokens_map.json", json.dumps(_ROLES, indent=1) + "\n")
+
+
+def _backend(model: models.BPE) -> Backend:
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _check(vocab: dict[str, int], merges: Merges) -> None:
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        raise ValueError("the ids of its types are not 0, 1, 2, ...")
+    wanted = {**{name: i for i, name in enumerate(SPECIALS)}, MASK: len(vocab) - 1}
+    if wrong := [name for name, i in wanted.items() if vocab.get(name) != i]:
+        raise ValueError(f"{wrong[0]} has id {vocab.get(wrong[0])}, RoBERTa's is {wanted[wrong[0]]}")
+    if missing := set(pre_tokenizers.ByteLevel.alphabet()) - vocab.keys():
+        raise ValueError(f"{len(missing)} of the 256 bytes are no type, as {min(missing)!r}: not a byte-level BPE")
+    if lost := [pair for pair in merges if not {*pair, "".join(pair)} <= vocab.keys()]:
+        raise ValueError(f"merge {' '.join(lost[0])!r} has parts that are no type: the files do not belong together")
+
+
+def _with_specials(types: Iterable[str]) -> dict[str, int]:
+    """Vocabulary of the special types around others, in their order."""
+    named = [name for name in types if name not in (*SPECIALS, MASK)]
+    return {name: i for i, name in enumerate((*SPECIALS, *named, MASK))}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A BPE of at most `vocab_size` types, special ones included; fewer where the texts have no more merges."""
+    backend = _backend(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIALS) - 1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    trained = json.loads(backend.to_str())["model"]
+    types = sorted(trained["vocab"], key=trained["vocab"].__getitem__)
+    # A text full of "<s>" would merge its way to the special type.
+    merges = [(left, right) for left, right in trained["merges"] if left + right not in (*SPECIALS, MASK)]
+    return Tokenizer(_with_specials(types), merges)
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Files of types and merges: of the folder `path`, or beside the file `path`; ValueError where there are none."""
+    folder = path if path.is_dir() else path.parent
+    for names in _PAIRS:
+        if all((folder / name).is_file() for name in names) and (path == folder or path.name in names):
+            return folder / names[0], folder / names[1]
+    raise ValueError(f"{path} has neither {' and '.join(_PAIRS[0])} nor {' and '.join(_PAIRS[1])}")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a folder (or one of its files): RoBERTa's form, or GPT-2's, whose ids move up by four.
+
+    Raises ValueError where the files are not there, damaged, or of another kind.
+    """
+    types_file, merges_file = _files(path)
+    try:
+        vocab = json.loads(types_file.read_text("utf-8"))
+        lines = merges_file.read_text("utf-8").removesuffix("\n").split("\n")  # not splitlines(): it knows more ends
+        pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
+        merges = [(left, right) for left, right in pairs]
+        if "<s>" not in vocab:
+            vocab = _with_specials([*sorted(vocab, key=vocab.__getitem__), *_FILLERS])
+        return Tokenizer(vocab, merges)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{types_file}, {merges_file.name}: not a byte-level BPE like RoBERTa's: {error}") from None

@@ -1,0 +1,62 @@
+"""A sequence of token ids as the member `npy` of a sample, without the tokenizer.
+
+The bytes are numpy's format 1.0. Headers are kept by their bytes: numpy's own reader takes 0.15 ms for each, more than
+all the rest of a short sequence, and the sequences of a data set have few different ones.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from data_shards.shards.tar import Data
+
+TOKEN_EXTENSION = "npy"
+
+
+_LENGTH_END = 10  # magic 6, version 2, length of the header 2
+
+
+@lru_cache(maxsize=4096)
+def _written_header(count: int, dtype: type) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(count, dtype))
+    return buffer.getvalue()[: -count * np.dtype(dtype).itemsize or None]
+
+
+@lru_cache(maxsize=4096)
+def _read_header(header: bytes) -> tuple[int, np.dtype]:
+    """Count and type; ValueError where it is not of one dimension of unsigned integers."""
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not an .npy of version 1.0")
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # numpy parses the header as Python, which raises anything
+        raise ValueError(f"no header of an .npy ({type(error).__name__})") from None
+    if len(shape) != 1 or dtype.kind != "u":
+        raise ValueError(f"an .npy of shape {shape} and type {dtype}, not a sequence of unsigned integers")
+    return int(shape[0]), dtype
+
+
+def tokens_npy(ids: Sequence[int], vocab_size: int) -> bytes:
+    """Ids as .npy: uint16 where the vocabulary fits, else uint32."""
+    dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+    return _written_header(len(ids), dtype) + np.array(ids, dtype).tobytes()
+
+
+def read_tokens(data: Data) -> np.ndarray:
+    """Ids, unsigned [T]; ValueError where the bytes are no such .npy, or are cut off."""
+    start = _LENGTH_END + int.from_bytes(data[8:_LENGTH_END], "little")
+    count, dtype = _read_header(bytes(data[:start]))
+    if len(data) - start != count * dtype.itemsize:
+        raise ValueError(f"an .npy of {len(data)} bytes that promises {count} ids")
+    return np.frombuffer(data, dtype, count, start)
+
+
+def token_count(data: Data) -> int:
+    """Number of ids; ValueError as `read_tokens`."""
+    return len(read_tokens(data))

@@ -1,0 +1,149 @@
+"""Encoded images -> RGB pixels: what is refused before decoding, which decoder, turned as EXIF says."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageChops
+
+from configs.schema_modalities import VisionConfig
+from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.tar import Data
+
+DEFAULTS = VisionConfig()
+"""Limits and orientation where no run's configuration is at hand."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may take an image for, whatever its name: some of its other readers start programs."""
+
+Image.init()  # FORMATS can only name those that are registered
+Image.MAX_IMAGE_PIXELS = None  # `vision.max_pixels` takes its place, in both directions
+
+_ORIENTATION = 0x0112  # EXIF's tag
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+
+
+def jpeg_size(data: Data) -> tuple[int, int]:
+    """(height, width) of a JPEG that simplejpeg decodes as Pillow does; ValueError for CMYK, damage, other formats."""
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("not a JPEG")
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if space not in ("YCbCr", "Gray", "RGB"):
+        raise ValueError(f"colour space {space}")
+    return height, width
+
+
+def jpeg_orientation(data: Data) -> int:
+    """EXIF's orientation of a JPEG, 1 to 8; 1 where there is none that can be read."""
+    place = 2
+    while len(data) > place + 4 and data[place] == 0xFF and data[place + 1] != _START_OF_SCAN:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if data[place + 1] == _APP1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            exif = Image.Exif()
+            try:
+                exif.load(bytes(data[place + 4 : end]))
+            except Exception:  # Pillow raises anything on damaged EXIF
+                return 1
+            return _known(exif.get(_ORIENTATION))
+        place = end
+    return 1
+
+
+def _known(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def transposes(orientation: int) -> bool:
+    """Whether an orientation exchanges height and width."""
+    return orientation >= 5
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [H, W, 3] as they are stored -> as they are to be seen, [H, W, 3] or [W, H, 3]."""
+    if orientation == 1:
+        return image
+    if transposes(orientation):
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def check_pixels(height: int, width: int, limit: int) -> None:
+    """BadSample where an image has more pixels than the limit."""
+    if height * width > limit:
+        raise BadSample("too_large", f"{width} x {height} pixels, more than vision.max_pixels={limit}")
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    """Grey levels of more than 8 bits, uint8 [H, W]: 16 bits in I too, as Pillow's readers have them; F in [0, 1].
+
+    ValueError where they are of another range: convert("RGB") would clip them without a word.
+    """
+    values = np.asarray(image, np.float64)
+    scale = 1 if image.mode == "F" else 65535
+    if not (values.min() >= 0 and values.max() <= scale):
+        raise ValueError(f"pixels of mode {image.mode} outside of 0 to {scale}")
+    return np.rint(values * (255 / scale)).astype(np.uint8)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3]; alpha is dropped, as in torchvision's loader."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_eight_bits(image)[:, :, None], 3, axis=2)
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes all for Adobe's, which are inverted
+    return np.array(image.convert("RGB"))
+
+
+def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
+    """As `decode`, by Pillow."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_pixels(image.height, image.width, vision.max_pixels)
+            pixels = _rgb(image)
+            return turned(pixels, _orientation(image)) if vision.exif_orientation else pixels
+    except BadSample:
+        raise
+    except Exception as error:  # codecs raise anything on damaged bytes
+        raise BadSample("decode", f"not decodable: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return _known(image.getexif().get(_ORIENTATION))
+    except Exception:  # as above
+        return 1
+
+
+def decode(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an encoded image, turned as EXIF says where `vision.exif_orientation`.
+
+    BadSample where it has more than `vision.max_pixels` (which its header tells) or cannot be decoded.
+    """
+    try:
+        check_pixels(*jpeg_size(data), vision.max_pixels)
+        image = simplejpeg.decode_jpeg(data)
+    except ValueError:  # Pillow decides, as it did for the published results
+        return decode_other(data, vision)
+    return turned(image, jpeg_orientation(data)) if vision.exif_orientation else image
+
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
+"""Members that are read as images."""
+
+
+def image_length(data: Data) -> int:
+    """Pixels / 1000, rounded up, from the header."""
+    if data[:2] == b"\xff\xd8":
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+    elif data[:4] == b"\x89PNG" and data[12:16] == b"IHDR":
+        width, height = struct.unpack(">II", data[16:24])
+    else:
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    return -(-width * height // 1000)

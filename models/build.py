@@ -1,0 +1,96 @@
+"""Who shares what: modalities of a mixture their blocks, the teacher with the student what it does not average."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from configs.schema import PretrainConfig, TeacherConfig
+from configs.schema_modalities import PUBLISHED, Modality
+from models.network import Network
+from models.speech import SpeechNetwork
+from models.text import TextNetwork
+from models.transformer import initialise_blocks, make_blocks
+from models.vision import VisionNetwork
+
+_BLOCKS = "blocks"
+_AVERAGED = {
+    "transformer": ("positions", "norm_embeddings", "encoder", "norm"),
+    "blocks": ("encoder", "norm"),
+}
+"""The children of a network that the teacher averages where that is not all of them."""
+
+
+def make_student(config: PretrainConfig) -> nn.Module:
+    """The network of the only modality; for a mixture one of each by name and, if they share them, `blocks`.
+
+    Shared blocks have the biases and the epsilon that belong to their norm: vision's for pre, speech's for the others.
+    """
+    parts = {modality: config.part(modality) for modality in config.modalities}
+    if not config.is_mixture:
+        return make_network(parts[config.modalities[0]])
+    if config.mixture.blocks == "separate":
+        return nn.ModuleDict({modality: make_network(part) for modality, part in parts.items()})
+    model = parts[config.modalities[0]].model
+    blocks = make_blocks(model, PUBLISHED["vision" if model.norm == "pre" else "speech"])
+    initialise_blocks(blocks, model.norm)
+    networks: dict[str, nn.Module] = {modality: make_network(part, blocks) for modality, part in parts.items()}
+    return nn.ModuleDict(networks | {_BLOCKS: blocks})
+
+
+def make_network(part: PretrainConfig, blocks: nn.ModuleList | None = None) -> Network:
+    """The network of one modality, with its own blocks or on shared ones."""
+    match part.modality:
+        case "vision":
+            return VisionNetwork(part, blocks)
+        case "speech":
+            return SpeechNetwork(part, blocks)
+        case "text":
+            return TextNetwork(part, blocks)
+    raise AssertionError(f"a part has one modality, not {part.modality}")
+
+
+def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
+    """A frozen copy of what the teacher averages, in evaluation mode; the rest are the student's own modules.
+
+    These are attributes but no children of the teacher: in neither its parameters nor its state, and its modes do not
+    reach them.
+    """
+    shared = {m: _not_averaged(network_of(student, config, m), config.part(m).teacher) for m in config.modalities}
+    memo = {id(module): module for children in shared.values() for module in children.values()}
+    teacher = copy.deepcopy(student, memo)
+    for modality, children in shared.items():
+        network = network_of(teacher, config, modality)
+        for name, module in children.items():
+            delattr(network, name)
+            network.__dict__[name] = module
+    return teacher.requires_grad_(False).eval()
+
+
+def _not_averaged(network: Network, teacher: TeacherConfig) -> dict[str, nn.Module]:
+    assert teacher.average is not None
+    if teacher.average == "all":
+        return {}
+    return {name: m for name, m in network.named_children() if name not in _AVERAGED[teacher.average]}
+
+
+def network_of(networks: nn.Module, config: PretrainConfig, modality: Modality) -> Network:
+    """The network of one modality in what `make_student` or `make_teacher` made."""
+    network = networks[modality] if config.is_mixture else networks  # type: ignore[index]
+    assert isinstance(network, Network)
+    return network
+
+
+def modality_of(name: str, config: PretrainConfig) -> Modality | None:
+    """The only modality whose steps move the student's parameter `name`; None: every step does."""
+    return next((m for m in config.modalities if config.is_mixture and name.startswith(f"{m}.")), None)
+
+
+def part_state(state: dict[str, Tensor], config: PretrainConfig, modality: Modality) -> dict[str, Tensor]:
+    """A run's student weights -> those of one modality, named as in a run of that modality alone."""
+    if not config.is_mixture:
+        return state
+    prefix = f"{modality}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return own | {f"encoder.{name}": tensor for name, tensor in state.items() if name.startswith(f"{_BLOCKS}.")}

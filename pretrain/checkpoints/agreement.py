@@ -1,0 +1,60 @@
+"""What a run and the checkpoint that it resumes from must have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+
+
+def agreement(config: PretrainConfig) -> dict[str, Any]:
+    """What has to be the same in the run that saves and the one that resumes: what the parameters and the order of the
+    samples are. Ranks, ZeRO stage, precision and micro-batches are not among it."""
+    parts = [config.part(modality) for modality in config.modalities]
+    agreed: dict[str, Any] = {
+        "modality": f"[{','.join(config.modalities)}]" if config.is_mixture else config.modality,
+        "train.seed": config.train.seed,
+        "model.layers": config.model.layers,
+        "model.width": config.model.width,
+        "model.heads": config.model.heads,
+        "model.ffn": config.model.ffn,
+        "model.layer_scale > 0": config.model.layer_scale > 0,
+        "model.norm": _common([part.model.norm for part in parts]),
+        "teacher.average": _common([part.teacher.average for part in parts]),
+        "optimizer.decay_rule": config.optimizer.decay_rule,
+    }
+    if config.is_mixture:
+        agreed["mixture.blocks"] = config.mixture.blocks
+    for modality in config.modalities:
+        agreed |= _shape(config, modality)
+    return agreed
+
+
+def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
+    """What the parameters of a modality's own modules depend on."""
+    match modality:
+        case "vision":
+            keys = ["image_size", "patch_size"]
+        case "speech":
+            keys = ["conv_width", "position_layers", "position_kernel", "position_groups"]
+        case "text":
+            keys = ["vocab_size", "max_tokens"]
+    return {f"{modality}.{key}": getattr(getattr(config, modality), key) for key in keys}
+
+
+def _common(values: Sequence[str | None]) -> str | None:
+    """The value of all modalities; where they differ, "null": each has its own."""
+    return values[0] if len(set(values)) == 1 else "null"
+
+
+def check_agreement(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """ValueError that names the key where a run differs from the one that wrote the checkpoint `folder`."""
+    for key, value in saved.items():
+        if now.get(key) != value:
+            raise ValueError(
+                f"{folder} was saved with {key} = {value}, this run has {now.get(key)}: "
+                f"go on with {key}={value}, or choose another run.dir"
+            )

@@ -1,0 +1,71 @@
+"""A rank's part of a checkpoint on its way to the disk: copied to host memory, then written by a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.checkpoints.manifest import FileEntry
+from pretrain.checkpoints.partition_files import Layout, write_partitions
+
+
+class Snapshot:
+    """Host memory (page-locked where the partitions are on a GPU) that every save uses again.
+
+    It is made beforehand by a thread: the first touch of fresh pages takes ten times as long as copying into them.
+    """
+
+    def __init__(self, elements: int, pinned: bool) -> None:
+        """elements: fp32 values that a save is expected to have."""
+        self._device = torch.cuda.current_device() if pinned else None
+        self._memory = torch.empty(0)
+        self._making = threading.Thread(target=self._make, args=(elements,), daemon=True, name="snapshot")
+        self._making.start()
+
+    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies that stay as they are while training goes on, until the next call."""
+        self._making.join()
+        sizes = [tensor.numel() for tensor in tensors.values()]
+        if sum(sizes) > len(self._memory):
+            self._make(sum(sizes))
+        copies = dict(zip(tensors, self._memory[: sum(sizes)].split(sizes), strict=True))
+        for name, tensor in tensors.items():
+            copies[name].copy_(tensor, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copies
+
+    def _make(self, elements: int) -> None:
+        if self._device is not None:  # a new thread's is the first GPU, where each rank would take up memory
+            torch.cuda.set_device(self._device)
+        self._memory = torch.empty(elements, pin_memory=self._device is not None).zero_()
+
+
+class Write:
+    """One file that a thread of its own writes. `entry` or `error` is set once it is `done`."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+        self.entry: FileEntry | None = None
+        self.error: str | None = None
+        self._thread = threading.Thread(target=self._run, args=(path, tensors, layout), daemon=True, name="checkpoint")
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether the file is on the disk, or failed to get there."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it is done."""
+        self._thread.join()
+
+    def _run(self, path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+        sizes = {name: tensor.numel() for name, tensor in tensors.items()}
+        try:
+            self.entry = write_partitions(path, sizes, tensors.__getitem__, layout)
+        except Exception as error:  # whatever it is, the training thread tells of it
+            self.error = str(error) or type(error).__name__

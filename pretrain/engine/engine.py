@@ -1,0 +1,232 @@
+"""The student, its teacher and ZeRO behind one `step()`.
+
+DeepSpeed averages gradients over ranks. The objective wants the sum over all masked positions of the step divided by
+their number, so the model divides by the whole step's count and `step()` undoes the averaging.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from configs.checks import resolve_precision
+from configs.deepspeed import deepspeed_config
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+from data_shards.batch import MaskedBatch
+from models import kernels
+from models.data2vec import Data2Vec, parameter_groups
+from models.flops import flops, parameters
+from pretrain.engine import distributed
+from pretrain.engine.schedules import learning_rate, teacher_decay
+from pretrain.engine.teacher import teacher_optimizer
+from pretrain.engine.zero_partitions import Tracked, partitions
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, on this rank. Sums over ranks are taken when a row is logged, not every step."""
+
+    modality: Modality
+    applied: bool
+    """False where nothing moved: the loss or a gradient was not finite, or the guard held the step back."""
+    loss: float
+    """Over the masked positions of the whole step; the same on every rank."""
+    grad_norm: float
+    """Norm of the whole gradient before clipping; not finite where a gradient was not."""
+    lr: float
+    teacher_decay: float
+    masked: Tensor
+    tokens: Tensor
+    positions: Tensor
+    samples: Tensor
+    """int64 scalars of the whole step: masked positions, real tokens, tokens that were computed, samples."""
+    flops: float
+    """Floating-point operations of this rank (`models.flops`)."""
+    target_moments: Tensor
+    prediction_moments: Tensor
+    """Additive moments of this rank's masked positions (`models.statistics`)."""
+
+
+Judge = Callable[[Modality, float, float], bool]
+"""Whether a step of a modality with this loss and gradient norm may be applied; asked on every rank, alike."""
+
+
+def _finite(modality: Modality, loss: float, grad_norm: float) -> bool:
+    return math.isfinite(loss)
+
+
+class Engine:
+    """One optimizer step at a time.
+
+    `steps` counts the steps taken, `skipped` those that were not applied; the schedules see their difference.
+    `samples` counts the samples of each modality over all ranks.
+    """
+
+    def __init__(self, model: Data2Vec, config: PretrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.precision = resolve_precision(config, device.type == "cuda")
+        self.steps = 0
+        self.skipped = 0
+        self._samples = {modality: torch.zeros((), dtype=torch.int64, device=device) for modality in config.modalities}
+        self._parts = {modality: config.part(modality) for modality in config.modalities}
+        self.model = model.to(device)
+        settings = deepspeed_config(config, distributed.world(), cuda=device.type == "cuda")
+        self.optimizer = self._optimizer(settings)
+        names = {parameter: name for name, parameter in model.student.named_parameters()}
+        tracked = [Tracked(*entry) for entry in model.tracked()]
+        rounds = self.precision != "fp32"
+        exact = {name: p.detach().cpu().clone() for p, name in names.items()} if rounds else None
+        self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
+        self.partitions = partitions(self.deepspeed, names, tracked)
+        if exact is not None:  # DeepSpeed makes the masters from weights that it has already rounded
+            self.partitions.load_masters(exact)
+        self.partitions.refresh()
+        self.optimizer.armed = True
+
+    def _optimizer(self, settings: dict):
+        device = torch.device("cpu") if self.config.deepspeed.offload_optimizer else self.device
+        if self.config.deepspeed.stage == 0:
+            adam = kernels.torch_adam(device, "in ZeRO 0 DeepSpeed would flatten the parameters of apex's")
+        else:
+            adam = kernels.adam(device)
+        self.adam = adam
+        options = self.config.optimizer
+        groups = [{**group, "teacher_decay": 1.0} for group in parameter_groups(self.model, options)]
+        optimizer = teacher_optimizer(adam.cls)(
+            groups, lr=options.lr, betas=options.betas, eps=options.eps, **adam.arguments
+        )
+        if self.config.deepspeed.stage == 0 and self.precision == "fp32":
+            # No wrapper of DeepSpeed's: the optimizer itself clips and refuses non-finite gradients.
+            optimizer.clip = options.clip
+            settings["gradient_clipping"] = 0.0
+        return optimizer
+
+    def resume(self, steps: int, skipped: int, samples: dict[Modality, int]) -> None:
+        """Go on from `steps` steps, `skipped` of them not applied, once the partitions are restored."""
+        self.steps, self.skipped = steps, skipped
+        for modality, count in samples.items():
+            self._samples[modality].fill_(count)
+
+    def skip_to(self, steps: int, samples: dict[Modality, int]) -> None:
+        """After a rollback: count the steps from here to `steps` as taken and not applied, their samples as seen."""
+        self.resume(steps, self.skipped + steps - self.steps, samples)
+
+    @property
+    def applied(self) -> int:
+        """Applied steps: what the schedules are functions of."""
+        return self.steps - self.skipped
+
+    @property
+    def samples(self) -> dict[Modality, int]:
+        """Samples consumed since the start of training, over all ranks."""
+        return {modality: int(count) for modality, count in self._samples.items()}
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The loss scale of fp16; None in other precisions."""
+        return float(self.deepspeed.optimizer.loss_scale) if self.deepspeed.fp16_enabled() else None
+
+    @property
+    def description(self) -> str:
+        """One line for the log: parameters, precision, and the kernels with the reasons for their choice."""
+        size = f"{parameters(self.config) / 1e6:.2f} M parameters in {self.precision}"
+        return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
+
+    def step(self, micro_batches: list[MaskedBatch], judge: Judge = _finite) -> StepResult:
+        """Forward and backward of this rank's micro-batches, then one update of student and teacher if `judge` agrees.
+
+        All micro-batches are of one modality; their number is the same on every rank, and may differ between steps.
+        """
+        modality = micro_batches[0].modality
+        lr, decay = self._set_schedules()
+        masked, tokens, positions, samples = self.counts(micro_batches)
+        self._samples[modality] += samples
+        self.optimizer.active = modality
+        self.partitions.clear_gradients()
+        self.deepspeed.train()
+        outputs = [self._micro_step(micro_batches, index, masked) for index in range(len(micro_batches))]
+        losses, targets, predictions = (torch.stack(values).sum(0) for values in zip(*outputs, strict=True))
+        loss = float(distributed.all_sum(losses.double()))
+        norm, applied = self._update(lambda norm: judge(modality, loss, norm))
+        self.steps += 1
+        self.skipped += not applied
+        work = sum(self._flops(batch) for batch in micro_batches)
+        return StepResult(
+            modality, applied, loss, norm, lr, decay, masked, tokens, positions, samples, work, targets, predictions
+        )
+
+    def _update(self, judge: Callable[[float], bool]) -> tuple[float, bool]:
+        """Apply the gradient unless it is not finite or `judge` refuses its norm; the norm, and whether.
+
+        ZeRO calls the base optimizer once per parameter group, after it has measured the gradient: `judge` is asked at
+        the first.
+        """
+        judged: list[tuple[float, bool]] = []
+
+        def gate() -> bool:
+            if not judged:  # of equal gradients, other kinds of processors may make norms that differ in the last bit
+                norm = distributed.largest(float(self.partitions.grad_norm), self.device)
+                judged.append((norm, judge(norm)))
+            return judged[0][1]
+
+        self.optimizer.gate = gate
+        self.deepspeed.step()
+        if not (self.deepspeed.was_step_applied() and judged):
+            norm = self.deepspeed.get_global_grad_norm()
+            return float("nan") if norm is None else float(norm), False
+        if judged[0][1]:
+            self.partitions.refresh()
+        return judged[0]
+
+    def inputs(
+        self, micro_batches: list[MaskedBatch], index: int, masked: Tensor, step: int
+    ) -> tuple[MaskedBatch, Tensor, int]:
+        """What the model is given of a micro-batch in a step, just before it is: dropout and dropped blocks will be
+        that step's."""
+        seed, batch = self.config.train.seed, micro_batches[index]
+        # One pattern of dropped blocks for the whole step: its gradient does not depend on how the step is cut, and
+        # DeepSpeed loses what a parameter got in earlier micro-batches, if it gets nothing in the last one, where it
+        # reduces or offloads at the last one only (stage 1 with overlapped communication; offload).
+        shared_seed = _seed(seed, step)
+        torch.manual_seed(_seed(seed, step, index, distributed.rank()))
+        return batch.to(self.device, non_blocking=True), masked, shared_seed
+
+    def _micro_step(self, micro_batches: list[MaskedBatch], index: int, masked: Tensor) -> tuple[Tensor, ...]:
+        """Add the gradient of a micro-batch; loss and moments of targets and predictions."""
+        self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+        output = self.deepspeed(*self.inputs(micro_batches, index, masked, self.steps))
+        self.deepspeed.backward(output.loss * float(distributed.world()))
+        return output.loss.detach(), output.target_moments, output.prediction_moments
+
+    def counts(self, micro_batches: list[MaskedBatch]) -> Tensor:
+        """int64 [4] of the whole step: masked positions, real tokens, positions that are computed, samples."""
+        counts = [(b.mask.sum(), b.lengths.sum(), b.mask.numel(), len(b)) for b in micro_batches]
+        return distributed.all_sum(torch.tensor(counts).sum(0).to(self.device))
+
+    def _flops(self, batch: MaskedBatch) -> float:
+        return flops(self._parts[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
+
+    def _set_schedules(self) -> tuple[float, float]:
+        config = self.config
+        length = config.schedule.steps or config.train.steps
+        lr = learning_rate(self.applied, config.optimizer, config.schedule, length)
+        decay = teacher_decay(self.applied, config.teacher)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["teacher_decay"] = lr, decay
+        return lr, decay
+
+
+def _seed(*key: int) -> int:
+    """Seed of the generator for (seed, step), which chooses the dropped blocks, or for (seed, step, micro-batch, rank),
+    which draws dropout and drop path: a pure function of its key, so that nothing has to be saved."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=7).digest()
+    return int.from_bytes(digest, "little")

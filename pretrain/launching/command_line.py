@@ -1,0 +1,88 @@
+"""The command line of DeepSpeed's launcher, and the environment of the ranks."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import shlex
+import socket
+import sys
+
+import psutil  # type: ignore[import-untyped]
+
+from configs.schema import PretrainConfig
+from pretrain.launching.plan import MULTI_NODE_PORT, Launch, Machine
+
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Environment variable; without it gloo takes the address of the host's name, which is often loopback."""
+
+
+BEYOND = "192.0.2.1"
+"""An address that is nowhere (RFC 5737): the way to it is the way out."""
+
+
+# Its only errors are the codes of ranks with their whole command line: ranks and supervisor say what they mean.
+MODULE = ["--no_local_rank", "--log_level=critical", "--module", "pretrain.train"]
+
+
+def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list[str]:
+    """The command that starts the ranks; `overrides` are what pretrain.train is given.
+
+    Raises ValueError for what pdsh cannot carry.
+    """
+    python = [sys.executable, "-u", "-m"]
+    if not launch.hostfile:
+        node = [f"--node_rank={launch.node}", f"--master_addr={launch.master}", f"--master_port={launch.port}"]
+        world = f"--world_info={_world_info(launch, machine)}"
+        return [*python, "deepspeed.launcher.launch", world, *node, *MODULE, *overrides]
+    hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}"]
+    hosts += [f"--num_gpus={launch.ranks}"] if launch.ranks else []
+    if len(launch.hosts) > 1:
+        _through_ssh(sys.executable)  # DeepSpeed passes it on as it is
+        overrides = [_through_ssh(override) for override in overrides]
+    return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
+
+
+def _world_info(launch: Launch, machine: Machine) -> str:
+    """The launcher's table of hosts and their devices, base64 of JSON."""
+    devices: dict[str, list] = {host: list(range(ranks)) for host, ranks in launch.hosts.items()}
+    if machine.gpus:
+        devices[list(devices)[launch.node]] = machine.gpus[: launch.local_ranks]
+    return base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()
+
+
+def _through_ssh(override: str) -> str:
+    """Quote for the remote shell, which would expand the braces of `data.shards` (DeepSpeed quotes blanks alone)."""
+    if " " in override:
+        raise ValueError(f"'{override}': blanks cannot be passed to other hosts; use a path without, or cluster=manual")
+    return shlex.quote(override)
+
+
+def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:
+    """This process's environment plus what the ranks need."""
+    threads = config.launch.threads or max(1, machine.cores // launch.local_ranks)
+    ours = {"OMP_NUM_THREADS": str(threads)}
+    if not machine.gpus:
+        ours["DS_ACCELERATOR"] = "cpu"
+    if len(launch.hosts) > 1 and not launch.hostfile and GLOO_INTERFACE not in os.environ:
+        interface = interface_to(launch.master) or interface_to(BEYOND)
+        ours |= {GLOO_INTERFACE: interface} if interface else {}
+    return {**os.environ, **ours}
+
+
+def interface_to(host: str) -> str | None:
+    """The network interface through which this node reaches `host`.
+
+    None where there is no way, and for loopback, which a host's own name often means there: others cannot reach that.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, MULTI_NODE_PORT, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # of a datagram socket: sends nothing
+            address = probe.getsockname()[0]
+    except OSError:
+        return None
+    named = {entry.address.partition("%")[0]: name for name, all in psutil.net_if_addrs().items() for entry in all}
+    return None if ipaddress.ip_address(address).is_loopback else named.get(address)

@@ -1,0 +1,84 @@
+"""The demo's data: fetched, built into shards, and named in the overrides."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.keys import split_override
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+from data_shards.shards.index_file import read_folder_index
+from data_shards.sources.demo_packages import cache_folder
+
+
+class DemoSet(NamedTuple):
+    """The packaged data of one modality."""
+
+    source: str
+    """Of `shards build`."""
+    folder: str
+    """In the cache."""
+    probe: str
+    """The split with labels for the probe's reference; `train` and `test` are the others."""
+
+    @property
+    def splits(self) -> set[str]:
+        """Names of its shards."""
+        return {"train", self.probe, "test"}
+
+
+DEMO: dict[Modality, DemoSet] = {
+    "vision": DemoSet("demo", "shards", "train"),
+    "speech": DemoSet("demo_speech", "shards_speech", "probe"),
+    "text": DemoSet("demo_text", "shards_text", "probe"),
+}
+
+
+_RUN_KEYS = ("data.shards", "probe.train_shards", "probe.test_shards")
+
+
+_SHARE_KEYS = ("shards", "probe_train_shards", "probe_test_shards")  # the same in a section of `mixture`
+
+
+def demo_folder(modality: Modality) -> Path:
+    """Where the demo's shards are."""
+    return cache_folder() / DEMO[modality].folder
+
+
+def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
+    """Where the demo's shards are and where its run goes, as far as the user did not say in `overrides`."""
+    found = [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
+    given = {key for key, _ in map(split_override, overrides)}
+    for modality in config.modalities:
+        found += _demo_shards(config.part(modality), f"mixture.{modality}" if config.is_mixture else "", given)
+    return found
+
+
+def _demo_shards(part: PretrainConfig, share: str, given: set[str]) -> list[str]:
+    """The overrides of one modality; `share` is its section of a mixture."""
+    if part.data.shards:
+        return []
+    folder, demo = demo_folder(part.modalities[0]), DEMO[part.modalities[0]]
+    data, train, test = [f"{share}.{key}" for key in _SHARE_KEYS] if share else _RUN_KEYS
+    given = given - {data}
+    if train in given and not part.probe.train_shards:  # the probe is off
+        given.add(test)
+    splits = {data: "train", train: demo.probe, test: "test"}
+    return [f"{key}={folder}/{split}-*.tar" for key, split in splits.items() if key not in given]
+
+
+def build_demo_shards(modality: Modality) -> None:
+    """Build once; a second run that starts meanwhile waits."""
+    folder, demo = demo_folder(modality), DEMO[modality]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f"{demo.folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
+        if not built >= demo.splits:
+            command = [sys.executable, "-m", "data_shards", "build", f"source={demo.source}", f"output={folder}"]
+            if subprocess.run(command).returncode:
+                raise ValueError(f"the demo's shards could not be made in {folder}: see above")

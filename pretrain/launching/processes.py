@@ -1,0 +1,61 @@
+"""Processes of a node: alive, deaf, grouped, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there, and more than a zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def listens(process: psutil.Process) -> bool:
+    """Whether a rank has installed its handlers of notices: signalled before, it would end or hear nothing."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def group(identity: int) -> list[psutil.Process]:
+    """The living processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            if os.getpgid(process.pid) == identity and lives(process):
+                found.append(process)
+    return found
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """SIGKILL to each."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """SIGKILL to a process and all below it."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        below = process.children(recursive=True)
+    kill([process, *below])
+
+
+def say(text: str) -> None:
+    """A line for the log; without a reader the run goes on."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

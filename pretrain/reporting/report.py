@@ -1,0 +1,145 @@
+"""What a run shows: metrics.jsonl, TensorBoard and the progress bar, written by rank 0 from sums over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from configs.deepspeed import NEVER
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+from data_shards.batch import MaskedBatch
+from data_shards.loading.loader import MaskedBatchLoader, MixtureLoader
+from data_shards.order.mixture import mixture_of
+from data_shards.shards.bad_sample import BadKind
+from data_shards.shards.index_file import TOKENIZER_NAME
+from data_shards.text.tokenizer import Tokenizer, load_tokenizer
+from models.statistics import std_from_moments
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.health.collapse import ModuleHealth
+from pretrain.health.guard import Guard
+from pretrain.reporting import speed
+from pretrain.reporting.metrics import MetricsFile, MetricsRow, ProbeResult
+from pretrain.reporting.progress import Progress
+from pretrain.reporting.tensorboard import Board
+
+BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
+
+
+class Report:
+    """Every method but `say` is called on every rank; only rank 0 has files open."""
+
+    def __init__(self, folder: Path, config: PretrainConfig, engine: Engine, config_text: str) -> None:
+        self._config, self._engine = config, engine
+        peak = speed.peak(engine.device, engine.precision, config.log.peak_tflops)
+        self._meters = {modality: speed.Meter(peak) for modality in config.modalities}
+        self._mixture = mixture_of(config)
+        self._pictured: set[Modality] = set(config.modalities if engine.steps else ())
+        self._modules: dict[Modality, dict[str, ModuleHealth]] = {}
+        self._writes = distributed.rank() == 0
+        if self._writes:
+            self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
+            self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
+            self._board.write_config(engine.steps, config_text)
+            self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
+
+    def step(
+        self,
+        result: StepResult,
+        seconds: float,
+        loader: MaskedBatchLoader | MixtureLoader,
+        guard: Guard,
+        modules: dict[str, ModuleHealth] | None = None,
+    ) -> MetricsRow | None:
+        """Count a step, just after `loader` gave it; write a row every `log.every` steps, of each modality that they
+        hold, and at the last one. Returns the row, on every rank.
+
+        modules: what they measured at this step; it is in the next row of the step's modality.
+        """
+        samples, tokens = int(result.samples), int(result.tokens)
+        work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost)
+        self._meters[result.modality].add(work)
+        if modules:
+            self._modules[result.modality] = modules
+        step = self._engine.steps
+        if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
+            return None
+        row = self._row(result, loader, guard)
+        if self._writes:
+            self._metrics.write(row)
+            self._board.write(row)
+            self._progress.update(step, row.loss, row.samples_per_s)
+        return row
+
+    def picture(self, batch: MaskedBatch) -> None:
+        """Picture of a micro-batch of the step just taken: of each modality its first, and every `log.pictures_every`
+        steps."""
+        every, step, modality = self._config.log.pictures_every, self._engine.steps, batch.modality
+        if not (self._writes and every):
+            return
+        if modality not in self._pictured or self._mixture.last_of(step, every, NEVER):
+            self._pictured.add(modality)
+            self._board.write_picture(step, batch)
+
+    def probe(self, result: ProbeResult) -> None:
+        """Write a probe's row."""
+        if self._writes:
+            self._metrics.write_probe(self._engine.steps, result)
+            self._board.write_probe(self._engine.steps, result)
+
+    def say(self, text: str) -> None:
+        """Print a line on rank 0, beside the progress bar."""
+        if self._writes:
+            self._progress.say(text)
+
+    def close(self) -> None:
+        """Flush and close the files; a second call does nothing."""
+        if self._writes:
+            self._progress.close()
+            self._metrics.close()
+            self._board.close()
+
+    def _row(self, result: StepResult, loader: MaskedBatchLoader | MixtureLoader, guard: Guard) -> MetricsRow:
+        counts = [loader.bad_samples, *(loader.bad_kinds.get(kind, 0) for kind in BAD_KINDS)]
+        sums = distributed.all_sum(torch.cat([
+            result.target_moments.new_tensor(counts),
+            result.target_moments,
+            result.prediction_moments,
+        ]))  # fmt: skip
+        bad, *kinds = sums[: len(counts)].tolist()
+        target, prediction = (std_from_moments(moments).item() for moments in sums[len(counts) :].chunk(2))
+        engine, modules = self._engine, self._modules.pop(result.modality, {})
+        return MetricsRow(
+            step=engine.steps,
+            epoch=loader.epoch_of(engine.steps - 1),
+            samples=engine.samples[result.modality],
+            modality=result.modality,
+            loss=result.loss,
+            lr=result.lr,
+            teacher_decay=result.teacher_decay,
+            grad_norm=result.grad_norm,
+            target_std=target,
+            prediction_std=prediction,
+            masked_fraction=int(result.masked) / int(result.tokens),
+            padding=1 - int(result.tokens) / int(result.positions),
+            waiting=loader.waiting,
+            **asdict(self._meters[result.modality].take()),
+            memory_gib=speed.memory_gib(engine.device),
+            skipped_steps=engine.skipped,
+            spikes=guard.spikes,
+            rollbacks=guard.rollbacks,
+            bad_samples=int(bad),
+            loss_scale=engine.loss_scale,
+            bad_kinds={kind: int(count) for kind, count in zip(BAD_KINDS, kinds, strict=True) if count} or None,
+            module_std={name: values.std for name, values in modules.items()} or None,
+            module_rank={name: values.rank for name, values in modules.items()} or None,
+        )
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of the run's text, if it has any."""
+    return load_tokenizer(folder / TOKENIZER_NAME) if (folder / TOKENIZER_NAME).is_dir() else None
