@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
+from configs.schema_training import BatchConfig, DataConfig
 from data_shards.loading.loader import MaskedBatchLoader
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.randomness import Stream, uniforms
@@ -108,7 +109,7 @@ def loader_rate(shards: str, workers: int, steps: int) -> tuple[float, float]:
         data=DataConfig(shards=shards, workers=workers),
     )
     started = time.perf_counter()
-    loader = MaskedBatchLoader(config, 0, 1)
+    loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
     batches = loader.steps(0)
     next(batches)
     first = time.perf_counter() - started

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
+from configs.schema_training import BatchConfig, DataConfig
 from data_shards.loading.steps import steps_of
 from data_shards.order.cursor import make_cursor, split_step
 from data_shards.shards.index import Index
@@ -52,7 +53,9 @@ def synthetic_index(samples: int, folder: Path) -> SyntheticIndex:
 
 def last_step(index: Index, modality: Modality) -> np.ndarray:
     """The samples of the last rank in the last step of the first epoch, int64 [n]."""
-    part = PretrainConfig(modality=modality, batch=BatchConfig(global_=BATCH, micro=BATCH // WORLD)).part(modality)
+    part = PretrainConfig(modality=modality, batch=BatchConfig(global_=BATCH, micro=BATCH // WORLD)).for_modality(
+        modality
+    )
     split = split_step(part, WORLD - 1, WORLD)
     cursor = make_cursor(part, index, split)
     requests = steps_of(part, index, cursor, split).requests(cursor.steps_per_epoch - 1)

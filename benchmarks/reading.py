@@ -29,8 +29,9 @@ from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.data import noise_photo, photos
-from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
+from configs.schema_training import BatchConfig, DataConfig
 from data_shards.batch import BOS, EOS
 from data_shards.loading.loader import MaskedBatchLoader
 from data_shards.making.writer import save_folder_index, write_shard
@@ -148,7 +149,7 @@ def our_pipeline(tars: list[Path]) -> float:
         batch=BatchConfig(global_=BATCH, micro=BATCH),
         data=DataConfig(shards=str(tars[0].parent), workers=WORKERS),
     )
-    loader = MaskedBatchLoader(config, 0, 1)
+    loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
     figure = rate(loader.steps(0))
     loader.close()
     return figure
@@ -206,7 +207,7 @@ def remote(folder: Path, cache: Path) -> None:
             batch=BatchConfig(global_=BATCH, micro=BATCH),
             data=DataConfig(shards=store.url, workers=WORKERS, cache_dir=str(cache), chunk_bytes=2**20, window=64),
         )
-        loader = MaskedBatchLoader(config, 0, 1)
+        loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
         for _ in islice(loader.steps(0), loader.steps_per_epoch):
             pass
         loader.close()

@@ -20,7 +20,8 @@ import deepspeed
 import torch
 
 from configs.compose import compose_pretrain
-from configs.schema import CheckpointConfig, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_running import CheckpointConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
 from models.flops import parameters

@@ -113,7 +113,7 @@ def sgemm_rate(a: Tensor, b: Tensor, repeats: int = 8) -> float:
 def step_flops(config: PretrainConfig) -> float:
     """Matrix products of a step of images."""
     vision, size = config.vision, config.batch.global_
-    return flops(config.part("vision"), [vision.tokens] * size, [vision.mask.patches] * size)
+    return flops(config.for_modality("vision"), [vision.tokens] * size, [vision.mask.patches] * size)
 
 
 def report(results: list[dict[str, float]], flops: float) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig
 
@@ -22,23 +23,23 @@ def check(config: PretrainConfig, world: int) -> None:
     rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
     whole = [mistake for rule in rules_of_all for mistake in rule(config)]
     rules = (_sizes, _samples, _probe, _weights, partial(_batch, world=world))
-    _raise(whole + _of_parts(config, lambda part: [mistake for rule in rules for mistake in rule(part)]))
+    _raise(whole + _of_modalities(config, lambda one: [mistake for rule in rules for mistake in rule(one)]))
 
 
 def check_sizes(config: PretrainConfig) -> None:
     """Raise ValueError, a line per mistake, where no networks can be made: the part of `check` that `models` need."""
-    _raise(_of_parts(config, lambda part: [*_sizes(part)]))
+    _raise(_of_modalities(config, lambda one: [*_sizes(one)]))
 
 
-def check_samples(part: PretrainConfig) -> None:
+def check_samples(config: ModalityConfig) -> None:
     """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
-    _raise([*_grid(part.vision)] if part.modality == "vision" else [])
-    _raise([*_samples(part), *_weights(part)])
+    _raise([*_grid(config.vision)] if config.modality == "vision" else [])
+    _raise([*_samples(config), *_weights(config)])
 
 
-def _of_parts(config: PretrainConfig, rules: Callable[[PretrainConfig], list[str]]) -> list[str]:
+def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], list[str]]) -> list[str]:
     """Mistakes of every modality, each once; in a mixture those of one alone name it and the keys of its share."""
-    found = {modality: rules(config.part(modality)) for modality in config.modalities}
+    found = {modality: rules(config.for_modality(modality)) for modality in config.modalities}
     common = [line for line in found[config.modalities[0]] if all(line in lines for lines in found.values())]
     own = [in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
     return common + own
@@ -91,10 +92,10 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-def _batch(part: PretrainConfig, world: int) -> Iterator[str]:
-    batch = part.batch
-    micro = batch.micro if part.modality == "vision" else None
-    if mistake := batch_mistake(batch.global_, micro, part.data.lanes, world, batch.equal):
+def _batch(config: ModalityConfig, world: int) -> Iterator[str]:
+    batch = config.batch
+    micro = batch.micro if config.longest is None else None
+    if mistake := batch_mistake(batch.global_, micro, config.data.lanes, world, batch.equal):
         yield mistake
 
 
@@ -126,9 +127,9 @@ def _lane_remedy(batch: int, lanes: int, world: int) -> str:
     return f"with launch.ranks one of {_some(divisors(batch))}, or batch.global={near}"
 
 
-def _sizes(part: PretrainConfig) -> Iterator[str]:
+def _sizes(config: ModalityConfig) -> Iterator[str]:
     """Heads, tokens and target blocks fit the model."""
-    model, layers = part.model, part.teacher.layers
+    model, layers = config.model, config.teacher.layers
     if model.width % model.heads:
         legal = _some([n for n in divisors(model.width) if n <= 64])
         yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
@@ -136,11 +137,11 @@ def _sizes(part: PretrainConfig) -> Iterator[str]:
         yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
     if model.norm != "pre" and model.drop_path:
         yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"
-    match part.modality:
+    match config.modality:
         case "vision":
-            yield from _grid(part.vision)
+            yield from _grid(config.vision)
         case "speech":
-            yield from _positions(part.speech, model.width)
+            yield from _positions(config.speech, model.width)
 
 
 def _positions(speech: SpeechConfig, width: int) -> Iterator[str]:
@@ -160,25 +161,25 @@ def _grid(vision: VisionConfig) -> Iterator[str]:
         yield f"vision.patch_size={vision.patch_size} must divide vision.image_size={vision.image_size}: {_some(legal)}"
 
 
-def _samples(part: PretrainConfig) -> Iterator[str]:
+def _samples(config: ModalityConfig) -> Iterator[str]:
     """Samples and their masks can be made, and the longest fits a micro-batch."""
-    match part.modality:
+    match config.modality:
         case "vision":
-            yield from _images(part.vision)
+            yield from _images(config.vision)
         case "speech":
-            yield from _spans(part.speech)
-            yield from _longest(part, part.speech.max_frames, "speech.max_seconds")
+            yield from _spans(config.speech)
+            yield from _longest(config, config.speech.longest, "speech.max_seconds")
         case "text":
-            yield from _tokens(part.text)
-            yield from _longest(part, part.text.max_tokens, "text.max_tokens")
+            yield from _tokens(config.text)
+            yield from _longest(config, config.text.max_tokens, "text.max_tokens")
 
 
 def _spans(speech: SpeechConfig) -> Iterator[str]:
     """A clip of the greatest length can be masked in part."""
-    if speech.max_frames <= speech.mask.length + 1:
+    if speech.longest <= speech.mask.length + 1:
         seconds = (speech.mask.length + 2) / 50 + 0.01
         yield (
-            f"speech.max_seconds={speech.max_seconds:g} is {speech.max_frames} frames, and a masked span has "
+            f"speech.max_seconds={speech.max_seconds:g} is {speech.longest} frames, and a masked span has "
             f"speech.mask.length={speech.mask.length}: set speech.max_seconds={seconds:g} or more"
         )
 
@@ -192,8 +193,8 @@ def _tokens(text: TextConfig) -> Iterator[str]:
         yield f"text.mask.random={mask.random:g} and text.mask.keep={mask.keep:g} leave no target: e.g. 0.1 and 0.1"
 
 
-def _longest(part: PretrainConfig, tokens: int, key: str) -> Iterator[str]:
-    budget = part.batch.micro_tokens
+def _longest(config: ModalityConfig, tokens: int, key: str) -> Iterator[str]:
+    budget = config.batch.micro_tokens
     if budget is not None and budget < tokens:
         yield (
             f"batch.micro_tokens={budget} does not hold one sample of {tokens} tokens ({key}): "
@@ -288,15 +289,15 @@ def _checkpoints(config: PretrainConfig) -> Iterator[str]:
         yield "guard.spike=rollback needs checkpoints to go back to: set checkpoint.every=500, or guard.spike=skip"
 
 
-def _probe(config: PretrainConfig) -> Iterator[str]:
+def _probe(config: ModalityConfig) -> Iterator[str]:
     if bool(config.probe.train_shards) != bool(config.probe.test_shards):
         missing = "test_shards" if config.probe.train_shards else "train_shards"
         yield f"probe.{missing} is empty: the probe needs probe.train_shards and probe.test_shards"
 
 
-def _weights(part: PretrainConfig) -> Iterator[str]:
+def _weights(config: ModalityConfig) -> Iterator[str]:
     """There is a weight for each item of the list of shards."""
-    shards, weights = part.data.shards, part.data.weights
+    shards, weights = config.data.shards, config.data.weights
     if not weights or not shards:
         return
     written, items = f"data.weights=[{','.join(map(str, weights))}]", 1 if isinstance(shards, str) else len(shards)

@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from configs.keys import build, help_text, leaf_keys, no_value, split_override, unknown_key
-from configs.schema import Patterns, PretrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
+from configs.schema_training import Patterns
 
 T = TypeVar("T")
 FOLDER = Path(__file__).resolve().parent

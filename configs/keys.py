@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from configs.schema import Patterns
+from configs.schema_training import Patterns
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from configs.schema import Shards
 from configs.schema_modalities import (
     STRICT,
     Modality,
 )
+from configs.schema_training import Shards
 
 
 @dataclass(config=STRICT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from typing import Annotated, Literal, get_args
 
@@ -18,10 +17,6 @@ Modality = Literal["vision", "speech", "text"]
 
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-
-
-Normalisation = Literal["layer", "instance", "none"]
-"""`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
 
 
 @dataclass(config=STRICT)
@@ -64,6 +59,10 @@ class VisionConfig:
     """Channel standard deviations, of images in [0, 1]."""
     mask: VisionMaskConfig = field(default_factory=VisionMaskConfig)
     """The patch masks."""
+
+    @property
+    def longest(self) -> None:
+        """All images are of one size."""
 
     @property
     def grid(self) -> int:
@@ -120,7 +119,7 @@ class SpeechConfig:
     """The span masks."""
 
     @property
-    def max_frames(self) -> int:
+    def longest(self) -> int:
         """Frames of the longest clip."""
         return frames(int(self.max_seconds * self.sample_rate))
 
@@ -154,27 +153,7 @@ class TextConfig:
     mask: TextMaskConfig = field(default_factory=TextMaskConfig)
     """The token masks."""
 
-
-@plain_dataclass(frozen=True)
-class Published:
-    """What keys that are null stand for in one modality: data2vec.md sections 1, 2.1, 3.1 and 4.1."""
-
-    norm: Literal["pre", "post"]
-    norm_eps: float
-    key_bias: bool
-    """Whether the projection to keys has a bias (it changes no attention weight)."""
-    dropout: float
-    average: Literal["all", "transformer", "blocks"]
-    layers: int
-    target: Literal["block", "ffn"]
-    block_norm: Normalisation
-    mean_norm: Normalisation
-    beta: float
-    reduction: Literal["mean", "sqrt", "sum"]
-
-
-PUBLISHED: dict[Modality, Published] = {
-    "vision": Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean"),
-    "speech": Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt"),
-    "text": Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum"),
-}
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_tokens

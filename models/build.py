@@ -6,8 +6,10 @@ import copy
 
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig, TeacherConfig
-from configs.schema_modalities import PUBLISHED, Modality
+from configs.modality_config import ModalityConfig, TargetConfig
+from configs.published import PUBLISHED
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
 from models.network import Network
 from models.speech import SpeechNetwork
 from models.text import TextNetwork
@@ -27,28 +29,28 @@ def make_student(config: PretrainConfig) -> nn.Module:
 
     Shared blocks have the biases and the epsilon that belong to their norm: vision's for pre, speech's for the others.
     """
-    parts = {modality: config.part(modality) for modality in config.modalities}
+    configs = {modality: config.for_modality(modality) for modality in config.modalities}
     if not config.is_mixture:
-        return make_network(parts[config.modalities[0]])
+        return make_network(configs[config.modalities[0]])
     if config.mixture.blocks == "separate":
-        return nn.ModuleDict({modality: make_network(part) for modality, part in parts.items()})
-    model = parts[config.modalities[0]].model
-    blocks = make_blocks(model, PUBLISHED["vision" if model.norm == "pre" else "speech"])
+        return nn.ModuleDict({modality: make_network(own) for modality, own in configs.items()})
+    model = configs[config.modalities[0]].model
+    blocks = make_blocks(model, PUBLISHED[config.objective, "vision" if model.norm == "pre" else "speech"])
     initialise_blocks(blocks, model.norm)
-    networks: dict[str, nn.Module] = {modality: make_network(part, blocks) for modality, part in parts.items()}
+    networks: dict[str, nn.Module] = {modality: make_network(own, blocks) for modality, own in configs.items()}
     return nn.ModuleDict(networks | {_BLOCKS: blocks})
 
 
-def make_network(part: PretrainConfig, blocks: nn.ModuleList | None = None) -> Network:
+def make_network(config: ModalityConfig, blocks: nn.ModuleList | None = None) -> Network:
     """The network of one modality, with its own blocks or on shared ones."""
-    match part.modality:
+    match config.modality:
         case "vision":
-            return VisionNetwork(part, blocks)
+            return VisionNetwork(config, blocks)
         case "speech":
-            return SpeechNetwork(part, blocks)
+            return SpeechNetwork(config, blocks)
         case "text":
-            return TextNetwork(part, blocks)
-    raise AssertionError(f"a part has one modality, not {part.modality}")
+            return TextNetwork(config, blocks)
+    raise AssertionError(f"a config has one modality, not {config.modality}")
 
 
 def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
@@ -57,7 +59,9 @@ def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
     These are attributes but no children of the teacher: in neither its parameters nor its state, and its modes do not
     reach them.
     """
-    shared = {m: _not_averaged(network_of(student, config, m), config.part(m).teacher) for m in config.modalities}
+    shared = {
+        m: _not_averaged(network_of(student, config, m), config.for_modality(m).teacher) for m in config.modalities
+    }
     memo = {id(module): module for children in shared.values() for module in children.values()}
     teacher = copy.deepcopy(student, memo)
     for modality, children in shared.items():
@@ -68,8 +72,7 @@ def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
     return teacher.requires_grad_(False).eval()
 
 
-def _not_averaged(network: Network, teacher: TeacherConfig) -> dict[str, nn.Module]:
-    assert teacher.average is not None
+def _not_averaged(network: Network, teacher: TargetConfig) -> dict[str, nn.Module]:
     if teacher.average == "all":
         return {}
     return {name: m for name, m in network.named_children() if name not in _AVERAGED[teacher.average]}

@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.checks import check_sizes
-from configs.schema import LossConfig, OptimizerConfig, PretrainConfig, TeacherConfig
-from configs.schema_modalities import Modality, Normalisation
+from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig
+from configs.published import Normalisation
+from configs.schema import PretrainConfig
+from configs.schema_modalities import Modality
+from configs.schema_training import OptimizerConfig
 from data_shards.batch import MaskedBatch
 from models.build import make_student, make_teacher, modality_of, network_of, part_state
 from models.network import Network, real_tokens
@@ -54,7 +57,7 @@ class Data2Vec(nn.Module):
         super().__init__()
         check_sizes(config)
         self.config = config
-        self.parts = {modality: config.part(modality) for modality in config.modalities}
+        self.configs = {modality: config.for_modality(modality) for modality in config.modalities}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.train.seed)
             self.student = make_student(config)
@@ -66,7 +69,7 @@ class Data2Vec(nn.Module):
         """Compile each block in place with torch.compile; parameter names stay. Lengths of speech and text vary."""
         for module in self.modules():
             if isinstance(module, Block):
-                module.compile(dynamic=self.config.modalities != ("vision",))
+                module.compile(dynamic=any(config.longest is not None for config in self.configs.values()))
 
     def forward(self, batch: MaskedBatch, masked_count: Tensor, shared_seed: int = 0) -> Data2VecOutput:
         """Loss and statistics of a micro-batch.
@@ -75,12 +78,12 @@ class Data2Vec(nn.Module):
         micro-batches then sum to the mean over every masked token. shared_seed: the same on every rank; layer drop is
         drawn from it.
         """
-        part = self.parts[batch.modality]
-        rows, weight = masked_rows(batch.mask, _row_count(part, batch))
+        config = self.configs[batch.modality]
+        rows, weight = masked_rows(batch.mask, _row_count(config, batch))
         seen, whole = self.local(batch)
         targets = self.targets(batch, whole, rows)
         predictions = self.predictions(batch, seen, rows, shared_seed)
-        loss = regression_loss(predictions, targets, weight, part.loss) / masked_count
+        loss = regression_loss(predictions, targets, weight, config.loss) / masked_count
         flat = weight.flatten()
         return Data2VecOutput(loss, moments(targets.flatten(0, 1), flat), moments(predictions.flatten(0, 1), flat))
 
@@ -96,7 +99,7 @@ class Data2Vec(nn.Module):
         student, teacher = self.network(batch.modality, "student"), self.network(batch.modality, "teacher")
         seen, whole = student.views(batch)
         features = student.local(seen)
-        if whole is seen and self.parts[batch.modality].teacher.average != "all":
+        if whole is seen and self.configs[batch.modality].teacher.average != "all":
             return features, features.detach()
         with torch.no_grad():
             return features, teacher.local(whole)
@@ -104,7 +107,7 @@ class Data2Vec(nn.Module):
     @torch.no_grad()
     def targets(self, batch: MaskedBatch, whole: Tensor, rows: Tensor) -> Tensor:
         """float32 [B, M, H]: the teacher's top K blocks at the rows, normalised, averaged, normalised."""
-        options = self.parts[batch.modality].teacher
+        options = self.configs[batch.modality].teacher
         network = self.network(batch.modality, "teacher")
         if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
             outputs = network(whole, _lengths(batch), top=options.layers, target=options.target)
@@ -142,14 +145,16 @@ class Data2Vec(nn.Module):
         network = self.network(batch.modality, weights)
         was_training = network.training
         network.eval()
-        chunks = torch.arange(len(batch), device=batch.inputs.device).split(_feature_batch(self.parts[batch.modality]))
+        chunks = torch.arange(len(batch), device=batch.inputs.device).split(
+            _feature_batch(self.configs[batch.modality])
+        )
         features = torch.cat([self._features(network, batch.take(rows)) for rows in chunks])
         network.train(was_training)
         return features
 
     def _features(self, network: Network, batch: MaskedBatch) -> Tensor:
-        options = self.parts[batch.modality].teacher
-        norm: Normalisation | None = "layer" if options.block_norm == "instance" else options.block_norm
+        options = self.configs[batch.modality].teacher
+        norm: Normalisation = "layer" if options.block_norm == "instance" else options.block_norm
         _, whole = network.views(batch)
         outputs = network(network.local(whole), _lengths(batch), top=options.layers, target=options.target)
         outputs = [output[:, network.prefix :] for output in outputs]
@@ -158,9 +163,9 @@ class Data2Vec(nn.Module):
         return mean.masked_fill(~content, 0).sum(1) / content.sum(1).clamp(min=1)
 
 
-def _row_count(part: PretrainConfig, batch: MaskedBatch) -> int:
+def _row_count(config: ModalityConfig, batch: MaskedBatch) -> int:
     """Rows of every sample: static for images; for others as many as this micro-batch needs."""
-    return part.vision.mask.patches if part.modality == "vision" else max(1, batch.most_masked or 0)
+    return config.vision.mask.patches if config.modality == "vision" else max(1, batch.most_masked or 0)
 
 
 def _lengths(batch: MaskedBatch) -> Tensor | None:
@@ -168,10 +173,9 @@ def _lengths(batch: MaskedBatch) -> Tensor | None:
     return batch.lengths if batch.padded else None
 
 
-def _feature_batch(part: PretrainConfig) -> int:
+def _feature_batch(config: ModalityConfig) -> int:
     """Samples per forward pass of `features`, from the longest that there may be."""
-    longest = {"vision": 1, "speech": part.speech.max_frames, "text": part.text.max_tokens}
-    return max(1, min(FEATURE_BATCH, FEATURE_TOKENS // longest[part.modalities[0]]))
+    return max(1, min(FEATURE_BATCH, FEATURE_TOKENS // (config.longest or 1)))
 
 
 def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -184,7 +188,7 @@ def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return order, mask.gather(1, order).float()
 
 
-def average(blocks: list[Tensor], lengths: Tensor, options: TeacherConfig) -> Tensor:
+def average(blocks: list[Tensor], lengths: Tensor, options: TargetConfig) -> Tensor:
     """Block outputs [B, N, H] -> their normalised average, float32 [B, N, H]."""
     total = torch.zeros_like(blocks[0], dtype=torch.float32)
     for block in blocks:
@@ -192,7 +196,7 @@ def average(blocks: list[Tensor], lengths: Tensor, options: TeacherConfig) -> Te
     return _normalise(total / len(blocks), lengths, options.mean_norm)
 
 
-def _normalise(x: Tensor, lengths: Tensor, kind: Normalisation | None) -> Tensor:
+def _normalise(x: Tensor, lengths: Tensor, kind: Normalisation) -> Tensor:
     """x [B, N, H] over the channels of a token, over the real tokens of a sample, or not at all; without affine."""
     match kind:
         case "layer":
@@ -210,7 +214,7 @@ def _instance_norm(x: Tensor, lengths: Tensor) -> Tensor:
     return x * (variance + _EPS).rsqrt()
 
 
-def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: LossConfig) -> Tensor:
+def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: RegressionConfig) -> Tensor:
     """Smooth-L1 (beta 0: squared error, without 1/2) of [B, M, H], reduced over H, weighted sum over B and M."""
     if loss.beta:
         elements = F.smooth_l1_loss(predictions, targets, reduction="none", beta=loss.beta)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from configs.schema import ModelConfig, PretrainConfig
+from configs.modality_config import ModalityConfig, TransformerConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import SpeechConfig
 from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
 from models.build import make_student
@@ -26,42 +27,42 @@ def parameters(config: PretrainConfig) -> int:
         return sum(parameter.numel() for parameter in make_student(config).parameters())
 
 
-def flops(part: PretrainConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
+def flops(config: ModalityConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
     """Student forward and backward, and teacher forward, of samples with so many real and so many masked tokens."""
-    return float(_samples(part, np.array(lengths, float), np.array(masked, float)).sum())
+    return float(_samples(config, np.array(lengths, float), np.array(masked, float)).sum())
 
 
-def _samples(part: PretrainConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
+def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
     """Each sample's training step: a backward pass is twice its forward pass, but for what needs no gradient.
 
     All samples at once, here and below: this is counted at every step.
     """
-    model, teacher = part.model, part.teacher
+    model, teacher = config.model, config.teacher
     keep = [(1 - model.drop_path * i / max(model.layers - 1, 1)) * (1 - model.layer_drop) for i in range(model.layers)]
     teacher_rows = tokens if "instance" in (teacher.block_norm, teacher.mean_norm) else masked
-    first, local, positions, head = _around_blocks(part, tokens)
-    tokens = tokens + (part.modality == "vision")  # CLS
+    first, local, positions, head = _around_blocks(config, tokens)
+    tokens = tokens + (config.modality == "vision")  # CLS
     student_pass = local + positions + _blocks(model, tokens, masked, keep) + masked * head
     teacher_pass = positions + _blocks(model, tokens, teacher_rows, [1.0] * model.layers)
     teacher_pass += first + local if teacher.average == "all" else 0
     return teacher_pass + 3 * student_pass + 2 * first
 
 
-def _around_blocks(part: PretrainConfig, tokens: np.ndarray) -> tuple[_Count, _Count, _Count, float]:
+def _around_blocks(config: ModalityConfig, tokens: np.ndarray) -> tuple[_Count, _Count, _Count, float]:
     """Forward operations of each sample before and after the blocks.
 
     What takes the sample itself, which needs no gradient; what else each token says on its own; the positions; and the
     head for one token.
     """
-    width = part.model.width
-    match part.modality:
+    width = config.model.width
+    match config.modality:
         case "vision":
-            return 2 * tokens * 3 * part.vision.patch_size**2 * width, 0, 0, 2 * width**2
+            return 2 * tokens * 3 * config.vision.patch_size**2 * width, 0, 0, 2 * width**2
         case "speech":
-            first, *others = _convolutions(part.speech, tokens)
-            projection = 2 * tokens * part.speech.conv_width * width
-            window = part.speech.position_layers * part.speech.position_kernel
-            positions = 2 * tokens * window * width**2 / part.speech.position_groups
+            first, *others = _convolutions(config.speech, tokens)
+            projection = 2 * tokens * config.speech.conv_width * width
+            window = config.speech.position_layers * config.speech.position_kernel
+            positions = 2 * tokens * window * width**2 / config.speech.position_groups
             return first, sum(others) + projection, positions, 2 * width**2
     return 0, 0, 0, 8 * width**2
 
@@ -76,12 +77,12 @@ def _convolutions(speech: SpeechConfig, frames: np.ndarray) -> list[np.ndarray]:
     return operations
 
 
-def _blocks(model: ModelConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
+def _blocks(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
     """Forward operations of all blocks, each run with a probability; the last one answers `rows` tokens alone."""
     return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 
-def _block(model: ModelConfig, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _block(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Forward operations of a block on `tokens` tokens that answers `rows` of them."""
     keys_values = 4 * tokens * model.width**2
     queries_output = 4 * rows * model.width**2

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
 from data_shards.batch import MaskedBatch
 from models.transformer import Encoder, initialise_blocks, layer_norm
 
@@ -27,13 +26,13 @@ class Network(nn.Module, ABC):
     head: nn.Module
 
     def _add_transformer(
-        self, part: PretrainConfig, head: nn.Module, blocks: nn.ModuleList | None, input_norm: bool = False
+        self, config: ModalityConfig, head: nn.Module, blocks: nn.ModuleList | None, input_norm: bool = False
     ) -> None:
         """Encoder, final norm and head. `blocks`: those shared with other modalities; None makes own ones."""
-        form = PUBLISHED[part.modalities[0]]
+        form = config.published
         self.owns_blocks = blocks is None
-        self.encoder = Encoder(part, form, input_norm, blocks)
-        self.norm = layer_norm(part.model.width, form.norm_eps) if part.model.norm == "pre" else None
+        self.encoder = Encoder(config, form, input_norm, blocks)
+        self.norm = layer_norm(config.model.width, form.norm_eps) if config.model.norm == "pre" else None
         self.head = head
 
     def _initialise_blocks(self) -> None:

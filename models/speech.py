@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
+from configs.published import PUBLISHED
 from configs.signals import CONV_KERNELS, CONV_STRIDES
 from data_shards.batch import MaskedBatch
 from models.network import Network, real_tokens
 from models.transformer import layer_norm
 
-_EPS = PUBLISHED["speech"].norm_eps
+_EPS = PUBLISHED["v1", "speech"].norm_eps
 
 
 def normalise(clips: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -184,16 +184,16 @@ def without(x: Tensor, padding: Tensor | None) -> Tensor:
 class SpeechNetwork(Network):
     """Waveforms to block outputs, and the regression head."""
 
-    def __init__(self, part: PretrainConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`part` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
+    def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
         super().__init__()
-        width, speech = part.model.width, part.speech
+        width, speech = config.model.width, config.speech
         layers, kernel, groups = speech.position_layers, speech.position_kernel, speech.position_groups
-        self.feature_encoder = FeatureEncoder(speech.conv_width, part.model.activation_checkpointing)
+        self.feature_encoder = FeatureEncoder(speech.conv_width, config.model.activation_checkpointing)
         self.projection = Projection(speech.conv_width, width)
         self.masking = Masking(width)
         self.positions = Positions(width, layers, kernel, groups, speech.leaky_positions)
-        self._add_transformer(part, nn.Linear(width, width), blocks, input_norm=True)
+        self._add_transformer(config, nn.Linear(width, width), blocks, input_norm=True)
         self._initialise_blocks()
 
     def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:

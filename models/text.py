@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 from models.network import Network
 from models.transformer import INIT_STD, FeedForward, layer_norm
@@ -56,14 +55,14 @@ def _table(rows: int, width: int) -> Tensor:
 class TextNetwork(Network):
     """Subwords to block outputs, and the regression head."""
 
-    def __init__(self, part: PretrainConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`part` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
+    def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
         super().__init__()
-        width, text = part.model.width, part.text
+        width, text = config.model.width, config.text
         self.embedding = Embedding(text.vocab_size, width)
         self.positions = Positions(text.max_tokens, width)
-        self.norm_embeddings = layer_norm(width, PUBLISHED["text"].norm_eps)
-        self._add_transformer(part, FeedForward(width, 2 * width), blocks)
+        self.norm_embeddings = layer_norm(width, config.published.norm_eps)
+        self._add_transformer(config, FeedForward(width, 2 * width), blocks)
         self._initialise()
 
     def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:

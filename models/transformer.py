@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import ModelConfig, PretrainConfig
-from configs.schema_modalities import Published
+from configs.modality_config import ModalityConfig, TransformerConfig
+from configs.published import Published
 from models import kernels
 from models.attention import attend, padding_bias
 from models.dropout import dropout, on_gpu_or_compiled
@@ -115,7 +115,7 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward with their norms; where those stand is the subclasses' matter."""
 
-    def __init__(self, model: ModelConfig, form: Published) -> None:
+    def __init__(self, model: TransformerConfig, form: Published) -> None:
         super().__init__()
         self.norm1 = layer_norm(model.width, form.norm_eps)
         self.attention = Attention(model.width, model.heads, form.key_bias)
@@ -126,7 +126,7 @@ class Block(nn.Module):
 class PreNormBlock(Block):
     """x += path(gamma1 * attention(norm1(x))); x += path(gamma2 * feed_forward(norm2(x)))."""
 
-    def __init__(self, model: ModelConfig, form: Published) -> None:
+    def __init__(self, model: TransformerConfig, form: Published) -> None:
         super().__init__(model, form)
         scaled = model.layer_scale > 0
         self.gamma1 = nn.Parameter(torch.full((model.width,), model.layer_scale)) if scaled else None
@@ -146,7 +146,7 @@ class PreNormBlock(Block):
 class PostNormBlock(Block):
     """x = norm1(alpha * x + attention(x)); x = norm2(alpha * x + feed_forward(x)); alpha is 1, or DeepNorm's."""
 
-    def __init__(self, model: ModelConfig, form: Published) -> None:
+    def __init__(self, model: TransformerConfig, form: Published) -> None:
         super().__init__(model, form)
         self.alpha = deep_norm_alpha(model.layers) if model.norm == "deep" else 1.0
 
@@ -165,7 +165,7 @@ def deep_norm_alpha(layers: int) -> float:
     return (2 * layers) ** 0.25
 
 
-def make_blocks(model: ModelConfig, form: Published) -> nn.ModuleList:
+def make_blocks(model: TransformerConfig, form: Published) -> nn.ModuleList:
     """The blocks of one encoder or of several; `form` says which biases and which epsilon. Not yet initialised."""
     block = PreNormBlock if model.norm == "pre" else PostNormBlock
     return nn.ModuleList(block(model, form) for _ in range(model.layers))
@@ -177,11 +177,11 @@ class Encoder(nn.Module):
     norm: nn.Module | None
 
     def __init__(
-        self, part: PretrainConfig, form: Published, input_norm: bool = False, blocks: nn.ModuleList | None = None
+        self, config: ModalityConfig, form: Published, input_norm: bool = False, blocks: nn.ModuleList | None = None
     ) -> None:
         """input_norm: normalise what comes in. blocks: those of all modalities, which then are no children of this."""
         super().__init__()
-        model = part.model
+        model = config.model
         self.norm = layer_norm(model.width, form.norm_eps) if input_norm else None
         if blocks is None:
             self.blocks = make_blocks(model, form)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.batch import MaskedBatch
 from models.attention import ALIGNMENT
 from models.network import Network
@@ -94,15 +94,15 @@ class VisionNetwork(Network):
 
     prefix = 1  # CLS
 
-    def __init__(self, part: PretrainConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`part` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
+    def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
         super().__init__()
-        width, vision = part.model.width, part.vision
+        width, vision = config.model.width, config.vision
         self.config = vision
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
         self.tokens = Tokens(width)
-        self.positions = RelativePositions(vision.grid, part.model.heads)
-        self._add_transformer(part, nn.Linear(width, width), blocks)
+        self.positions = RelativePositions(vision.grid, config.model.heads)
+        self._add_transformer(config, nn.Linear(width, width), blocks)
         self._initialise()
 
     def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:

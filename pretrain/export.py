@@ -14,6 +14,7 @@ from torch import Tensor
 
 from configs.command import run
 from configs.compose import from_yaml
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_commands import ExportConfig
 from configs.schema_modalities import Modality
@@ -33,10 +34,10 @@ def export(command: ExportConfig) -> tuple[Modality, int]:
         raise ValueError(f"out={out} is not empty: name a new folder, or remove this one")
     config = from_yaml(Path(command.run) / "config.yaml")
     modality = _modality(command, config)
-    part = config.part(modality)
-    layout_of(part)  # refuses before anything is read
+    own = config.for_modality(modality)
+    layout_of(own)  # refuses before anything is read
     state, step = load_weights(Path(command.run), command.weights)
-    _write(out, part_state(state, config, modality), part, Path(command.run) / "tokenizer")
+    _write(out, part_state(state, config, modality), own, Path(command.run) / "tokenizer")
     return modality, step
 
 
@@ -51,13 +52,13 @@ def _modality(command: ExportConfig, config: PretrainConfig) -> Modality:
     return modality
 
 
-def _write(out: Path, state: dict[str, Tensor], part: PretrainConfig, tokenizer: Path) -> None:
+def _write(out: Path, state: dict[str, Tensor], config: ModalityConfig, tokenizer: Path) -> None:
     """Write into a temporary folder beside `out`, then rename it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        save_pretrained(temporary, state, part, tokenizer)
+        save_pretrained(temporary, state, config, tokenizer)
         temporary.replace(out)  # an empty folder may be replaced
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -32,12 +32,12 @@ def check_files(config: PretrainConfig) -> None:
     """Raise ValueError where a key names nothing, or is empty and must not be. A run that resumes needs no `init`."""
     mixture_of(config)  # refuses one without shards
     for modality in config.modalities:
-        part = config.part(modality)
-        if not part.data.shards:
+        own = config.for_modality(modality)
+        if not own.data.shards:
             raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
-        for shards in (part.data.shards, part.probe.train_shards, part.probe.test_shards):
+        for shards in (own.data.shards, own.probe.train_shards, own.probe.test_shards):
             if shards:
-                resolve(shards, folders=Folders(storage_of(part.data)))
+                resolve(shards, folders=Folders(storage_of(own.data)))
     if not config.run.dir:
         raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
     resumes = any((Path(config.run.dir) / "checkpoints").glob("step_*"))
@@ -57,7 +57,7 @@ def is_complete(config: PretrainConfig) -> bool:
     steps = finished_steps(config)
     if steps < max(config.train.steps, 1):
         return False
-    wanted = {modality for modality in config.modalities if config.part(modality).probe.train_shards}
+    wanted = {modality for modality in config.modalities if config.for_modality(modality).probe.train_shards}
     file = Path(config.run.dir) / "metrics.jsonl"
     rows = read_rows(file) if file.is_file() else []
     return wanted <= {row.get("modality", "vision") for row in rows if "knn_top1" in row and row["step"] == steps}
@@ -75,7 +75,7 @@ def main(overrides: list[str]) -> int:
     """Check, prepare, and supervise the run; returns its exit code. Raises ValueError for the user's mistakes."""
     print_help(PretrainConfig, overrides)
     config = compose_pretrain(overrides)
-    demo_sets = [m for m in config.modalities if config.demo and not config.part(m).data.shards]
+    demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     if config.demo:
         overrides = [*overrides, *demo_overrides(config, overrides)]
         config = compose_pretrain(overrides)

@@ -16,6 +16,7 @@ from torch import distributed as dist
 from configs.checks import naming
 from configs.command import run
 from configs.compose import from_yaml
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_commands import ProbeCommandConfig
 from configs.schema_modalities import Modality
@@ -58,26 +59,26 @@ def probes(model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher"
     """
     results = []
     for modality in config.modalities:
-        part = config.part(modality)
-        if part.probe.train_shards:
+        own = config.for_modality(modality)
+        if own.probe.train_shards:
             with naming(config, modality):
-                results.append(probe(model, part, weights))
+                results.append(probe(model, own, weights))
     return results
 
 
-def probe(model: Data2Vec, part: PretrainConfig, weights: Weights = "teacher") -> ProbeResult:
+def probe(model: Data2Vec, config: ModalityConfig, weights: Weights = "teacher") -> ProbeResult:
     """Probe the features of one modality."""
-    (modality,) = part.modalities
+    modality = config.modality
     device = next(model.parameters()).device
-    train, train_labels = labelled_samples(part.probe.train_shards, part, part.probe.train_samples)
-    test, test_labels = labelled_samples(part.probe.test_shards, part, part.probe.test_samples)
+    train, train_labels = labelled_samples(config.probe.train_shards, config, config.probe.train_samples)
+    test, test_labels = labelled_samples(config.probe.test_shards, config, config.probe.test_samples)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
-    own = [features(model, batch, weights, part.batch.micro, device) for batch in (train, test)]
+    own = [features(model, batch, weights, config.batch.micro, device) for batch in (train, test)]
     plain = [values.to(device) for values in baseline(train, test)]
-    knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, part.probe.k) for a, b in (own, plain))
+    knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, config.probe.k) for a, b in (own, plain))
     linear = linear_top1(own[0], train_labels, own[1], test_labels)
     baseline_linear = linear_top1(plain[0], train_labels, plain[1], test_labels, each=modality != "text")
-    return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, part.probe.k, len(train), len(test))
+    return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, config.probe.k, len(train), len(test))
 
 
 def table(results: dict[str, ProbeResult]) -> str:
@@ -95,12 +96,12 @@ def table(results: dict[str, ProbeResult]) -> str:
 def main(command: ProbeCommandConfig) -> None:
     """Print, for each modality, the accuracies of a run's weights, of the untrained network and of the baseline."""
     config = from_yaml(Path(command.run) / "config.yaml")
-    parts = _parts(config, command)
+    probed = _probed(config, command)
     state, step = load_weights(Path(command.run), command.weights)
     model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # as drawn at step 0
-    untrained = [probe(model, part, command.weights) for part in parts]
+    untrained = [probe(model, own, command.weights) for own in probed]
     _load(model, state)
-    trained = [probe(model, part, command.weights) for part in parts]
+    trained = [probe(model, own, command.weights) for own in probed]
     for before, after in zip(untrained, trained, strict=True):
         print(table({"untrained network": before, f"{command.weights} at step {step}": after}))
 
@@ -113,7 +114,7 @@ def _load(model: Data2Vec, state: dict[str, Tensor]) -> None:
         teacher.copy_(state[name])
 
 
-def _parts(config: PretrainConfig, command: ProbeCommandConfig) -> list[PretrainConfig]:
+def _probed(config: PretrainConfig, command: ProbeCommandConfig) -> list[ModalityConfig]:
     """The run's modalities that are probed, with the shards and k that the command names.
 
     Raises ValueError where it is not clear which, or no labelled shards are named.
@@ -124,16 +125,16 @@ def _parts(config: PretrainConfig, command: ProbeCommandConfig) -> list[Pretrain
         raise ValueError(f"modality={command.modality}: the run is of {', '.join(config.modalities)}")
     if named and len(asked) > 1:
         raise ValueError(f"{named}: of which modality? Add modality= and one of {', '.join(config.modalities)}")
-    parts = [_with_shards(config.part(modality), command) for modality in asked]
-    parts = [part for part in parts if part.probe.train_shards and part.probe.test_shards]
-    if not parts:
+    probed = [_with_shards(config.for_modality(modality), command) for modality in asked]
+    probed = [own for own in probed if own.probe.train_shards and own.probe.test_shards]
+    if not probed:
         raise ValueError("the run names no labelled shards: add train_shards=PATTERN test_shards=PATTERN")
-    return parts
+    return probed
 
 
-def _with_shards(part: PretrainConfig, command: ProbeCommandConfig) -> PretrainConfig:
-    train, test = command.train_shards or part.probe.train_shards, command.test_shards or part.probe.test_shards
-    return replace(part, probe=replace(part.probe, k=command.k, train_shards=train, test_shards=test))
+def _with_shards(config: ModalityConfig, command: ProbeCommandConfig) -> ModalityConfig:
+    train, test = command.train_shards or config.probe.train_shards, command.test_shards or config.probe.test_shards
+    return replace(config, probe=replace(config.probe, k=command.k, train_shards=train, test_shards=test))
 
 
 if __name__ == "__main__":

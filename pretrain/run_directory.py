@@ -65,7 +65,7 @@ def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
     """
     if "text" not in config.modalities:
         return
-    index = load_index(config.part("text").data)
+    index = load_index(config.for_modality("text").data)
     if index.tokenizer is None:  # tars that others made
         return
     folder = tokenizer_folder(index)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from configs.checks import naming
 from configs.compose import from_yaml
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.stored_tokenizer import tokenizer_of
@@ -60,23 +61,23 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
     if config.is_mixture and config.mixture.blocks != blocks:
         raise ValueError(f"init={folder} has mixture.blocks={blocks}, here it is another: set mixture.blocks={blocks}")
     for modality in config.modalities:
-        norm, own = theirs.part(modality).model.norm, config.part(modality).model.norm
+        norm, own = theirs.for_modality(modality).model.norm, config.for_modality(modality).model.norm
         if norm != own:
             raise ValueError(
                 f"init={folder} has {norm}-norm {modality} blocks, here they are {own}: set model.norm={norm}"
             )
     if "text" in config.modalities:
         with naming(config, "text"):
-            _check_tokenizer(folder, config.part("text"))
+            _check_tokenizer(folder, config.for_modality("text"))
     weights, step = load_weights(folder, "student")
     if not config.is_mixture:
         weights = part_state(weights, theirs, config.modalities[0])
     return weights, f"student of {folder} at step {step}"
 
 
-def _check_tokenizer(folder: Path, part: PretrainConfig) -> None:
+def _check_tokenizer(folder: Path, config: ModalityConfig) -> None:
     """ValueError where the ids of the shards are not those that the run in `folder` was trained on."""
-    theirs, own = folder / TOKENIZER_NAME, tokenizer_of(part.data)
+    theirs, own = folder / TOKENIZER_NAME, tokenizer_of(config.data)
     if own and theirs.is_dir() and load_tokenizer(theirs).entry != own[0]:
         raise ValueError(
             f"init={folder} was trained with another tokenizer ({theirs}) than that of data.shards ({own[1]}); build "
@@ -87,4 +88,4 @@ def _check_tokenizer(folder: Path, part: PretrainConfig) -> None:
 def _of_huggingface(folder: Path, config: PretrainConfig) -> dict[str, Tensor]:
     if config.is_mixture:
         raise ValueError(f"init={folder} holds one modality: a mixture starts from the run directory of a mixture")
-    return load_pretrained(folder, config.part(config.modalities[0]))
+    return load_pretrained(folder, config.for_modality(config.modalities[0]))

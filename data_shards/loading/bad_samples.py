@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.shards.bad_sample import BadKind, Report
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.schema import BatchConfig, DataConfig, PretrainConfig
+from configs.modality_config import ModalityConfig
+from configs.schema import PretrainConfig
 from configs.schema_commands import BenchConfig
 from configs.schema_modalities import Modality
+from configs.schema_training import BatchConfig, DataConfig
 from data_shards.kinds import modality_of
 from data_shards.loading.loader import MaskedBatchLoader
 from data_shards.loading.microbatch import sample_kind
-from data_shards.order.cursor import longest_sample
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
@@ -63,17 +64,17 @@ def bench(config: BenchConfig) -> Iterator[str]:
     if modality is None:
         names = ", .".join(sorted(members[0]))
         raise ValueError(f"neither images nor recordings nor token ids: .{names}; set modality")
-    part = _part(config, index, modality)
+    run = _run_config(config, index, modality)
     yield f"{index.samples} samples, {modality}; one thread, but for the loader's {config.workers} processes"
     yield HEADER
-    for name, work in _stages(part, index, members):
+    for name, work in _stages(run, index, members):
         yield _measured(name, work, config.seconds).line
     for name, workers in (
         ("read to masked batch, this process", 0),
         (f"loader, workers={config.workers}", config.workers),
     ):
-        loader = MaskedBatchLoader(replace(part, data=replace(part.data, workers=workers)), 0, 1)
-        yield _measured(name, _loading(loader, 1 + workers * part.data.prefetch), config.seconds).line
+        loader = MaskedBatchLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
+        yield _measured(name, _loading(loader, 1 + workers * run.data.prefetch), config.seconds).line
         loader.close()
 
 
@@ -95,23 +96,26 @@ def _held(index: Index) -> list[Members]:
     return held
 
 
-def _part(config: BenchConfig, index: Index, modality: Modality) -> PretrainConfig:
+def _run_config(config: BenchConfig, index: Index, modality: Modality) -> ModalityConfig:
     """The defaults of a run of that modality on these shards, which bad samples do not end."""
     size = min(config.batch, index.samples)
     data = DataConfig(shards=config.shards, max_bad_fraction=1.0, max_bad_streak=2**31)
-    part = PretrainConfig(modality=modality, data=data, batch=BatchConfig(global_=size, micro=size)).part(modality)
+    run = PretrainConfig(modality=modality, data=data, batch=BatchConfig(global_=size, micro=size))
+    own = run.for_modality(modality)
     if not index.tokenizer:
-        return part
-    return replace(part, text=replace(part.text, vocab_size=index.tokenizer.vocab_size))
+        return own
+    return replace(own, text=replace(own.text, vocab_size=index.tokenizer.vocab_size))
 
 
-def _stages(part: PretrainConfig, index: Index, held: list[Members]) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
+def _stages(
+    config: ModalityConfig, index: Index, held: list[Members]
+) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
     """Names of the stages without batches, and their work, without end: samples and bytes of each piece."""
-    kind = sample_kind(part)
-    limit = 0 if part.modality == "vision" else longest_sample(part)
+    kind = sample_kind(config)
+    limit = config.longest or 0
     draws = cycle(np.random.default_rng(0).random((len(held), kind.draws)))
     yield "read, checksum, parse", _reading(index)
-    yield "decode", _each(held, lambda members: _decoded(members, part))
+    yield "decode", _each(held, lambda members: _decoded(members, config))
     yield "decode, augment", _each(held, lambda members: kind.load(members, next(draws), limit))
 
 
@@ -145,10 +149,10 @@ def _works(function: Callable[[Members], object], members: Members) -> bool:
     return True
 
 
-def _decoded(members: Members, part: PretrainConfig) -> object:
-    match part.modality:
+def _decoded(members: Members, config: ModalityConfig) -> object:
+    match config.modality:
         case "vision":
-            return decode(image_bytes(members), part.vision)
+            return decode(image_bytes(members), config.vision)
         case "speech":
             return read_audio(recording_bytes(members))
         case _:

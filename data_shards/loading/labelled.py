@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.schema import Patterns, PretrainConfig
+from configs.modality_config import ModalityConfig
+from configs.schema_training import Patterns
 from data_shards.batch import MaskedBatch
 from data_shards.loading.microbatch import sample_kind
 from data_shards.shards.bad_sample import BadSample
@@ -28,18 +29,18 @@ def _label(members: Members) -> int:
         raise ValueError("no class number (member .cls)") from None
 
 
-def labelled_samples(shards: Patterns, part: PretrainConfig, limit: int) -> tuple[MaskedBatch, Tensor]:
+def labelled_samples(shards: Patterns, config: ModalityConfig, limit: int) -> tuple[MaskedBatch, Tensor]:
     """At most `limit` samples, whole and without masks, and their labels int64 [N], evenly spread over the shards.
 
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
     Unreadable samples are left out with a warning. Raises ValueError where one has no label, or none is readable,
     or where texts have another tokenizer than those of `data.shards`.
     """
-    index = load_index(replace(part.data, shards=shards, weights=None))
-    check_tokenizer(part, index)
+    index = load_index(replace(config.data, shards=shards, weights=None))
+    check_tokenizer(config, index)
     count = min(limit, index.samples)
     sparse = 8 * count < index.samples  # then whole chunks of remote shards are mostly fetched for nothing
-    reader, kind = Reader(index, 1 if sparse else None, part.data.max_sample_mb), sample_kind(part)
+    reader, kind = Reader(index, 1 if sparse else None, config.data.max_sample_mb), sample_kind(config)
     ids, loaded, labels = [], [], []
     for i in range(count):
         sample = i * index.samples // count

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from configs.checks import check_samples, naming
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch
@@ -94,21 +95,21 @@ class _Tells:
 class MaskedBatchLoader(_Tells):
     """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
 
-    def __init__(self, part: PretrainConfig, rank: int, world: int, bad: BadSampleCount | None = None) -> None:
+    def __init__(self, config: ModalityConfig, rank: int, world: int, bad: BadSampleCount | None = None) -> None:
         """Raises ValueError where shards or index are missing, or where masks or batches are impossible."""
-        self._part = part
-        check_samples(part)
-        split = split_step(part, rank, world)
-        self._index = load_index(part.data)
-        check_tokenizer(part, self._index)
-        self._cursor = make_cursor(part, self._index, split)
-        self._plan = steps_of(part, self._index, self._cursor, split)
-        self._bad = bad or BadSampleCount(part.data)
+        self._config = config
+        check_samples(config)
+        split = split_step(config, rank, world)
+        self._index = load_index(config.data)
+        check_tokenizer(config, self._index)
+        self._cursor = make_cursor(config, self._index, split)
+        self._plan = steps_of(config, self._index, self._cursor, split)
+        self._bad = bad or BadSampleCount(config.data)
         self._running: weakref.ref[Generator[list[MaskedBatch], None, None]] | None = None
-        self._context = start_worker_server("data_shards.loading.microbatch") if part.data.workers else None
+        self._context = start_worker_server("data_shards.loading.microbatch") if config.data.workers else None
         self._ahead: ReadAhead | None = None
         self._slots: Slots | None = None
-        positions = self._cursor.order.window * split.lanes_of_node(part.modality == "vision")
+        positions = self._cursor.order.window * split.lanes_of_node(own=config.longest is None)
         for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
             if line:
                 log.warning("%s", line)
@@ -142,16 +143,16 @@ class MaskedBatchLoader(_Tells):
         self.close()
         steps = self._steps(self._start(first_step), first_step)
         if self._context:
-            data = self._part.data
+            data = self._config.data
             self._ahead = start_read_ahead(self._context, self._plan, self._index, self._cursor, data, first_step)
         self._running = weakref.ref(steps)
         return steps
 
     def _start(self, first_step: int) -> Iterator[Loaded | str]:
-        data = self._part.data
-        self._slots = slots_of(self._part)
+        data = self._config.data
+        self._slots = slots_of(self._config)
         loader = DataLoader(
-            MicroBatches(self._index, self._part, self._cursor.order, self._slots),
+            MicroBatches(self._index, self._config, self._cursor.order, self._slots),
             batch_size=None,
             sampler=Requests(self._plan, first_step),
             collate_fn=_as_it_is,
@@ -174,7 +175,7 @@ class MaskedBatchLoader(_Tells):
             except (Unreachable, PermissionError) as error:  # of the sampler: a sidecar in a store
                 raise ValueError(str(error)) from error
             except (RuntimeError, EOFError, OSError) as error:
-                if not self._part.data.workers:
+                if not self._config.data.workers:
                     raise
                 raise LoaderFailed(
                     f"a loader process failed: {error}; where it was killed, memory or /dev/shm may have run out: "
@@ -225,8 +226,7 @@ class MixtureLoader(_Tells):
         self._loaders: dict[Modality, MaskedBatchLoader] = {}
         for modality in config.modalities:
             with naming(config, modality):
-                part = config.part(modality)
-                self._loaders[modality] = MaskedBatchLoader(part, rank, world, self._bad)
+                self._loaders[modality] = MaskedBatchLoader(config.for_modality(modality), rank, world, self._bad)
 
     @property
     def description(self) -> str:
@@ -302,4 +302,4 @@ def open_loader(config: PretrainConfig, rank: int, world: int) -> MaskedBatchLoa
     """The data of a run on one rank. Raises ValueError as the loaders do."""
     if config.is_mixture:
         return MixtureLoader(config, rank, world)
-    return MaskedBatchLoader(config.part(config.modalities[0]), rank, world)
+    return MaskedBatchLoader(config.for_modality(config.modalities[0]), rank, world)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.batch import MaskedBatch
 from data_shards.loading.cost import Cost
 from data_shards.loading.slots import Slots
@@ -66,27 +66,27 @@ class SampleKind(Protocol):
         """The batch of samples that were loaded for evaluation."""
 
 
-def sample_kind(part: PretrainConfig) -> SampleKind:
+def sample_kind(config: ModalityConfig) -> SampleKind:
     """How the samples of the modality are made."""
-    match part.modality:
+    match config.modality:
         case "vision":
-            return Images(part)
+            return Images(config)
         case "speech":
-            return Clips(part)
+            return Clips(config)
         case "text":
-            return Texts(part)
-    raise AssertionError(f"a mixture has no samples of its own: {part.modality}")
+            return Texts(config)
+    raise AssertionError(f"a mixture has no samples of its own: {config.modality}")
 
 
 class MicroBatches(Dataset):
     """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
 
-    def __init__(self, index: Index, part: PretrainConfig, order: OrderConfig, slots: Slots | None = None) -> None:
+    def __init__(self, index: Index, config: ModalityConfig, order: OrderConfig, slots: Slots | None = None) -> None:
         """slots: where workers leave the inputs of their batches."""
         self.slots = slots
         self.seed, self.order = order.seed, order_of(index.counts, order)
-        self.kind = sample_kind(part)
-        self.reader = Reader(index, order.chunk, part.data.max_sample_mb)
+        self.kind = sample_kind(config)
+        self.reader = Reader(index, order.chunk, config.data.max_sample_mb)
         self._read_s = self._decode_s = 0.0
 
     def __getitem__(self, request: Request) -> Loaded | str:

@@ -19,7 +19,7 @@ from multiprocessing.sharedctypes import Synchronized
 
 import numpy as np
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.loading.steps import Steps
 from data_shards.order.cursor import Cursor, local_ranks
 from data_shards.processes import WorkerContext, end_with_parent, without_main

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.batch import WITHIN_MESSAGE, MaskedBatch
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ def out_of_slots(batch: MaskedBatch) -> MaskedBatch:
     return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
 
 
-def slots_of(part: PretrainConfig) -> Slots | None:
+def slots_of(config: ModalityConfig) -> Slots | None:
     """For images, where there are workers. What other modalities cost is not the memory that they travel in."""
-    if part.modality != "vision" or not part.data.workers:
+    if config.longest is not None or not config.data.workers:
         return None
-    size = part.batch.micro * 3 * part.vision.image_size**2
+    size = config.batch.micro * 3 * config.vision.image_size**2
     try:
-        return Slots(part.data.workers, part.data.prefetch, size)
+        return Slots(config.data.workers, config.data.prefetch, size)
     except RuntimeError as error:  # /dev/shm has not so much room, and may have enough for batch after batch
         log.warning("no shared memory that is used again: %s", str(error).partition("\n")[0])
         return None

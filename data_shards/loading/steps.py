@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.order.blend import order_of
 from data_shards.order.cursor import Cursor, StepSplit
 from data_shards.order.length_bins import Bins, Lengths, Step, cut, waiting
@@ -70,12 +70,12 @@ class LaneSteps:
 class BinSteps:
     """Speech and text: a step's samples are of about one length, and micro-batches are cut by length."""
 
-    def __init__(self, bins: Bins, split: StepSplit, part: PretrainConfig) -> None:
-        speech = part.modality == "speech"
-        self.bins, self.split, self.batch = bins, split, part.batch
+    def __init__(self, bins: Bins, split: StepSplit, config: ModalityConfig) -> None:
+        speech = config.modality == "speech"
+        self.bins, self.split, self.batch = bins, split, config.batch
         self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
-        self.crop_to_shortest = speech and part.speech.crop == "shortest"
-        self.same_count = speech and part.speech.mask.same_count
+        self.crop_to_shortest = speech and config.speech.crop == "shortest"
+        self.same_count = speech and config.speech.mask.same_count
         self._waiting: dict[int, float] = {}
 
     def requests(self, step: int) -> list[Request]:
@@ -127,9 +127,9 @@ class BinSteps:
         return np.maximum(lengths, self.fewest)
 
 
-def steps_of(part: PretrainConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
+def steps_of(config: ModalityConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
     """The steps of one modality on one rank."""
     order = order_of(index.counts, cursor.order)
-    if part.modality == "vision":
-        return LaneSteps(order, cursor, split, part.batch.micro)
-    return BinSteps(Bins(order, Lengths(index), cursor), split, part)
+    if config.longest is None:
+        return LaneSteps(order, cursor, split, config.batch.micro)
+    return BinSteps(Bins(order, Lengths(index), cursor), split, config)

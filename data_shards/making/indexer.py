@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Patterns
+from configs.schema_training import Patterns
 from data_shards.files import file_sha256, locked
 from data_shards.kinds import length_of
 from data_shards.making.progress import Progress

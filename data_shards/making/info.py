@@ -7,8 +7,8 @@ from itertools import groupby
 
 import numpy as np
 
-from configs.schema import Patterns
 from configs.schema_modalities import Modality
+from configs.schema_training import Patterns
 from data_shards.kinds import _UNITS, _Unit, modality_of
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import Index, load_index

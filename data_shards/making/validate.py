@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.schema import Patterns
+from configs.schema_training import Patterns
 from data_shards.files import file_sha256
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.making.progress import Progress

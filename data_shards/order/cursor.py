@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configs.checks import Equal, batch_mistake, divisors, resolve_lanes
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.order.blend import order_of
 from data_shards.order.plain import RECIPE, Blend, OrderConfig
 from data_shards.shards.index import Index
@@ -40,13 +40,13 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_SIZE", "1"))  # set by DeepSpeed's launcher
 
 
-def split_step(part: PretrainConfig, rank: int, world: int) -> StepSplit:
+def split_step(config: ModalityConfig, rank: int, world: int) -> StepSplit:
     """The split for one rank. ValueError names the keys that do not fit and lists what would."""
-    batch = part.batch
-    micro = batch.micro if part.modality == "vision" else None  # others cut micro-batches by length
-    if mistake := batch_mistake(batch.global_, micro, part.data.lanes, world, batch.equal):
+    batch = config.batch
+    micro = batch.micro if config.longest is None else None  # others cut micro-batches by length
+    if mistake := batch_mistake(batch.global_, micro, config.data.lanes, world, batch.equal):
         raise ValueError(mistake)
-    lanes = resolve_lanes(batch.global_, part.data.lanes, batch.equal)
+    lanes = resolve_lanes(batch.global_, config.data.lanes, batch.equal)
     return StepSplit(lanes, batch.global_ // lanes, rank, world)
 
 
@@ -129,26 +129,16 @@ def _written(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def longest_sample(part: PretrainConfig) -> int:
-    """Tokens of the longest sample: frames of speech, subwords of text; longer ones are cropped."""
-    match part.modality:
-        case "speech":
-            return part.speech.max_frames
-        case "text":
-            return part.text.max_tokens
-    raise AssertionError(f"{part.modality} has no lengths")
-
-
-def make_cursor(part: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
+def make_cursor(config: ModalityConfig, index: Index, split: StepSplit) -> Cursor:
     """The cursor of a run over `index`. ValueError where the data set is smaller than one batch."""
-    chunk = index.chunk(part.data.chunk_bytes)
-    by_length = part.modality != "vision"
+    chunk = index.chunk(config.data.chunk_bytes)
+    by_length = config.longest is not None
     # A window that is sorted by length holds whole steps.
-    window = -(-part.data.window // split.per_lane) * split.per_lane if by_length else part.data.window
-    weights = part.data.weights
-    blend = Blend(weights, index.items, part.data.epoch) if weights else None
-    order = OrderConfig(part.train.seed, split.lanes, chunk, window, blend)
-    bins = (part.batch.equal, longest_sample(part)) if by_length else (None, None)
+    window = -(-config.data.window // split.per_lane) * split.per_lane if by_length else config.data.window
+    weights = config.data.weights
+    blend = Blend(weights, index.items, config.data.epoch) if weights else None
+    order = OrderConfig(config.seed, split.lanes, chunk, window, blend)
+    bins = (config.batch.equal, config.longest) if by_length else (None, None)
     if blend:
         _check_items(index.counts, order, blend, split.lanes * split.per_lane)
     lane_length = order_of(index.counts, order).lane_length
@@ -156,7 +146,7 @@ def make_cursor(part: PretrainConfig, index: Index, split: StepSplit) -> Cursor:
     if not cursor.steps_per_epoch:
         samples, where = (lane_length * split.lanes, " in an epoch of data.weights") if blend else (index.samples, "")
         raise ValueError(
-            f"data.shards has {samples} samples{where}, fewer than batch.global={part.batch.global_}; "
+            f"data.shards has {samples} samples{where}, fewer than batch.global={config.batch.global_}; "
             f"lower batch.global, or add samples"
         )
     return cursor

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import DataConfig, Patterns
+from configs.schema_training import DataConfig, Patterns
 from data_shards.shards.cache import Cache
 from data_shards.shards.index_file import (
     INDEX_NAME,

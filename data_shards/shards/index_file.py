@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.shards.storage import Storage, beside, is_remote, local_path, storage_of
 
 INDEX_NAME = "index.json"

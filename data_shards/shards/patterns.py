@@ -10,7 +10,7 @@ from pathlib import Path
 
 import braceexpand
 
-from configs.schema import Patterns
+from configs.schema_training import Patterns
 from data_shards.shards.index_file import Folders
 from data_shards.shards.storage import beside, folder_of, is_remote, local_path, name_of
 

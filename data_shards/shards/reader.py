@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.shards.bad_sample import BadSample, Report
 from data_shards.shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
 from data_shards.shards.index import Index

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 
 log = logging.getLogger(__name__)
 

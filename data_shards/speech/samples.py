@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from configs.schema_modalities import SpeechConfig
 from configs.signals import samples_of
 from data_shards.batch import MaskedBatch, frames
@@ -91,8 +91,8 @@ class Clips:
     draws = 1
     """Uniform numbers that loading takes: the crop's place."""
 
-    def __init__(self, part: PretrainConfig) -> None:
-        self.speech, self.seed = part.speech, part.train.seed
+    def __init__(self, config: ModalityConfig) -> None:
+        self.speech, self.seed = config.speech, config.seed
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> Clip:
         """A crop of at most `limit` frames at a random place; BadSample as `decode`."""
@@ -100,7 +100,7 @@ class Clips:
 
     def load_whole(self, members: Members) -> Clip:
         """The same for evaluation: the middle, where it is longer than `speech.max_seconds`."""
-        return self._clip(members, self.speech.max_frames, 0.5)
+        return self._clip(members, self.speech.longest, 0.5)
 
     def _clip(self, members: Members, limit: int, place: float) -> Clip:
         return decode(recording_bytes(members), self.speech, limit, place)

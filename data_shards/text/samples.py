@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from data_shards.batch import PAD, UNK, MaskedBatch
 from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
@@ -29,8 +29,8 @@ class Texts:
     draws = 1
     """Uniform numbers that loading takes: the window's place."""
 
-    def __init__(self, part: PretrainConfig) -> None:
-        self.text, self.seed = part.text, part.train.seed
+    def __init__(self, config: ModalityConfig) -> None:
+        self.text, self.seed = config.text, config.seed
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> np.ndarray:
         """int32 [T <= limit], a window at a random place; BadSample where there are no ids that can be used."""

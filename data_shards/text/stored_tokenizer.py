@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from configs.schema import DataConfig, PretrainConfig
+from configs.modality_config import ModalityConfig
+from configs.schema_training import DataConfig
 from data_shards.files import locked, replacing
 from data_shards.shards.index import Index, common_tokenizer
 from data_shards.shards.index_file import TOKENIZER_NAME, Folders, TokenizerEntry
@@ -58,20 +59,20 @@ def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
     return (entry, _near(folder_of(paths[0]), storage, entry)) if entry else None
 
 
-def check_tokenizer(part: PretrainConfig, index: Index) -> None:
+def check_tokenizer(config: ModalityConfig, index: Index) -> None:
     """ValueError where the ids of the shards, a probe's for instance, are not those of `data.shards` or do not fit
     `text.vocab_size`."""
-    if part.modality != "text" or index.tokenizer is None:
+    if config.modality != "text" or index.tokenizer is None:
         return
-    trained, types = tokenizer_of(part.data), index.tokenizer.vocab_size
+    trained, types = tokenizer_of(config.data), index.tokenizer.vocab_size
     if trained and trained[0] != index.tokenizer:
         raise ValueError(
             f"probe.train_shards and probe.test_shards: {folder_of(index.paths[0])} has another tokenizer than "
             f"data.shards ({trained[1]}); build them with the same one: ./run.sh shards build ... "
             f"tokenizer={trained[1]}"
         )
-    if types != part.text.vocab_size:
+    if types != config.text.vocab_size:
         raise ValueError(
-            f"text.vocab_size={part.text.vocab_size}, but the tokenizer of the shards ({tokenizer_folder(index)}) has "
-            f"{types} types: set text.vocab_size={types}"
+            f"text.vocab_size={config.text.vocab_size}, but the tokenizer of the shards "
+            f"({tokenizer_folder(index)}) has {types} types: set text.vocab_size={types}"
         )

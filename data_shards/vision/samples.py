@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from configs.schema_modalities import VisionConfig
 from data_shards.batch import MaskedBatch
 from data_shards.randomness import Epochs, Stream, uniforms
@@ -185,8 +185,8 @@ class Images:
     draws = CROP_DRAWS + 1
     """Uniform numbers that loading takes: those of the crop, and the flip."""
 
-    def __init__(self, part: PretrainConfig) -> None:
-        self.vision, self.seed = part.vision, part.train.seed
+    def __init__(self, config: ModalityConfig) -> None:
+        self.vision, self.seed = config.vision, config.seed
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> tuple[Tensor, np.ndarray]:
         """As `augment`, `limit` being of no use to images; BadSample where there is no image that can be decoded."""

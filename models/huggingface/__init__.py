@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 from models.huggingface import speech, text, vision
 from models.huggingface.files import read_config, read_weights
 from models.huggingface.layout import Layout
@@ -25,73 +25,75 @@ from models.transformer import deep_norm_alpha
 _BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward.fc2.weight", "feed_forward.fc2.bias")
 
 
-def layout_of(part: PretrainConfig) -> Layout:
+def layout_of(config: ModalityConfig) -> Layout:
     """Where Transformers has the weights of this configuration; ValueError where it has no such model."""
-    match part.modality:
+    match config.modality:
         case "vision":
-            return vision.layout(part)
+            return vision.layout(config)
         case "speech":
-            return speech.layout(part)
+            return speech.layout(config)
         case "text":
-            return text.layout(part)
+            return text.layout(config)
         case _:
-            raise AssertionError(f"{part.modality}: one modality at a time")
+            raise AssertionError(f"{config.modality}: one modality at a time")
 
 
 def save_pretrained(
-    folder: str | Path, student_state: dict[str, Tensor], part: PretrainConfig, tokenizer: Path | None = None
+    folder: str | Path, student_state: dict[str, Tensor], config: ModalityConfig, tokenizer: Path | None = None
 ) -> None:
     """Write model.safetensors, config.json and what turns raw data into the model's inputs.
 
     student_state: named as in a `Data2Vec.student` of one modality. tokenizer: the folder of a text model's tokenizer;
     None leaves it out. ValueError where Transformers has no such model or the tokenizer's files are missing.
     """
-    layout = layout_of(part)
+    layout = layout_of(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in to_huggingface(student_state, part).items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in to_huggingface(student_state, config).items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     _write_json(folder / "config.json", layout.config() | {"dtype": dtype})
-    match part.modality:
+    match config.modality:
         case "vision":
-            _write_json(folder / "preprocessor_config.json", vision.preprocessor(part))
+            _write_json(folder / "preprocessor_config.json", vision.preprocessor(config))
         case "speech":
-            _write_json(folder / "preprocessor_config.json", speech.preprocessor(part))
+            _write_json(folder / "preprocessor_config.json", speech.preprocessor(config))
         case "text" if tokenizer is not None:
-            text.copy_tokenizer(tokenizer, folder, part)
+            text.copy_tokenizer(tokenizer, folder, config)
 
 
-def load_pretrained(folder: str | Path, part: PretrainConfig) -> dict[str, Tensor]:
+def load_pretrained(folder: str | Path, config: ModalityConfig) -> dict[str, Tensor]:
     """A Hugging Face folder -> weights named as in `Data2Vec.student`, without head (and mask vector if it has none).
 
     ValueError where the folder is not the data2vec model of this modality, is of another size than the configuration
     says, or lacks weights.
     """
-    folder, layout = Path(folder), layout_of(part)
+    folder, layout = Path(folder), layout_of(config)
     _check_config(folder, layout)
     theirs = {name.removeprefix(layout.prefix): tensor for name, tensor in read_weights(folder).items()}
-    match part.modality:
+    match config.modality:
         case "vision":
-            vision.check_weights(theirs, folder, part)
+            vision.check_weights(theirs, folder, config)
         case "text":
             theirs = text.without_token_types(theirs)
-    return _from_huggingface(theirs, folder, part)
+    return _from_huggingface(theirs, folder, config)
 
 
-def to_huggingface(state: dict[str, Tensor], part: PretrainConfig) -> dict[str, Tensor]:
+def to_huggingface(state: dict[str, Tensor], config: ModalityConfig) -> dict[str, Tensor]:
     """Our names -> Hugging Face's; the fused projection is cut into query, key and value."""
-    layout, layers = layout_of(part), part.model.layers
-    state = _scaled_branches(state, 1 / _depth_scale(part))
+    layout, layers = layout_of(config), config.model.layers
+    state = _scaled_branches(state, 1 / _depth_scale(config))
     theirs = {their: state[our] for our, their in layout.names(layers).items()}
     for our, group in layout.fused(layers).items():
         # safetensors refuses tensors that share memory
         theirs |= {their: weight.clone() for their, weight in zip(group, state[our].chunk(3), strict=True)}
-    return theirs | (text.no_token_types(part.model.width) if part.modality == "text" else {})
+    return theirs | (text.no_token_types(config.model.width) if config.modality == "text" else {})
 
 
-def _from_huggingface(theirs: dict[str, Tensor], folder: Path, part: PretrainConfig) -> dict[str, Tensor]:
-    layout, layers = layout_of(part), part.model.layers
+def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> dict[str, Tensor]:
+    layout, layers = layout_of(config), config.model.layers
     names, fused = layout.names(layers), layout.fused(layers)
     if layout.optional and names[layout.optional] not in theirs:
         del names[layout.optional]
@@ -100,12 +102,12 @@ def _from_huggingface(theirs: dict[str, Tensor], folder: Path, part: PretrainCon
         raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}: is the file complete?")
     ours = {our: theirs[their] for our, their in names.items()}
     ours |= {our: torch.cat([theirs[their] for their in group]) for our, group in fused.items()}
-    return _scaled_branches(ours, _depth_scale(part))
+    return _scaled_branches(ours, _depth_scale(config))
 
 
-def _depth_scale(part: PretrainConfig) -> float:
+def _depth_scale(config: ModalityConfig) -> float:
     """DeepNorm's factor on the residual stream; 1 in other blocks."""
-    return deep_norm_alpha(part.model.layers) if part.model.norm == "deep" else 1.0
+    return deep_norm_alpha(config.model.layers) if config.model.norm == "deep" else 1.0
 
 
 def _scaled_branches(state: dict[str, Tensor], factor: float) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema import PretrainConfig
+from configs.modality_config import ModalityConfig
 
 
 def module(ours: str, theirs: str) -> dict[str, str]:
@@ -96,9 +96,9 @@ class Layout:
         return {"architectures": [self.model_class], "model_type": self.model_type} | sizes | self.settings
 
 
-def transformer_sizes(part: PretrainConfig) -> dict[str, Size]:
+def transformer_sizes(config: ModalityConfig) -> dict[str, Size]:
     """The sizes that all three have."""
-    model = part.model
+    model = config.model
     return {
         "hidden_size": Size("model.width", model.width, 768),
         "num_hidden_layers": Size("model.layers", model.layers, 12),
@@ -107,10 +107,10 @@ def transformer_sizes(part: PretrainConfig) -> dict[str, Size]:
     }
 
 
-def check_post_norm(part: PretrainConfig, model_class: str) -> None:
+def check_post_norm(config: ModalityConfig, model_class: str) -> None:
     """ValueError unless the blocks normalise after their sums, which is all that `model_class` can."""
-    if part.model.norm not in ("post", "deep"):
+    if config.model.norm not in ("post", "deep"):
         raise ValueError(
-            f"model.norm={part.model.norm}: Transformers' {model_class} normalises after the sums; it holds what was "
+            f"model.norm={config.model.norm}: Transformers' {model_class} normalises after the sums; it holds what was "
             "trained with model.norm=post or deep (a mixture's own with mixture.blocks=separate)"
         )

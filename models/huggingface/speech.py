@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
+from configs.published import PUBLISHED
 from configs.signals import CONV_KERNELS, CONV_STRIDES
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
 
@@ -26,15 +26,21 @@ _BLOCK = BlockLayout(
 )
 
 
-def layout(part: PretrainConfig) -> Layout:
+def layout(config: ModalityConfig) -> Layout:
     """ValueError unless the blocks are post-norm, which is all that the class can."""
-    check_post_norm(part, "Data2VecAudioModel")
+    check_post_norm(config, "Data2VecAudioModel")
     return Layout(
-        "data2vec-audio", "Data2VecAudioModel", _outer(part), _BLOCK, _sizes(part), _settings(part), "masking.vector"
+        "data2vec-audio",
+        "Data2VecAudioModel",
+        _outer(config),
+        _BLOCK,
+        _sizes(config),
+        _settings(config),
+        "masking.vector",
     )
 
 
-def _outer(part: PretrainConfig) -> dict[str, str]:
+def _outer(config: ModalityConfig) -> dict[str, str]:
     names = {
         "masking.vector": "masked_spec_embed",
         **module("projection.norm", "feature_projection.layer_norm"),
@@ -44,14 +50,14 @@ def _outer(part: PretrainConfig) -> dict[str, str]:
     for i in range(len(CONV_KERNELS)):
         ours, theirs = f"feature_encoder.layers.{i}", f"feature_extractor.conv_layers.{i}"
         names |= {f"{ours}.conv.weight": f"{theirs}.conv.weight", **module(f"{ours}.norm", f"{theirs}.layer_norm")}
-    for i in range(part.speech.position_layers):
+    for i in range(config.speech.position_layers):
         names |= module(f"positions.layers.{i}.conv", f"encoder.pos_conv_embed.layers.{i}.conv")
     return names
 
 
-def _sizes(part: PretrainConfig) -> dict[str, Size]:
-    speech, count = part.speech, len(CONV_KERNELS)
-    return transformer_sizes(part) | {
+def _sizes(config: ModalityConfig) -> dict[str, Size]:
+    speech, count = config.speech, len(CONV_KERNELS)
+    return transformer_sizes(config) | {
         "conv_dim": Size("speech.conv_width", [speech.conv_width] * count, [512] * count, lambda widths: widths[0]),
         "conv_kernel": Size("", list(CONV_KERNELS), list(CONV_KERNELS)),
         "conv_stride": Size("", list(CONV_STRIDES), list(CONV_STRIDES)),
@@ -62,24 +68,24 @@ def _sizes(part: PretrainConfig) -> dict[str, Size]:
     }
 
 
-def _settings(part: PretrainConfig) -> dict[str, Any]:
+def _settings(config: ModalityConfig) -> dict[str, Any]:
     """Dropout as in this run, where Transformers' own defaults add some."""
     return {
         "activation_dropout": 0.0,
-        "attention_dropout": part.model.attention_dropout,
+        "attention_dropout": config.model.attention_dropout,
         "feat_extract_activation": "gelu",
         "feat_extract_norm": "layer",
         "feat_proj_dropout": 0.0,
         "hidden_act": "gelu",
-        "hidden_dropout": part.model.dropout,
-        "layer_norm_eps": PUBLISHED["speech"].norm_eps,
-        "layerdrop": part.model.layer_drop,
+        "hidden_dropout": config.model.dropout,
+        "layer_norm_eps": PUBLISHED["v1", "speech"].norm_eps,
+        "layerdrop": config.model.layer_drop,
         "mask_time_length": 10,
         "mask_time_prob": 0.05,  # used in training mode only; at 0 there would be no place for the mask vector
     }
 
 
-def preprocessor(part: PretrainConfig) -> dict[str, Any]:
+def preprocessor(config: ModalityConfig) -> dict[str, Any]:
     """The content of preprocessor_config.json: zero mean and unit variance for each clip."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -88,5 +94,5 @@ def preprocessor(part: PretrainConfig) -> dict[str, Any]:
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": True,
-        "sampling_rate": part.speech.sample_rate,
+        "sampling_rate": config.speech.sample_rate,
     }

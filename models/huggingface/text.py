@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
+from configs.published import PUBLISHED
 from data_shards.batch import BOS, EOS, PAD
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
 from models.text import FIRST_POSITION
@@ -35,27 +35,27 @@ _BLOCK = BlockLayout(
 )
 
 
-def layout(part: PretrainConfig) -> Layout:
+def layout(config: ModalityConfig) -> Layout:
     """ValueError unless the blocks are post-norm, which is all that the class can."""
-    check_post_norm(part, "Data2VecTextModel")
-    tokens = part.text.max_tokens + FIRST_POSITION
-    sizes = transformer_sizes(part) | {
-        "vocab_size": Size("text.vocab_size", part.text.vocab_size, 30522),
+    check_post_norm(config, "Data2VecTextModel")
+    tokens = config.text.max_tokens + FIRST_POSITION
+    sizes = transformer_sizes(config) | {
+        "vocab_size": Size("text.vocab_size", config.text.vocab_size, 30522),
         "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - FIRST_POSITION),
     }
-    return Layout("data2vec-text", "Data2VecTextModel", _OUTER, _BLOCK, sizes, _settings(part))
+    return Layout("data2vec-text", "Data2VecTextModel", _OUTER, _BLOCK, sizes, _settings(config))
 
 
-def _settings(part: PretrainConfig) -> dict[str, Any]:
+def _settings(config: ModalityConfig) -> dict[str, Any]:
     """Transformers' own defaults are BERT's, not RoBERTa's. Dropout as in this run."""
     return {
-        "attention_probs_dropout_prob": part.model.attention_dropout,
+        "attention_probs_dropout_prob": config.model.attention_dropout,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "hidden_act": "gelu",
-        "hidden_dropout_prob": part.model.dropout,
-        "layer_norm_eps": PUBLISHED["text"].norm_eps,
-        "mask_token_id": part.text.vocab_size - 1,
+        "hidden_dropout_prob": config.model.dropout,
+        "layer_norm_eps": PUBLISHED["v1", "text"].norm_eps,
+        "mask_token_id": config.text.vocab_size - 1,
         "pad_token_id": PAD,
         "type_vocab_size": 1,
     }
@@ -75,7 +75,7 @@ def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return theirs | {_POSITIONS: positions}
 
 
-def copy_tokenizer(source: Path, target: Path, part: PretrainConfig) -> None:
+def copy_tokenizer(source: Path, target: Path, config: ModalityConfig) -> None:
     """Copy the tokenizer's files, and say there how long a text may be. ValueError where `source` is no tokenizer."""
     if not (source / "vocab.json").is_file():
         raise ValueError(f"{source} has no vocab.json: put there the files of `tokenizer` beside the shards")
@@ -83,4 +83,4 @@ def copy_tokenizer(source: Path, target: Path, part: PretrainConfig) -> None:
         shutil.copyfile(file, target / file.name)
     settings = target / "tokenizer_config.json"
     known = json.loads(settings.read_text()) if settings.is_file() else {}
-    settings.write_text(json.dumps(known | {"model_max_length": part.text.max_tokens}, indent=2) + "\n")
+    settings.write_text(json.dumps(known | {"model_max_length": config.text.max_tokens}, indent=2) + "\n")

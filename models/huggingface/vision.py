@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from configs.schema import PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.modality_config import ModalityConfig
+from configs.published import PUBLISHED
 from models.huggingface.layout import BlockLayout, Layout, Size, module, transformer_sizes
 
 _TABLE = "encoder.relative_position_bias.relative_position_bias_table"
@@ -28,29 +28,31 @@ _OUTER = {
 }
 
 
-def layout(part: PretrainConfig) -> Layout:
+def layout(config: ModalityConfig) -> Layout:
     """ValueError unless the blocks are pre-norm, which is all that the class can."""
-    if part.model.norm != "pre":
+    if config.model.norm != "pre":
         raise ValueError(
-            f"model.norm={part.model.norm}: Transformers' Data2VecVisionModel normalises before the branches; it holds "
-            "what was trained with model.norm=pre"
+            f"model.norm={config.model.norm}: Transformers' Data2VecVisionModel normalises before the branches; "
+            "it holds what was trained with model.norm=pre"
         )
     projections = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
-    scaled = {"gamma1": "lambda_1", "gamma2": "lambda_2"} if part.model.layer_scale > 0 else {}
-    sizes = transformer_sizes(part) | {
-        "image_size": Size("vision.image_size", part.vision.image_size, 224),
-        "patch_size": Size("vision.patch_size", part.vision.patch_size, 16),
+    scaled = {"gamma1": "lambda_1", "gamma2": "lambda_2"} if config.model.layer_scale > 0 else {}
+    sizes = transformer_sizes(config) | {
+        "image_size": Size("vision.image_size", config.vision.image_size, 224),
+        "patch_size": Size("vision.patch_size", config.vision.patch_size, 16),
     }
     block = BlockLayout("encoder.layer", projections, _MODULES, "qv", scaled)
-    return Layout("data2vec-vision", "Data2VecVisionModel", _OUTER, block, sizes, _settings(part), "tokens.mask")
+    return Layout("data2vec-vision", "Data2VecVisionModel", _OUTER, block, sizes, _settings(config), "tokens.mask")
 
 
-def _settings(part: PretrainConfig) -> dict[str, Any]:
+def _settings(config: ModalityConfig) -> dict[str, Any]:
     """Dropout rates are left to the fine-tuner."""
     return {
         "hidden_act": "gelu",
-        "layer_norm_eps": PUBLISHED["vision"].norm_eps,  # the published config.json says 1e-12, training used 1e-6
-        "layer_scale_init_value": part.model.layer_scale,
+        "layer_norm_eps": PUBLISHED[
+            "v1", "vision"
+        ].norm_eps,  # the published config.json says 1e-12, training used 1e-6
+        "layer_scale_init_value": config.model.layer_scale,
         "num_channels": 3,
         "use_absolute_position_embeddings": False,
         "use_mask_token": True,
@@ -60,9 +62,9 @@ def _settings(part: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def preprocessor(part: PretrainConfig) -> dict[str, Any]:
+def preprocessor(config: ModalityConfig) -> dict[str, Any]:
     """The content of preprocessor_config.json."""
-    size = {"height": part.vision.image_size, "width": part.vision.image_size}
+    size = {"height": config.vision.image_size, "width": config.vision.image_size}
     return {
         "image_processor_type": "BeitImageProcessor",
         "do_resize": True,
@@ -72,17 +74,17 @@ def preprocessor(part: PretrainConfig) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(part.vision.mean),
-        "image_std": list(part.vision.std),
+        "image_mean": list(config.vision.mean),
+        "image_std": list(config.vision.std),
     }
 
 
-def check_weights(theirs: dict[str, Tensor], folder: Path, part: PretrainConfig) -> None:
+def check_weights(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> None:
     """ValueError where a folder's weights, prefix removed, have no place in a model of this configuration."""
     if _TABLE not in theirs and any("relative_position_bias_table" in name for name in theirs):
         raise ValueError(
             f"{folder} has a relative position table in every block (a fine-tuned model); "
             "this one shares a single table: start from a pre-trained folder"
         )
-    if part.model.layer_scale == 0 and "encoder.layer.0.lambda_1" in theirs:
+    if config.model.layer_scale == 0 and "encoder.layer.0.lambda_1" in theirs:
         raise ValueError(f"{folder} has LayerScale, but model.layer_scale is 0: set it above 0, e.g. 1e-4")

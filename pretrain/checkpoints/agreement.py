@@ -13,7 +13,7 @@ from configs.schema_modalities import Modality
 def agreement(config: PretrainConfig) -> dict[str, Any]:
     """What has to be the same in the run that saves and the one that resumes: what the parameters and the order of the
     samples are. Ranks, ZeRO stage, precision and micro-batches are not among it."""
-    parts = [config.part(modality) for modality in config.modalities]
+    configs = [config.for_modality(modality) for modality in config.modalities]
     agreed: dict[str, Any] = {
         "modality": f"[{','.join(config.modalities)}]" if config.is_mixture else config.modality,
         "train.seed": config.train.seed,
@@ -22,8 +22,8 @@ def agreement(config: PretrainConfig) -> dict[str, Any]:
         "model.heads": config.model.heads,
         "model.ffn": config.model.ffn,
         "model.layer_scale > 0": config.model.layer_scale > 0,
-        "model.norm": _common([part.model.norm for part in parts]),
-        "teacher.average": _common([part.teacher.average for part in parts]),
+        "model.norm": _common([own.model.norm for own in configs]),
+        "teacher.average": _common([own.teacher.average for own in configs]),
         "optimizer.decay_rule": config.optimizer.decay_rule,
     }
     if config.is_mixture:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from configs.schema import CheckpointConfig
+from configs.schema_running import CheckpointConfig
 from pretrain.checkpoints.agreement import agreement, check_agreement
 from pretrain.checkpoints.manifest import (
     FileEntry,

@@ -77,7 +77,7 @@ class Engine:
         self.steps = 0
         self.skipped = 0
         self._samples = {modality: torch.zeros((), dtype=torch.int64, device=device) for modality in config.modalities}
-        self._parts = {modality: config.part(modality) for modality in config.modalities}
+        self._configs = {modality: config.for_modality(modality) for modality in config.modalities}
         self.model = model.to(device)
         settings = deepspeed_config(config, distributed.world(), cuda=device.type == "cuda")
         self.optimizer = self._optimizer(settings)
@@ -213,7 +213,7 @@ class Engine:
         return distributed.all_sum(torch.tensor(counts).sum(0).to(self.device))
 
     def _flops(self, batch: MaskedBatch) -> float:
-        return flops(self._parts[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
+        return flops(self._configs[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
 
     def _set_schedules(self) -> tuple[float, float]:
         config = self.config

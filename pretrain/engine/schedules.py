@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.schema import OptimizerConfig, ScheduleConfig, TeacherConfig
+from configs.schema_training import OptimizerConfig, ScheduleConfig, TeacherConfig
 
 
 def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, length: int) -> float:

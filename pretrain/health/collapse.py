@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema import GuardConfig
 from configs.schema_modalities import Modality
+from configs.schema_running import GuardConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec, Weights
 from models.network import real_tokens

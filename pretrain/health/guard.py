@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any, Literal
 
-from configs.schema import GuardConfig
 from configs.schema_modalities import Modality
+from configs.schema_running import GuardConfig
 from pretrain.engine.engine import StepResult
 
 Action = Literal["skipped", "applied", "rollback"]

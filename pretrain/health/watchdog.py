@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from configs.schema import WatchdogConfig
+from configs.schema_running import WatchdogConfig
 from pretrain.engine import distributed
 from pretrain.launching import exits
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.keys import split_override
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.shards.index_file import read_folder_index
@@ -54,18 +55,18 @@ def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
     found = [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
     given = {key for key, _ in map(split_override, overrides)}
     for modality in config.modalities:
-        found += _demo_shards(config.part(modality), f"mixture.{modality}" if config.is_mixture else "", given)
+        found += _demo_shards(config.for_modality(modality), f"mixture.{modality}" if config.is_mixture else "", given)
     return found
 
 
-def _demo_shards(part: PretrainConfig, share: str, given: set[str]) -> list[str]:
+def _demo_shards(config: ModalityConfig, share: str, given: set[str]) -> list[str]:
     """The overrides of one modality; `share` is its section of a mixture."""
-    if part.data.shards:
+    if config.data.shards:
         return []
-    folder, demo = demo_folder(part.modalities[0]), DEMO[part.modalities[0]]
+    folder, demo = demo_folder(config.modality), DEMO[config.modality]
     data, train, test = [f"{share}.{key}" for key in _SHARE_KEYS] if share else _RUN_KEYS
     given = given - {data}
-    if train in given and not part.probe.train_shards:  # the probe is off
+    if train in given and not config.probe.train_shards:  # the probe is off
         given.add(test)
     splits = {data: "train", train: demo.probe, test: "test"}
     return [f"{key}={folder}/{split}-*.tar" for key, split in splits.items() if key not in given]

@@ -142,12 +142,12 @@ def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
 
 def test_weights_of_a_modality_of_a_mixture_are_its_own() -> None:
     config = compose_pretrain(["modality=[vision,text]", "mixture.text.shards=[/a,/b]", "mixture.text.weights=[2,1]"])
-    assert config.part("text").data.weights == (2, 1) and config.part("vision").data.weights is None
+    assert config.for_modality("text").data.weights == (2, 1) and config.for_modality("vision").data.weights is None
     check(config, 2)
     check(compose_pretrain(["data.epoch=source"]), 2)
 
 
 def test_steps_of_equal_tokens_are_of_speech_and_text_alone() -> None:
     config = compose_pretrain(["modality=[vision,text]", "batch.equal=tokens", "batch.global=64"])
-    assert [config.part(modality).batch.equal for modality in ("vision", "text")] == ["samples", "tokens"]
+    assert [config.for_modality(modality).batch.equal for modality in ("vision", "text")] == ["samples", "tokens"]
     check(config, 2)

@@ -96,16 +96,15 @@ def test_modality_and_recipe_choose_each_other(overrides: str, recipe: str, moda
     assert (config.recipe, config.modality) == (recipe, modality)
 
 
-def test_a_part_has_its_modalitys_own_values_where_the_run_says_nothing() -> None:
+def test_a_modality_has_its_published_values_where_the_run_says_nothing() -> None:
     plain = PretrainConfig(modality=("vision", "speech", "text"))
-    parts = [plain.part(modality) for modality in plain.modalities]
-    assert [part.modality for part in parts] == ["vision", "speech", "text"]
-    assert [part.model.norm for part in parts] == ["pre", "pre", "pre"], "shared blocks have one form"
-    assert [(part.teacher.layers, part.teacher.target) for part in parts] == [(6, "block"), (8, "ffn"), (10, "ffn")]
-    assert [part.teacher.average for part in parts] == ["all", "transformer", "blocks"]
-    assert [(part.loss.beta, part.loss.reduction) for part in parts] == [(2, "mean"), (0, "sqrt"), (4, "sum")]
-    assert all(part.part(part.modalities[0]) == part for part in parts)
-    alone = PretrainConfig(modality="speech").part("speech")
+    configs = [plain.for_modality(modality) for modality in plain.modalities]
+    assert [own.modality for own in configs] == ["vision", "speech", "text"]
+    assert [own.model.norm for own in configs] == ["pre", "pre", "pre"], "shared blocks have one form"
+    assert [(own.teacher.layers, own.teacher.target) for own in configs] == [(6, "block"), (8, "ffn"), (10, "ffn")]
+    assert [own.teacher.average for own in configs] == ["all", "transformer", "blocks"]
+    assert [(own.loss.beta, own.loss.reduction) for own in configs] == [(2, "mean"), (0, "sqrt"), (4, "sum")]
+    alone = PretrainConfig(modality="speech").for_modality("speech")
     assert (alone.model.norm, alone.model.dropout, alone.teacher.block_norm) == ("post", 0.1, "instance")
 
 
@@ -114,7 +113,7 @@ def test_the_runs_word_and_the_mixtures_share_win() -> None:
         ["modality=[vision,text]", "mixture.text.shards=/t", "mixture.text.global=4", "teacher.layers=2", "loss.beta=1",
          "model.dropout=0.2", "mixture.blocks=separate", "batch.global=64", "mixture.vision.weight=3"]
     )  # fmt: skip
-    vision, text = config.part("vision"), config.part("text")
+    vision, text = config.for_modality("vision"), config.for_modality("text")
     assert (text.data.shards, text.batch.global_, vision.data.shards, vision.batch.global_) == ("/t", 4, "", 64)
     assert [(p.teacher.layers, p.loss.beta, p.model.dropout) for p in (vision, text)] == [(2, 1, 0.2)] * 2
     assert [p.model.norm for p in (vision, text)] == ["pre", "post"], "separate blocks are each as published"

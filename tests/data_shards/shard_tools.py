@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from configs.schema import BatchConfig, DataConfig, MixtureConfig, MixturePart, PretrainConfig, TrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_commands import BuildConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
+from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, MixturePart, TrainConfig
 from data_shards.batch import BOS, EOS, UNK
 from data_shards.making.build import build
 from data_shards.making.writer import save_folder_index, write_shard

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.loading.bad_samples import BadSampleCount
 from data_shards.shards.bad_sample import Report
 

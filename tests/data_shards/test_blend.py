@@ -12,6 +12,7 @@ from data_shards.order.cursor import make_cursor, split_step
 from data_shards.order.plain import Blend, OrderConfig
 from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import make_shards, small_config
+from tests.own import own
 
 COUNTS = np.array([100, 0, 37, 250, 1, 30])  # items of 137 and 281 samples
 LANES = np.arange(6)
@@ -118,6 +119,6 @@ def test_an_item_of_too_few_samples(folders, tmp_path):
 def test_order_of_one_data_set_has_no_blend(folders):
     config = config_of(folders, weights=None)
     index = load_index(config.data)
-    cursor = make_cursor(config, index, split_step(config, 0, 1))
+    cursor = make_cursor(own(config), index, split_step(own(config), 0, 1))
     draw = order_of(index.counts, cursor.order).draw(2, np.arange(4), 0, 10)
     assert (draw.epochs == 2).all() and len(np.unique(draw.samples)) == 40

@@ -3,6 +3,7 @@ import pytest
 from data_shards.order.cursor import make_cursor, split_step
 from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import make_shards, small_config
+from tests.own import own
 
 
 def config_of(batch, micro, lanes=None):
@@ -10,15 +11,15 @@ def config_of(batch, micro, lanes=None):
 
 
 def test_a_split_partitions_the_lanes():
-    splits = [split_step(config_of(24, 2, 12), rank, 3) for rank in range(3)]
+    splits = [split_step(own(config_of(24, 2, 12)), rank, 3) for rank in range(3)]
     assert [lane for split in splits for lane in split.rank_lanes] == list(range(12))
     assert {split.per_lane for split in splits} == {2}
 
 
 def test_lanes_are_chosen_from_the_batch():
-    assert split_step(config_of(64, 8), 0, 1).lanes == 64
-    assert split_step(config_of(2048, 8), 0, 1).lanes == 512
-    assert split_step(config_of(1536, 8), 0, 2).lanes == 768
+    assert split_step(own(config_of(64, 8)), 0, 1).lanes == 64
+    assert split_step(own(config_of(2048, 8)), 0, 1).lanes == 512
+    assert split_step(own(config_of(1536, 8)), 0, 2).lanes == 768
 
 
 @pytest.mark.parametrize(
@@ -32,13 +33,13 @@ def test_lanes_are_chosen_from_the_batch():
 )
 def test_impossible_splits_list_what_is_legal(batch, micro, lanes, world, words):
     with pytest.raises(ValueError) as error:
-        split_step(config_of(batch, micro, lanes), 0, world)
+        split_step(own(config_of(batch, micro, lanes)), 0, world)
     assert all(word in str(error.value) for word in words)
 
 
 def cursor_of(tmp_path, **keys):
     config = small_config(make_shards(tmp_path / "shards", (30, 11)), **keys)
-    return make_cursor(config, load_index(config.data.shards), split_step(config, 0, 1))
+    return make_cursor(own(config), load_index(config.data.shards), split_step(own(config), 0, 1))
 
 
 def test_positions(tmp_path):

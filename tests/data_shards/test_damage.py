@@ -16,6 +16,7 @@ from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import encoded, flip_byte, make_shards, small_config
+from tests.own import own
 
 SAMPLES = 8
 ROW = 5
@@ -136,7 +137,7 @@ def test_a_run_names_what_is_lost_and_replaces_it_alike_on_all_ranks(tmp_path, c
             bad.add(sample)
     assert bad == lost
     config = small_config(pattern, lanes=2, window=12, max_bad_samples=1000)
-    loaders = [MaskedBatchLoader(config, rank, 2) for rank in range(2)]
+    loaders = [MaskedBatchLoader(own(config), rank, 2) for rank in range(2)]
     assert {loader.steps_per_epoch for loader in loaders} == {3}
     for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), 6):
         found = [int(sample) for step in ranks for batch in step for sample in batch.sample_ids]

@@ -19,6 +19,7 @@ from data_shards.sources import demo_speech, demo_text
 from data_shards.speech.audio import read_audio
 from data_shards.text.tokens import read_tokens
 from tests.data_shards.shard_tools import clip, small_config
+from tests.own import own
 
 
 def write_images(folder, train=30, test=10):
@@ -69,7 +70,7 @@ def test_images_from_a_folder(tmp_path):
     lines = build(BuildConfig(source="demo", input=str(folder), output=str(tmp_path / "out"), workers=1))
     assert f"Fashion-MNIST, 30 + 10, from {folder}" in lines[0]
     assert load_index(f"{tmp_path}/out/train-*.tar").classes[9] == "Ankle boot"
-    images, labels = labelled_samples(f"{tmp_path}/out/test-*.tar", small_config(""), 100)
+    images, labels = labelled_samples(f"{tmp_path}/out/test-*.tar", own(small_config("")), 100)
     expected = demo.read_idx(folder / "t10k-images-idx3-ubyte.gz")
     for image, label in zip(images.inputs.numpy(), labels.tolist(), strict=True):  # untouched by the transform
         assert np.array_equal(image, np.repeat(expected[label][None], 3, axis=0))

@@ -18,6 +18,7 @@ from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.tar import parse_sample, scan
 from tests.data_shards.shard_tools import make_shards, small_config
+from tests.own import own
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 SPECIAL = [
@@ -79,7 +80,7 @@ def outcome(shards: Path, config: PretrainConfig, originals: dict[int, Sample], 
     reader.close()
     if batch:
         try:
-            next(MaskedBatchLoader(config, 0, 1).steps(0))
+            next(MaskedBatchLoader(own(config), 0, 1).steps(0))
         except ValueError as error:
             assert "\n" not in str(error), error
             return "stopped"

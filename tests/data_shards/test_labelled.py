@@ -13,21 +13,22 @@ from data_shards.shards.index_file import FolderIndex, TokenizerEntry, read_fold
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import TEXT, flip_byte, make_shards, small_config
+from tests.own import own
 
 
 def test_images_are_spread_over_the_shards_and_carry_their_labels(tmp_path):
     pattern = make_shards(tmp_path, (10, 10, 10))
-    batch, labels = labelled_samples(pattern, small_config(""), 6)
+    batch, labels = labelled_samples(pattern, own(small_config("")), 6)
     assert batch.inputs.shape == (6, 3, 28, 28) and batch.inputs.dtype == torch.uint8
     assert batch.mask.shape == (6, 49) and not batch.mask.any() and batch.sample_ids.tolist() == [0, 5, 10, 15, 20, 25]
     assert labels.tolist() == [i % 3 for i in (0, 5, 10, 15, 20, 25)] and labels.dtype == torch.int64
-    assert len(labelled_samples(pattern, small_config(""), 100)[1]) == 30
+    assert len(labelled_samples(pattern, own(small_config("")), 100)[1]) == 30
 
 
 def test_clips_and_texts_are_whole_and_padded_to_the_longest(tmp_path):
     for modality in ("speech", "text"):
         pattern = make_shards(tmp_path / modality, (10, 10), modality=modality)
-        batch, labels = labelled_samples(pattern, small_config("", modality=modality), 20)
+        batch, labels = labelled_samples(pattern, own(small_config("", modality=modality)), 20)
         index = load_index(pattern)
         stored = [int(n) for shard in range(len(index.paths)) for n in index.rows(shard)["length"]]
         longest = {"speech": 24, "text": 12}[modality]
@@ -45,7 +46,7 @@ def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
     shard = tmp_path / "train-000000.tar"
     flip_byte(shard, int(read_rows(shard)["offset"][2]) + 1600)
     with caplog.at_level(logging.WARNING):
-        assert labelled_samples(pattern, small_config(""), 4)[1].tolist() == [0, 1, 0]
+        assert labelled_samples(pattern, own(small_config("")), 4)[1].tolist() == [0, 1, 0]
     assert "'000002' (row 2)" in caplog.text
 
 
@@ -53,16 +54,16 @@ def test_texts_of_another_tokenizer_are_refused(tmp_path):
     """Of as many types too: their ids mean other subwords."""
     train, test = (make_shards(tmp_path / name, (4,), modality="text") for name in ("train", "test"))
     config = small_config(train, modality="text")
-    assert len(labelled_samples(test, config, 4)[1]) == 4
+    assert len(labelled_samples(test, own(config), 4)[1]) == 4
     entry = TokenizerEntry("1" * 64, TEXT.vocab_size)
     save_folder_index(tmp_path / "test", replace(read_folder_index(tmp_path / "test"), tokenizer=entry))
     remedy = f"{tmp_path}/test has another tokenizer than data.shards .*tokenizer={tmp_path}/train/tokenizer"
     with pytest.raises(ValueError, match=f"probe.train_shards and probe.test_shards: {remedy}"):
-        labelled_samples(test, config, 4)
+        labelled_samples(test, own(config), 4)
     elsewhere = small_config(f"{tmp_path}/gone/*.tar", modality="text")  # training's shards need not be there
-    assert len(labelled_samples(test, elsewhere, 4)[1]) == 4
+    assert len(labelled_samples(test, own(elsewhere), 4)[1]) == 4
     with pytest.raises(ValueError, match=r"text\.vocab_size=400, but .*test/tokenizer\) has 300 types"):
-        labelled_samples(test, replace(elsewhere, text=replace(TEXT, vocab_size=400)), 4)
+        labelled_samples(test, own(replace(elsewhere, text=replace(TEXT, vocab_size=400))), 4)
 
 
 def test_shards_without_labels_are_refused(tmp_path):
@@ -71,4 +72,4 @@ def test_shards_without_labels_are_refused(tmp_path):
     entry = write_shard(tmp_path / "flat-000000.tar", [("a", {"jpg": jpg})])
     save_folder_index(tmp_path, FolderIndex((entry,)))
     with pytest.raises(ValueError, match=r"no class number.*labels"):
-        labelled_samples(f"{tmp_path}/flat-*.tar", small_config(""), 2)
+        labelled_samples(f"{tmp_path}/flat-*.tar", own(small_config("")), 2)

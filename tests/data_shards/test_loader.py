@@ -22,6 +22,7 @@ from data_shards.loading.microbatch import MicroBatches
 from data_shards.order.plain import EpochOrder
 from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
+from tests.own import own
 
 
 def real_part(batch, i):
@@ -75,7 +76,7 @@ def reference(of_modality):
 
 
 def test_shapes_and_types(shards):
-    (batch, _), *_ = islice(MaskedBatchLoader(small_config(shards), 0, 1).steps(0), 1)
+    (batch, _), *_ = islice(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0), 1)
     assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last), "stacked without moving the channels"
     assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
@@ -159,7 +160,7 @@ def test_a_bad_sample_is_replaced_by_the_next_of_its_window(tmp_path, caplog, mo
 
 
 def test_only_replacements_of_consumed_steps_count(damaged):
-    loader = MaskedBatchLoader(small_config(damaged, workers=1, prefetch=8), 0, 1)
+    loader = MaskedBatchLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
     counts = []
     for step in islice(loader.steps(0), 8):
         assert sum(map(len, step)) == 8
@@ -173,7 +174,7 @@ def test_what_a_step_cost(of_modality, workers):
     next(loader.steps(0))
     samples, *seconds, read, hits, misses = loader.cost
     assert samples == 4 and min(seconds) > 0 and read > 4 * 1024 and (hits, misses) == (0, 0)
-    assert 0 <= loader.waiting < 1 and (loader.waiting == 0 or loader._part.modality != "vision")
+    assert 0 <= loader.waiting < 1 and (loader.waiting == 0 or loader._config.modality != "vision")
     loader.close()
 
 
@@ -186,7 +187,7 @@ def test_kinds_of_bad_samples(damaged):
 
 def test_counts_of_an_earlier_process_are_carried_on(damaged):
     config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
-    first, second = (MaskedBatchLoader(config, 0, 1) for _ in range(2))
+    first, second = (MaskedBatchLoader(own(config), 0, 1) for _ in range(2))
     for _ in islice(first.steps(0), 8):
         pass
     assert first.bad_counts == (1, 64)
@@ -202,7 +203,7 @@ def test_counts_of_an_earlier_process_are_carried_on(damaged):
 def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
     config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
     with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
-        for _ in islice(MaskedBatchLoader(config, 0, 1).steps(0), 8):
+        for _ in islice(MaskedBatchLoader(own(config), 0, 1).steps(0), 8):
             pass
 
 
@@ -211,7 +212,7 @@ def test_shards_without_any_usable_image_end_with_their_name(tmp_path, workers):
     pattern = make_shards(tmp_path, (16,))
     shard = tmp_path / "train-000000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
-    loader = MaskedBatchLoader(small_config(pattern, workers=workers), 0, 1)
+    loader = MaskedBatchLoader(own(small_config(pattern, workers=workers)), 0, 1)
     with pytest.raises(ValueError, match=r"no usable sample among .*train-000000\.tar"):
         next(loader.steps(0))
 
@@ -243,7 +244,7 @@ def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
     for rank in (1, 0):
         assert not caplog.text
         with caplog.at_level(logging.WARNING):
-            MaskedBatchLoader(small_config(pattern), rank, 2)
+            MaskedBatchLoader(own(small_config(pattern)), rank, 2)
     assert "train-000001.tar is empty" in caplog.text
 
 
@@ -254,14 +255,14 @@ def test_without_workers_an_error_is_no_failed_process(shards, monkeypatch, erro
 
     monkeypatch.setattr(MicroBatches, "__getitem__", fail)
     with pytest.raises(error, match="^out of order$"):
-        next(MaskedBatchLoader(small_config(shards), 0, 1).steps(0))
+        next(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0))
 
 
 def test_impossible_masks_are_refused(shards):
     config = small_config(shards)
     vision = replace(config.vision, mask=replace(config.vision.mask, patches=49))
     with pytest.raises(ValueError, match=r"vision\.mask\.patches=49 must be below"):
-        MaskedBatchLoader(replace(config, vision=vision), 0, 1)
+        MaskedBatchLoader(own(replace(config, vision=vision)), 0, 1)
 
 
 def workers():
@@ -271,7 +272,7 @@ def workers():
 
 def test_a_killed_worker_is_an_error_and_no_hang(shards):
     others = workers()
-    steps = MaskedBatchLoader(small_config(shards, workers=1), 0, 1).steps(0)
+    steps = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1).steps(0)
     next(steps)
     [worker] = workers() - others
     os.kill(worker.pid, signal.SIGKILL)
@@ -335,7 +336,7 @@ def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
 
 
 def test_without_its_read_ahead_process_a_run_goes_on(shards):
-    loader = MaskedBatchLoader(small_config(shards, workers=1), 0, 1)
+    loader = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1)
     steps = loader.steps(0)
     process = loader._ahead._process
     process.kill()

@@ -25,6 +25,7 @@ from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 from tests.data_shards.test_cache import size_of
+from tests.own import own
 
 COUNTS = (30, 0, 17, 23)
 CHUNK = 16_384  # bytes: some five samples
@@ -51,7 +52,7 @@ def config(tmp_path, store):
 
 def ids(config, steps, world=1):
     """Samples of each step."""
-    loaders = [MaskedBatchLoader(config, rank, world) for rank in range(world)]
+    loaders = [MaskedBatchLoader(own(config), rank, world) for rank in range(world)]
     runs = [loader.steps(0) for loader in loaders]
     found = [
         [int(i) for batches in step for batch in batches for i in batch.sample_ids]
@@ -72,7 +73,7 @@ def test_an_epoch_over_a_store_that_fails_is_complete_and_read_once(
 ):
     store.every = 10
     local = small_config(str(tmp_path / "store"), chunk_bytes=CHUNK)
-    steps = MaskedBatchLoader(local, 0, 1).steps_per_epoch
+    steps = MaskedBatchLoader(own(local), 0, 1).steps_per_epoch
     found, bad = ids(config(workers=workers, read_ahead_mb=read_ahead_mb), steps, world)
     assert (found, bad) == (ids(local, steps)[0], 0)
     assert store.failed > 0
@@ -106,7 +107,7 @@ def test_a_damaged_sidecar_in_the_cache_is_fetched_again(config, store, tmp_path
 
 def test_a_store_that_stops_answering_ends_the_run_and_replaces_nothing(config, store):
     data = replace(config().data, retries=1, timeout_s=0.3)
-    loader = MaskedBatchLoader(replace(config(), data=data), 0, 1)
+    loader = MaskedBatchLoader(own(replace(config(), data=data)), 0, 1)
     steps = loader.steps(0)
     next(steps)
     store.every, store.numbers = 1, itertools.repeat(0)  # 500 from now on
@@ -272,6 +273,6 @@ def test_text_and_probes_from_a_store(tmp_path):
             entry.vocab_size == 300
             and (folder / "merges.txt").read_bytes() == (tmp_path / "store" / "tokenizer" / "merges.txt").read_bytes()
         )
-        batch, labels = labelled_samples(store.url, config, 10)
+        batch, labels = labelled_samples(store.url, own(config), 10)
     assert len(batch) == len(labels) == 10
     assert np.array_equal(batch.sample_ids.numpy(), np.arange(0, 20, 2))

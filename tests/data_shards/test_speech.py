@@ -17,8 +17,9 @@ from data_shards.shards.sidecar import sidecar
 from data_shards.speech.audio import flac, read_audio
 from data_shards.speech.samples import Clips, crop_of, decode, statistics
 from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
+from tests.own import own
 
-CLIPS = Clips(small_config("", modality="speech"))
+CLIPS = Clips(own(small_config("", modality="speech")))
 
 
 def shards_of(folder, samples):
@@ -86,7 +87,7 @@ def test_the_shortest_clip_that_can_be_used():
 def test_normalised_over_the_crop_it_is_the_same_crop(samples):
     members, draws = {"flac": clip(3, samples)}, np.array([0.3])
     whole = CLIPS.load(members, draws, 12)
-    alone = Clips(with_speech(small_config("", modality="speech"), normalise="crop")).load(members, draws, 12)
+    alone = Clips(own(with_speech(small_config("", modality="speech"), normalise="crop"))).load(members, draws, 12)
     assert np.array_equal(alone.samples, whole.samples)
     assert alone.scale == statistics(whole.samples) != whole.scale == statistics(read_audio(members["flac"]))
     with pytest.raises(BadSample, match="719 samples") as error:

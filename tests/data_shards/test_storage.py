@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from configs.schema import DataConfig
+from configs.schema_training import DataConfig
 from data_shards.shards import storage as storage_module
 from data_shards.shards.storage import (
     CutOff,

@@ -11,8 +11,9 @@ from data_shards.shards.bad_sample import BadSample
 from data_shards.text.samples import Texts, window
 from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, make_shards, small_config, text_ids
+from tests.own import own
 
-TEXTS = Texts(small_config("", modality="text"))
+TEXTS = Texts(own(small_config("", modality="text")))
 
 
 def load(ids, limit=12, place=0.5):

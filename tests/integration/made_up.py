@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, PAD, UNK, MaskedBatch
@@ -40,7 +41,7 @@ def tiny(kind: str, size: int, micro: int) -> list[str]:
 def micro_batches(config: PretrainConfig, step: int) -> list[MaskedBatch]:
     """This rank's part of a step's samples; for speech and text the micro-batches are of different sizes."""
     modality, _ = mixture_of(config).locate(step)
-    part = config.part(modality)
+    part = config.for_modality(modality)
     generator = torch.Generator().manual_seed(step)
     match modality:
         case "vision":
@@ -53,8 +54,8 @@ def micro_batches(config: PretrainConfig, step: int) -> list[MaskedBatch]:
     return [batch.take(rows) for rows in own.split(part.batch.micro)]
 
 
-def _images(part: PretrainConfig, generator: torch.Generator) -> MaskedBatch:
-    vision, count = part.vision, part.batch.global_
+def _images(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
+    vision, count = config.vision, config.batch.global_
     shape = (count, 3, vision.image_size, vision.image_size)
     inputs = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     mask = torch.zeros(count, vision.tokens, dtype=torch.bool)
@@ -65,8 +66,8 @@ def _images(part: PretrainConfig, generator: torch.Generator) -> MaskedBatch:
     return MaskedBatch("vision", inputs, mask, lengths, torch.arange(count), torch.eye(3, 4).repeat(count, 1, 1))
 
 
-def _clips(part: PretrainConfig, generator: torch.Generator) -> MaskedBatch:
-    count, longest = part.batch.global_, part.speech.max_frames
+def _clips(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
+    count, longest = config.batch.global_, config.speech.longest
     lengths = torch.randint(6, longest + 1, (count,), generator=generator)
     noise = 2000 * torch.randn(count, samples_of(longest), generator=generator)
     mask = _some(count, longest, lengths, generator)
@@ -74,8 +75,8 @@ def _clips(part: PretrainConfig, generator: torch.Generator) -> MaskedBatch:
     return MaskedBatch("speech", noise.to(torch.int16), mask, lengths, torch.arange(count), scale=scale)
 
 
-def _texts(part: PretrainConfig, generator: torch.Generator) -> MaskedBatch:
-    text, count = part.text, part.batch.global_
+def _texts(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
+    text, count = config.text, config.batch.global_
     lengths = torch.randint(4, text.max_tokens + 1, (count,), generator=generator)
     inputs = torch.randint(UNK + 1, text.vocab_size - 1, (count, text.max_tokens), generator=generator).int()
     place = torch.arange(text.max_tokens)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from configs.schema import ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
+from configs.schema_training import ModelConfig, TeacherConfig
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.schema import LossConfig, OptimizerConfig, PretrainConfig, TeacherConfig
+from configs.schema import PretrainConfig
+from configs.schema_training import LossConfig, OptimizerConfig, TeacherConfig
 from models import transformer
 from models.data2vec import Data2Vec, average, masked_rows, parameter_groups, regression_loss
 from models.statistics import std_from_moments

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import MixtureConfig, ModelConfig, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_training import MixtureConfig, ModelConfig
 from models.data2vec import Data2Vec
 from models.flops import flops, parameters
 from tests.models.common import MODALITIES, base_config, random_batch, tiny_config
@@ -48,18 +49,18 @@ def test_flops_are_those_that_torch_counts(modality, average):
         Data2Vec(config).eval()(batch, torch.tensor(24)).loss.backward()
     colour = 2 * 3 * 3 * 16 * 16 if modality == "vision" else 0  # products that are not the model's: the colour map,
     moments = 2 * 2 * 2 * 6 * 32  # and the sums over targets and predictions
-    expected = flops(config.part(modality), [tokens] * 4, [6] * 4)
+    expected = flops(config.for_modality(modality), [tokens] * 4, [6] * 4)
     assert counter.get_total_flops() == expected + 4 * (colour + moments)
 
 
 def test_samples_add_up_and_padding_costs_nothing():
-    part = tiny_config(modality="speech").part("speech")
+    part = tiny_config(modality="speech").for_modality("speech")
     assert flops(part, [10, 15], [3, 5]) == flops(part, [10], [3]) + flops(part, [15], [5])
 
 
 def test_depth_that_is_dropped_is_saved():
     def of(**model) -> float:
-        return flops(base_config(**model).part("vision"), [196], [120])
+        return flops(base_config(**model).for_modality("vision"), [196], [120])
 
     assert 0.89 < of(drop_path=0.25) / of() < 0.91  # an eighth of three quarters
     assert 0.96 < of(layer_drop=0.05) / of() < 0.97

@@ -89,7 +89,7 @@ def pair(folder, config: PretrainConfig, std: float) -> tuple[Network, torch.nn.
     config.speech.leaky_positions = True
     network = Data2Vec(config).eval().student
     randomise(network, std=std)
-    save_pretrained(folder, network.state_dict(), config.part(config.modality))
+    save_pretrained(folder, network.state_dict(), config.for_modality(config.modality))
     theirs, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     assert {name.split(".")[0] for name in report["missing_keys"]} <= {"pooler"} and not report["unexpected_keys"]
     return network, theirs.eval()

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.schema import MixtureConfig, ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES, TextConfig
+from configs.schema_training import MixtureConfig, ModelConfig, TeacherConfig
 from data_shards.text.tokenizer import Tokenizer, train_tokenizer
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained, save_pretrained
 from tests.models.common import randomise, tiny_config
+from tests.own import own
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,14 +26,14 @@ POOLER = {"pooler.dense.weight", "pooler.dense.bias"}
 each_modality = pytest.mark.parametrize("modality", MODALITIES)
 
 
-def part(modality, **model) -> PretrainConfig:
-    return tiny_config(modality=modality, **model).part(modality)
+def tiny(modality, **model) -> PretrainConfig:
+    return tiny_config(modality=modality, **model)
 
 
 def exported(folder, config: PretrainConfig) -> Data2Vec:
     model = Data2Vec(config).eval()
     randomise(model.student)
-    save_pretrained(folder, model.student.state_dict(), config)
+    save_pretrained(folder, model.student.state_dict(), own(config))
     return model
 
 
@@ -42,15 +44,15 @@ def edit_config(folder, **changes) -> None:
 
 @each_modality
 def test_round_trip_is_exact(tmp_path, modality):
-    state = exported(tmp_path, part(modality)).student.state_dict()
-    loaded = load_pretrained(tmp_path, part(modality))
+    state = exported(tmp_path, tiny(modality)).student.state_dict()
+    loaded = load_pretrained(tmp_path, own(tiny(modality)))
     assert not set(loaded) - set(state) and all(name.startswith("head.") for name in set(state) - set(loaded))
     assert all(torch.equal(loaded[name], state[name]) for name in loaded)
 
 
 @each_modality
 def test_transformers_takes_every_weight(tmp_path, modality):
-    exported(tmp_path, part(modality))
+    exported(tmp_path, tiny(modality))
     model, report = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == CLASSES[modality]
     assert report["missing_keys"] == (POOLER if modality == "text" else set())
@@ -58,7 +60,7 @@ def test_transformers_takes_every_weight(tmp_path, modality):
 
 
 def test_configuration_of_vision(tmp_path):
-    exported(tmp_path, part("vision"))
+    exported(tmp_path, tiny("vision"))
     written = transformers.AutoConfig.from_pretrained(tmp_path)
     assert written.layer_norm_eps == 1e-6 and written.use_shared_relative_position_bias and written.use_mask_token
     assert not written.use_mean_pooling and written.layer_scale_init_value == 1e-4
@@ -72,7 +74,7 @@ def test_configuration_of_speech(tmp_path):
         model=ModelConfig(layers=1, width=768, heads=12, ffn=8),
         teacher=TeacherConfig(layers=1),
     )
-    exported(tmp_path, published.part("speech"))
+    exported(tmp_path, published)
     written = transformers.AutoModel.from_pretrained(tmp_path).encoder.pos_conv_embed.layers
     assert [(c.conv.kernel_size, c.conv.groups, c.conv.padding) for c in written] == [((19,), 16, (9,))] * 5
     written = transformers.AutoConfig.from_pretrained(tmp_path)
@@ -81,7 +83,7 @@ def test_configuration_of_speech(tmp_path):
 
 
 def test_configuration_of_text(tmp_path):
-    exported(tmp_path, part("text"))
+    exported(tmp_path, tiny("text"))
     written = transformers.AutoConfig.from_pretrained(tmp_path)
     assert (written.vocab_size, written.max_position_embeddings, written.type_vocab_size) == (50, 26, 1)
     assert (written.bos_token_id, written.pad_token_id, written.eos_token_id, written.mask_token_id) == (0, 1, 2, 49)
@@ -90,7 +92,7 @@ def test_configuration_of_text(tmp_path):
 
 def test_feature_extractor_normalises_as_training_does(tmp_path):
     """Each clip by its own mean and deviation, zeros behind its end, and a mask that says where that is."""
-    exported(tmp_path, part("speech"))
+    exported(tmp_path, tiny("speech"))
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     generator = np.random.default_rng(0)
     clips = [generator.normal(900, 3000, size).astype(np.int16) for size in (4000, 5000)]
@@ -109,9 +111,9 @@ def tokenizer(tmp_path) -> Tokenizer:
 
 
 def test_tokenizer_gives_our_ids(tmp_path, tokenizer):
-    config, folder = part("text"), tmp_path / "out"
+    config, folder = tiny("text"), tmp_path / "out"
     config.text = TextConfig(vocab_size=tokenizer.vocab_size, max_tokens=24)
-    save_pretrained(folder, Data2Vec(config).student.state_dict(), config, tmp_path / "tokenizer")
+    save_pretrained(folder, Data2Vec(config).student.state_dict(), own(config), tmp_path / "tokenizer")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     for text in ("the quick brown fox läuft", " two  spaces\nand a line", "😀 unseen", ""):
         assert theirs(text)["input_ids"] == [0, *tokenizer.encode(text), 2]
@@ -121,9 +123,9 @@ def test_tokenizer_gives_our_ids(tmp_path, tokenizer):
 
 
 def test_missing_tokenizer(tmp_path):
-    config = part("text")
+    config = tiny("text")
     with pytest.raises(ValueError, match="none has no vocab.json: put there the files of `tokenizer`"):
-        save_pretrained(tmp_path, Data2Vec(config).student.state_dict(), config, tmp_path / "none")
+        save_pretrained(tmp_path, Data2Vec(config).student.state_dict(), own(config), tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -138,40 +140,40 @@ def test_missing_tokenizer(tmp_path):
 )  # fmt: skip
 def test_folders_that_transformers_saved(tmp_path, task_class, modality, options, absent):
     """Sharded, with the task model's prefix and head, without a mask vector."""
-    config = part(modality)
+    config = tiny(modality)
     exported(tmp_path / "a", config)
     theirs = getattr(transformers, task_class).from_pretrained(tmp_path / "a", **options)
     theirs.save_pretrained(tmp_path / "b", max_shard_size="20KB")
     assert (tmp_path / "b" / "model.safetensors.index.json").is_file()
-    expected, loaded = load_pretrained(tmp_path / "a", config), load_pretrained(tmp_path / "b", config)
+    expected, loaded = load_pretrained(tmp_path / "a", own(config)), load_pretrained(tmp_path / "b", own(config))
     assert set(expected) - set(loaded) == absent
     assert all(torch.equal(loaded[name], expected[name]) for name in loaded)
     next((tmp_path / "b").glob("model-00002*")).unlink()
     with pytest.raises(ValueError, match="model-00002-of.* is not there"):
-        load_pretrained(tmp_path / "b", config)
+        load_pretrained(tmp_path / "b", own(config))
 
 
 @each_modality
 def test_pytorch_bin(tmp_path, modality):
-    config = part(modality)
+    config = tiny(modality)
     exported(tmp_path, config)
-    expected = load_pretrained(tmp_path, config)
+    expected = load_pretrained(tmp_path, own(config))
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    loaded = load_pretrained(tmp_path, config)
+    loaded = load_pretrained(tmp_path, own(config))
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_token_types_of_others_are_kept(tmp_path):
     """A folder whose one token type is not zero: it is added to every token's position."""
-    config = part("text")
+    config = tiny("text")
     exported(tmp_path, config)
     weights = load_file(tmp_path / "model.safetensors")
     types = weights["embeddings.token_type_embeddings.weight"]
     assert not types.any() and types.shape == (1, 32)
-    before = load_pretrained(tmp_path, config)["positions.weight"]
+    before = load_pretrained(tmp_path, own(config))["positions.weight"]
     save_file(weights | {"embeddings.token_type_embeddings.weight": types + 3}, tmp_path / "model.safetensors")
-    after = load_pretrained(tmp_path, config)["positions.weight"]
+    after = load_pretrained(tmp_path, own(config))["positions.weight"]
     assert torch.equal(after[2:], before[2:] + 3) and torch.equal(after[:2], before[:2])
 
 
@@ -191,57 +193,57 @@ def test_token_types_of_others_are_kept(tmp_path):
     ],
 )
 def test_another_model(tmp_path, modality, changes, message):
-    exported(tmp_path, part(modality))
+    exported(tmp_path, tiny(modality))
     edit_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
-        load_pretrained(tmp_path, part(modality))
+        load_pretrained(tmp_path, own(tiny(modality)))
 
 
 def test_incomplete_folders(tmp_path):
-    config = part("vision")
+    config = tiny("vision")
     with pytest.raises(ValueError, match="config.json does not exist"):
-        load_pretrained(tmp_path, config)
+        load_pretrained(tmp_path, own(config))
     exported(tmp_path, config)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["encoder.layer.1.output.dense.bias"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lacks 1 weights, the first is encoder.layer.1.output.dense.bias"):
-        load_pretrained(tmp_path, config)
+        load_pretrained(tmp_path, own(config))
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no weights"):
-        load_pretrained(tmp_path, config)
+        load_pretrained(tmp_path, own(config))
 
 
 def test_tables_of_each_block_are_refused(tmp_path):
-    config = part("vision")
+    config = tiny("vision")
     exported(tmp_path, config)
     weights = load_file(tmp_path / "model.safetensors")
     table = weights.pop("encoder.relative_position_bias.relative_position_bias_table")
     weights["encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table"] = table
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="table in every block"):
-        load_pretrained(tmp_path, config)
+        load_pretrained(tmp_path, own(config))
 
 
 def test_layer_scale_is_not_dropped_silently(tmp_path):
-    exported(tmp_path, part("vision"))
+    exported(tmp_path, tiny("vision"))
     with pytest.raises(ValueError, match="has LayerScale, but model.layer_scale is 0"):
-        load_pretrained(tmp_path, part("vision", layer_scale=0.0))
+        load_pretrained(tmp_path, own(tiny("vision", layer_scale=0.0)))
 
 
 @pytest.mark.parametrize(("modality", "norm"), [("vision", "post"), ("speech", "pre"), ("text", "pre")])
 def test_models_that_transformers_has_not(tmp_path, modality, norm):
-    config = part(modality, norm=norm)
+    config = tiny(modality, norm=norm)
     with pytest.raises(ValueError, match=f"model.norm={norm}: Transformers' {CLASSES[modality]} normalises"):
-        save_pretrained(tmp_path / "out", Data2Vec(config).student.state_dict(), config)
+        save_pretrained(tmp_path / "out", Data2Vec(config).student.state_dict(), own(config))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("modality", ["speech", "text"])
 def test_deepnorm_round_trip(tmp_path, modality):
-    config = part(modality, norm="deep")
+    config = tiny(modality, norm="deep")
     state = exported(tmp_path, config).student.state_dict()
-    loaded = load_pretrained(tmp_path, config)
+    loaded = load_pretrained(tmp_path, own(config))
     torch.testing.assert_close(loaded, {name: state[name] for name in loaded})
     theirs = load_file(tmp_path / "model.safetensors")
     path = "encoder.layers.0.attention.out_proj" if modality == "speech" else "encoder.layer.0.attention.output.dense"
@@ -258,7 +260,7 @@ def test_parts_of_a_mixture(tmp_path, blocks, norm, modalities):
     state = Data2Vec(config).student.state_dict()
     for modality in modalities:
         own = part_state(state, config, modality)
-        save_pretrained(tmp_path / modality, own, config.part(modality))
-        loaded = load_pretrained(tmp_path / modality, config.part(modality))
+        save_pretrained(tmp_path / modality, own, config.for_modality(modality))
+        loaded = load_pretrained(tmp_path / modality, config.for_modality(modality))
         assert loaded and all(torch.equal(loaded[name], own[name]) for name in loaded)
         assert transformers.AutoModel.from_pretrained(tmp_path / modality).config.num_hidden_layers == 3

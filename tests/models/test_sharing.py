@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from configs.schema import MixtureConfig, OptimizerConfig, PretrainConfig
+from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
+from configs.schema_training import MixtureConfig, OptimizerConfig
 from models.data2vec import Data2Vec, parameter_groups, part_state
 from tests.models.common import random_batch, randomise, tiny_config
 
@@ -63,7 +66,8 @@ def test_a_part_of_a_mixture_is_a_model_of_that_modality(modality, blocks):
     model = Data2Vec(config)
     randomise(model.student)
     model.teacher.load_state_dict({name: model.student.state_dict()[name] for name in model.teacher.state_dict()})
-    alone = Data2Vec(config.part(modality))
+    norm = config.for_modality(modality).model.norm
+    alone = Data2Vec(replace(config, modality=modality, model=replace(config.model, norm=norm)))
     state = part_state(model.student.state_dict(), config, modality)
     extra = {name for name in state if "k_bias" in name} if modality == "vision" else set()
     missing, unexpected = alone.student.load_state_dict(state, strict=False)

@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 
-from configs.schema import ModelConfig, PretrainConfig
-from configs.schema_modalities import PUBLISHED
+from configs.published import PUBLISHED
+from configs.schema import PretrainConfig
+from configs.schema_training import ModelConfig
 from models.stochastic_depth import factors, kept_layers, kept_samples
 from models.transformer import Call, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
 from tests.models.common import randomise
+from tests.own import own
 
 CPU = torch.device("cpu")
 ROWS = torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
@@ -18,7 +20,7 @@ NORMS = ["pre", "post", "deep"]
 def make_encoder(norm: str = "pre", **model) -> Encoder:
     options = {"layers": 3, "dropout": 0.0, "attention_dropout": 0.0} | model
     part = PretrainConfig(model=ModelConfig(width=32, heads=4, ffn=64, norm=norm, **options))
-    encoder = Encoder(part, PUBLISHED["vision" if norm == "pre" else "speech"])
+    encoder = Encoder(own(part), PUBLISHED["vision" if norm == "pre" else "speech"])
     randomise(encoder)
     return encoder
 
@@ -179,7 +181,7 @@ def test_bfloat16_sums_of_post_norm_blocks_are_float32():
 def test_initial_weights_of_deep_norm():
     """arXiv 2203.00555: gain 1 for queries and keys, (8 N)^(-1/4) for the rest; alpha (2 N)^(1/4)."""
     model = ModelConfig(layers=12, width=128, heads=4, ffn=512, norm="deep", dropout=0.0, attention_dropout=0.0)
-    encoder = Encoder(PretrainConfig(model=model), PUBLISHED["speech"])
+    encoder = Encoder(own(PretrainConfig(model=model)), PUBLISHED["speech"])
     initialise_blocks(encoder.blocks, "deep")
     q, k, v = encoder.blocks[3].attention.qkv.weight.detach().chunk(3)
     fc1 = encoder.blocks[3].feed_forward.fc1.weight.detach()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from configs.compose import compose_pretrain
-from configs.schema import CheckpointConfig
+from configs.schema_running import CheckpointConfig
 from data_shards.files import replace_text
 from pretrain.checkpoints import manifest, snapshot
 from pretrain.checkpoints import saving as checkpoint

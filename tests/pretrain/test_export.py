@@ -8,9 +8,10 @@ from transformers import AutoModel
 
 from configs.command import run as run_command
 from configs.compose import to_yaml
-from configs.schema import MixtureConfig, ModelConfig, PretrainConfig, TeacherConfig
+from configs.schema import PretrainConfig
 from configs.schema_commands import ExportConfig
 from configs.schema_modalities import MODALITIES, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_training import MixtureConfig, ModelConfig, TeacherConfig
 from data_shards.text.tokenizer import train_tokenizer
 from models.data2vec import Data2Vec
 from pretrain import export as export_module

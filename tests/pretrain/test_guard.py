@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from configs.schema import GuardConfig
+from configs.schema_running import GuardConfig
 from pretrain.engine.engine import StepResult
 from pretrain.health.guard import Guard, RunStopped
 

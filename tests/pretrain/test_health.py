@@ -7,8 +7,9 @@ from math import isfinite
 import pytest
 import torch
 
-from configs.schema import GuardConfig, MixtureConfig
 from configs.schema_modalities import MODALITIES
+from configs.schema_running import GuardConfig
+from configs.schema_training import MixtureConfig
 from configs.signals import samples_of
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from configs.compose import to_yaml
-from configs.schema import ProbeConfig
 from configs.schema_commands import BuildConfig, ProbeCommandConfig
+from configs.schema_running import ProbeConfig
 from data_shards.batch import MaskedBatch
 from data_shards.making.build import build
 from models.data2vec import Data2Vec
@@ -24,6 +24,7 @@ from pretrain.evaluation.classifiers import knn_top1, linear_top1
 from pretrain.probe import features, main, probe, table
 from pretrain.reporting.metrics import ProbeResult
 from tests.models.common import tiny_config
+from tests.own import own
 
 
 def clusters(samples: int, spread: float, seed: int, classes: int = 4, width: int = 16) -> tuple[Tensor, Tensor]:
@@ -183,14 +184,14 @@ def shards(tmp_path) -> str:
 
 def test_probe_of_a_network_reads_what_its_images_show(shards):
     samples = ProbeConfig(train_shards=shards, test_shards=shards, train_samples=40, test_samples=60, k=3)
-    config = replace(tiny_config(), probe=samples).part("vision")
+    config = replace(tiny_config(), probe=samples)
     model = Data2Vec(config)
-    result = probe(model, config)
+    result = probe(model, own(config))
     assert (result.k, result.train_samples, result.test_samples) == (3, 40, 60)
     assert result.knn_top1 == result.linear_top1 == result.baseline_knn_top1 == result.baseline_linear_top1 == 1
     torch.nn.init.zeros_(model.teacher.patch_embedding.weight)  # blind
-    assert probe(model, config).knn_top1 == probe(model, config, "teacher").linear_top1 == 0.5
-    assert probe(model, config, "student") == result
+    assert probe(model, own(config)).knn_top1 == probe(model, own(config), "teacher").linear_top1 == 0.5
+    assert probe(model, own(config), "student") == result
 
 
 def test_the_command_probes_the_weights_beside_the_untrained_network(shards, tmp_path, monkeypatch, capsys):

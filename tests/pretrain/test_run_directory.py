@@ -2,7 +2,8 @@
 
 import pytest
 
-from configs.schema import DataConfig, OptimizerConfig, PretrainConfig
+from configs.schema import PretrainConfig
+from configs.schema_training import DataConfig, OptimizerConfig
 from data_shards.shards.index import load_index
 from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
 from pretrain.run_directory import keep_tokenizer, lock, write_config

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import OptimizerConfig, ScheduleConfig, TeacherConfig
+from configs.schema_training import OptimizerConfig, ScheduleConfig, TeacherConfig
 from pretrain.engine.schedules import learning_rate, teacher_decay
 
 

@@ -12,6 +12,7 @@ from models.data2vec import Data2Vec, part_state
 from models.huggingface import save_pretrained
 from pretrain import start_weights
 from pretrain.start_weights import load_student
+from tests.own import own
 
 SMALL = [
     *("model.layers=2", "model.width=16", "model.heads=2", "model.ffn=32", "teacher.layers=2"),
@@ -22,7 +23,7 @@ MIXTURE = "modality=[vision,speech]"
 
 def model(*overrides: str) -> Data2Vec:
     config = compose_pretrain([*SMALL, *overrides])
-    return Data2Vec(config if config.is_mixture else config.part(config.modalities[0]))
+    return Data2Vec(config)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def check_started(target: Data2Vec, theirs: dict[str, torch.Tensor], but: tuple[
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_student_and_teacher_start_from_a_hugging_face_folder(tmp_path, modality):
     source, target = model(f"modality={modality}", "train.seed=1"), model(f"modality={modality}", "train.seed=2")
-    save_pretrained(tmp_path, source.student.state_dict(), source.config)
+    save_pretrained(tmp_path, source.student.state_dict(), own(source.config))
     line = load_student(target, str(tmp_path))
     assert f"Hugging Face folder {tmp_path}; not in it: head." in line
     check_started(target, source.student.state_dict(), but=("head.",))
@@ -112,7 +113,7 @@ def test_folders_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"init={tmp_path} is no run directory"):
         load_student(model(), str(tmp_path))
     source = model()
-    save_pretrained(tmp_path, source.student.state_dict(), source.config)
+    save_pretrained(tmp_path, source.student.state_dict(), own(source.config))
     with pytest.raises(ValueError, match="24"):
         load_student(model("model.width=24"), str(tmp_path))
     with pytest.raises(ValueError, match="holds one modality: a mixture starts from the run directory of a mixture"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import WatchdogConfig
+from configs.schema_running import WatchdogConfig
 from pretrain.engine.distributed import PeerLost
 from pretrain.health.watchdog import Watchdog
 from pretrain.launching import exits

@@ -1,0 +1,78 @@
+"""One modality of a run, with a value for every key: `PretrainConfig.for_modality` makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.published import PUBLISHED, Averaged, Normalisation, Objective, Published, Reduction, Target
+from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_running import ProbeConfig
+from configs.schema_training import BatchConfig, DataConfig
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """`model.*`: as `ModelConfig`, where nothing is null."""
+
+    size: str
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    norm: Literal["pre", "post", "deep"]
+    layer_scale: float
+    dropout: float
+    attention_dropout: float
+    layer_drop: float
+    drop_path: float
+    activation_checkpointing: bool
+    compile: bool
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """`teacher.*`, less the decay: which targets the teacher makes, and what it averages."""
+
+    average: Averaged
+    layers: int
+    target: Target
+    block_norm: Normalisation
+    mean_norm: Normalisation
+
+
+@dataclass(frozen=True)
+class RegressionConfig:
+    """`loss.*`: as `LossConfig`, where nothing is null."""
+
+    beta: float
+    reduction: Reduction
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """The keys that act on one modality; in a mixture `batch`, `data` and `probe` hold `mixture.MODALITY`'s values."""
+
+    objective: Objective
+    modality: Modality
+    model: TransformerConfig
+    teacher: TargetConfig
+    loss: RegressionConfig
+    vision: VisionConfig
+    speech: SpeechConfig
+    text: TextConfig
+    batch: BatchConfig
+    data: DataConfig
+    probe: ProbeConfig
+    seed: int
+    """`train.seed`."""
+
+    @property
+    def published(self) -> Published:
+        """The values that the objective was published with in this modality."""
+        return PUBLISHED[self.objective, self.modality]
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample, to which longer ones are cropped; None where all samples are of one size."""
+        return getattr(self, self.modality).longest
