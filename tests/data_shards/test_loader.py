@@ -17,8 +17,9 @@ import torch
 
 from configs.schema_modalities import MODALITIES
 from configs.signals import samples_of
-from data_shards.loading.loader import MaskedBatchLoader, open_loader
+from data_shards.loading.loader import open_loader
 from data_shards.loading.microbatch import MicroBatches
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.plain import EpochOrder
 from data_shards.shards.sidecar import read_rows
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
@@ -29,8 +30,8 @@ def real_part(batch, i):
     """The tensors of sample i, without padding."""
     tokens = int(batch.lengths[i])
     whole = {"vision": None, "speech": samples_of(tokens), "text": tokens}[batch.modality]
-    cropped = [batch.mask[i, :tokens], batch.inputs[i, ..., :whole]]
-    others = [batch.color, batch.scale, None if batch.corrupted is None else batch.corrupted[:, :tokens]]
+    cropped = [batch.masks[:, 0][i, :tokens], batch.inputs[i, ..., :whole]]
+    others = [batch.color, batch.scale, None if batch.corrupted is None else batch.corrupted[:, 0][:, :tokens]]
     return [*cropped, *(other[i] for other in others if other is not None)]
 
 
@@ -76,11 +77,13 @@ def reference(of_modality):
 
 
 def test_shapes_and_types(shards):
-    (batch, _), *_ = islice(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0), 1)
+    (batch, _), *_ = islice(ModalityLoader(own(small_config(shards)), 0, 1).steps(0), 1)
     assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last), "stacked without moving the channels"
     assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
-    assert batch.mask.shape == (4, 49) and batch.mask.dtype == torch.bool and batch.mask.any(1).all()
+    assert (
+        batch.masks[:, 0].shape == (4, 49) and batch.masks[:, 0].dtype == torch.bool and batch.masks[:, 0].any(1).all()
+    )
     assert batch.sample_ids.dtype == batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [49] * 4
 
 
@@ -160,7 +163,7 @@ def test_a_bad_sample_is_replaced_by_the_next_of_its_window(tmp_path, caplog, mo
 
 
 def test_only_replacements_of_consumed_steps_count(damaged):
-    loader = MaskedBatchLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
+    loader = ModalityLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
     counts = []
     for step in islice(loader.steps(0), 8):
         assert sum(map(len, step)) == 8
@@ -187,7 +190,7 @@ def test_kinds_of_bad_samples(damaged):
 
 def test_counts_of_an_earlier_process_are_carried_on(damaged):
     config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
-    first, second = (MaskedBatchLoader(own(config), 0, 1) for _ in range(2))
+    first, second = (ModalityLoader(own(config), 0, 1) for _ in range(2))
     for _ in islice(first.steps(0), 8):
         pass
     assert first.bad_counts == (1, 64)
@@ -203,7 +206,7 @@ def test_counts_of_an_earlier_process_are_carried_on(damaged):
 def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
     config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
     with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
-        for _ in islice(MaskedBatchLoader(own(config), 0, 1).steps(0), 8):
+        for _ in islice(ModalityLoader(own(config), 0, 1).steps(0), 8):
             pass
 
 
@@ -212,7 +215,7 @@ def test_shards_without_any_usable_image_end_with_their_name(tmp_path, workers):
     pattern = make_shards(tmp_path, (16,))
     shard = tmp_path / "train-000000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
-    loader = MaskedBatchLoader(own(small_config(pattern, workers=workers)), 0, 1)
+    loader = ModalityLoader(own(small_config(pattern, workers=workers)), 0, 1)
     with pytest.raises(ValueError, match=r"no usable sample among .*train-000000\.tar"):
         next(loader.steps(0))
 
@@ -235,7 +238,7 @@ def test_micro_batches_keep_to_their_budget_on_every_rank(tmp_path, modality):
     sizes = {len(step) for step in ranks[0]}
     assert len(sizes) > 1 and [len(step) for step in ranks[0]] == [len(step) for step in ranks[1]]
     batches = [batch for rank in ranks for step in rank for batch in step]
-    assert all(batch.mask.numel() <= 30 and len(batch) <= 8 for batch in batches)
+    assert all(batch.masks.numel() <= 30 and len(batch) <= 8 for batch in batches)
     assert max(map(len, batches)) > 2, "short ones come in greater numbers"
 
 
@@ -244,7 +247,7 @@ def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
     for rank in (1, 0):
         assert not caplog.text
         with caplog.at_level(logging.WARNING):
-            MaskedBatchLoader(own(small_config(pattern)), rank, 2)
+            ModalityLoader(own(small_config(pattern)), rank, 2)
     assert "train-000001.tar is empty" in caplog.text
 
 
@@ -255,14 +258,14 @@ def test_without_workers_an_error_is_no_failed_process(shards, monkeypatch, erro
 
     monkeypatch.setattr(MicroBatches, "__getitem__", fail)
     with pytest.raises(error, match="^out of order$"):
-        next(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0))
+        next(ModalityLoader(own(small_config(shards)), 0, 1).steps(0))
 
 
 def test_impossible_masks_are_refused(shards):
     config = small_config(shards)
     vision = replace(config.vision, mask=replace(config.vision.mask, patches=49))
     with pytest.raises(ValueError, match=r"vision\.mask\.patches=49 must be below"):
-        MaskedBatchLoader(own(replace(config, vision=vision)), 0, 1)
+        ModalityLoader(own(replace(config, vision=vision)), 0, 1)
 
 
 def workers():
@@ -272,7 +275,7 @@ def workers():
 
 def test_a_killed_worker_is_an_error_and_no_hang(shards):
     others = workers()
-    steps = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1).steps(0)
+    steps = ModalityLoader(own(small_config(shards, workers=1)), 0, 1).steps(0)
     next(steps)
     [worker] = workers() - others
     os.kill(worker.pid, signal.SIGKILL)
@@ -285,8 +288,8 @@ PROGRAM = """
 import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
 from tests.data_shards.shard_tools import small_config
-from data_shards.loading.loader import MaskedBatchLoader
-steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
+from data_shards.loading.modality_loader import ModalityLoader
+steps = ModalityLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGINT, lambda *_: None)
@@ -336,7 +339,7 @@ def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
 
 
 def test_without_its_read_ahead_process_a_run_goes_on(shards):
-    loader = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1)
+    loader = ModalityLoader(own(small_config(shards, workers=1)), 0, 1)
     steps = loader.steps(0)
     process = loader._ahead._process
     process.kill()
