@@ -199,8 +199,9 @@ case $command in
     fi
     ensure docs
     cd -- "$HERE"
+    export NO_MKDOCS_2_WARNING=1  # an advertisement, not about these pages
     [[ $# -eq 0 ]] || module mkdocs serve
-    (module mkdocs build --strict --quiet)
+    (module mkdocs build --strict)
     say "the pages are in $HERE/site: open $HERE/site/index.html"
     ;;
   help | -h | --help) usage ;;
