@@ -31,6 +31,11 @@ class SampleConfig:
         return None
 
     @property
+    def input_bytes(self) -> int | None:
+        """Bytes of a sample as a loader gives it; None where samples differ in size."""
+        return None
+
+    @property
     def most_masked(self) -> int | None:
         """Masked tokens of a sample at most, so that shapes are static; None: as many as each micro-batch has."""
         return None
@@ -88,6 +93,11 @@ class VisionConfig(SampleConfig):
     """Channel standard deviations, of images in [0, 1]."""
     mask: VisionMaskConfig = field(default_factory=VisionMaskConfig)
     """The patch masks."""
+
+    @property
+    def input_bytes(self) -> int:
+        """A byte for each colour of a pixel."""
+        return 3 * self.image_size**2
 
     @property
     def most_masked(self) -> int:
