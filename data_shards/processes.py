@@ -47,7 +47,7 @@ def _initialise() -> None:
     end_with_parent()
 
 
-def each(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None) -> Iterator[Result]:
+def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None) -> Iterator[Result]:
     """Results of the jobs as they come; `workers` processes, null for one per core, this process where one is enough.
 
     The first exception of a job is raised here and ends the rest.

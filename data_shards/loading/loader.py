@@ -25,13 +25,13 @@ from data_shards.loading.bad_samples import BadSampleCount
 from data_shards.loading.cost import Cost, total
 from data_shards.loading.microbatch import Loaded, MicroBatches
 from data_shards.loading.readahead import ReadAhead, start_read_ahead
-from data_shards.loading.slots import Slots, out_of_slots, slots_of
+from data_shards.loading.slots import Slots, copied_out, slots_of
 from data_shards.loading.steps import Requests, steps_of
 from data_shards.order.cursor import make_cursor, split_step
 from data_shards.order.mixture import mixture_of
 from data_shards.processes import end_with_parent, start_worker_server, without_main
 from data_shards.shards.bad_sample import BadKind
-from data_shards.shards.chunks import small_cache
+from data_shards.shards.chunks import small_cache_warning
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.storage import Unreachable
@@ -57,7 +57,7 @@ def _checked(loaded: Loaded | str) -> Loaded:
     """What a worker loaded, its memory its own; ValueError with its words where it could not."""
     if isinstance(loaded, str):
         raise ValueError(loaded)
-    return loaded._replace(batch=out_of_slots(loaded.batch))
+    return loaded._replace(batch=copied_out(loaded.batch))
 
 
 class _Tells:
@@ -69,7 +69,7 @@ class _Tells:
     """Seconds that the last step waited for its data."""
     cost = Cost()
     """What this rank's samples of the last step took its loader processes."""
-    waiting = 0.0
+    straggler_share = 0.0
     """Share of the last step's time that ranks wait for the one with the most positions, padding included."""
 
     @property
@@ -109,8 +109,8 @@ class MaskedBatchLoader(_Tells):
         self._context = start_worker_server("data_shards.loading.microbatch") if config.data.workers else None
         self._ahead: ReadAhead | None = None
         self._slots: Slots | None = None
-        positions = self._cursor.order.window * split.lanes_of_node(own=config.longest is None)
-        for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
+        positions = self._cursor.order.window * split.node_lanes(own=config.longest is None)
+        for line in (*self._index.warnings, small_cache_warning(self._index, positions)) if rank == 0 else ():
             if line:
                 log.warning("%s", line)
 
@@ -186,7 +186,7 @@ class MaskedBatchLoader(_Tells):
                 self._ahead.advance(number)
             for loaded in step:
                 self._bad.add(loaded.replaced, loaded.reports)
-            self.cost, self.waiting = total(loaded.cost for loaded in step), self._plan.waiting(number)
+            self.cost, self.straggler_share = total(loaded.cost for loaded in step), self._plan.straggler_share(number)
             yield [loaded.batch for loaded in step]
 
     def names_of(self, batch: MaskedBatch) -> list[str]:
@@ -255,7 +255,7 @@ class MixtureLoader(_Tells):
 
         Workers start at once. Raises as `MaskedBatchLoader.steps`.
         """
-        first = self._mixture.before(first_step)
+        first = self._mixture.steps_before(first_step)
         return self._steps(first_step, {name: loader.steps(first[name]) for name, loader in self._loaders.items()})
 
     def _steps(self, first_step: int, own: dict[Modality, Iterator[list[MaskedBatch]]]) -> Iterator[list[MaskedBatch]]:
@@ -264,7 +264,11 @@ class MixtureLoader(_Tells):
             with naming(self._config, modality):
                 batches = next(own[modality])
             own_loader = self._loaders[modality]
-            self.data_wait, self.cost, self.waiting = own_loader.data_wait, own_loader.cost, own_loader.waiting
+            self.data_wait, self.cost, self.straggler_share = (
+                own_loader.data_wait,
+                own_loader.cost,
+                own_loader.straggler_share,
+            )
             yield batches
 
     def names_of(self, batch: MaskedBatch) -> list[str]:
@@ -273,7 +277,7 @@ class MixtureLoader(_Tells):
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """The data position for a checkpoint, as `MaskedBatchLoader`: the mixture's, and each modality's own."""
-        before = self._mixture.before(consumed_steps)
+        before = self._mixture.steps_before(consumed_steps)
         parts = {name: loader.state_dict(before[name]) for name, loader in self._loaders.items()}
         meaning = {"modalities": list(self._mixture.modalities), "weights": list(self._mixture.weights)}
         return {"consumed_steps": consumed_steps, **meaning, "parts": parts}

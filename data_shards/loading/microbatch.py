@@ -140,7 +140,7 @@ class MicroBatches(Dataset):
         """The next good sample of the window, which does not depend on ranks or workers, cropped to its place."""
         epoch, lane, position = (int(of[i]) for of in (request.epochs, request.lanes, request.positions))
         tries = 1
-        for sample in islice(self.order.instead(epoch, lane, position), _TRIES - 1):
+        for sample in islice(self.order.replacements(epoch, lane, position), _TRIES - 1):
             draws = self._draws(request.epochs[i : i + 1], np.array([sample]))[0]
             tries += 1
             try:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from configs.schema_commands import BuildConfig
 from configs.signals import FRAME_STRIDE, SAMPLE_RATE
-from data_shards.files import locked, replacing
+from data_shards.files import atomic_write, locked
 from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, write_shard
-from data_shards.processes import each
+from data_shards.processes import map_unordered
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
 from data_shards.shards.tar import BLOCK
@@ -70,20 +70,20 @@ class ShardPlan:
         """NAME of NAME-000000.tar."""
         return self.path.name.rpartition("-")[0]
 
-    def finished(self) -> Written | None:
+    def read_finished(self) -> WrittenShard | None:
         """The finished shard, if it is."""
         try:
             record = json.loads(self.record.read_text())
-            written = Written(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
+            written = WrittenShard(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
             complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        complete = complete and sidecar(self.path).is_file() and not written.left_out.to_try_again
+        complete = complete and sidecar(self.path).is_file() and not written.left_out.worth_retrying
         return written if complete else None
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenShard:
     """A shard that is there, and what was left out of it."""
 
     entry: ShardEntry
@@ -104,28 +104,28 @@ def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
     return [ShardPlan(output / f"{split.name}-{i:06d}.tar", tuple(units)) for i, units in enumerate(plans)]
 
 
-def _write(plan: ShardPlan) -> Written:
+def _write_planned(plan: ShardPlan) -> WrittenShard:
     """Write one shard; its record goes first and comes last."""
     plan.record.unlink(missing_ok=True)
     left_out = LeftOut()
     entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
     record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
-    with replacing(plan.record) as file:
+    with atomic_write(plan.record) as file:
         file.write(json.dumps(record).encode())
-    return Written(entry, left_out)
+    return WrittenShard(entry, left_out)
 
 
-def _shards_of(folder: Path, name: str) -> set[Path]:
+def _existing_shards(folder: Path, name: str) -> set[Path]:
     """Tars that are called NAME-000000.tar."""
     return {path for path in folder.glob("*.tar") if re.fullmatch(rf"{re.escape(name)}-\d{{6}}\.tar", path.name)}
 
 
-def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
+def _retract_changed(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
     """Take what is about to change out of index.json, then off the disk.
 
     Raises ValueError where shards of this name are there that no build made, or the classes are not those of the rest.
     """
-    there = _shards_of(output, split.name)
+    there = _existing_shards(output, split.name)
     if there and not record_folder(output, split.name).is_dir():
         raise ValueError(f"{min(there)} was not made by this command; choose another output or name, or move it away")
     index = read_folder_index(output)
@@ -159,18 +159,18 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     Raises ValueError where no sample is left.
     """
     plans = plan_shards(split, output, config.shard_mb)
-    finished = {plan.path.name: shard for plan in plans if (shard := plan.finished())}
-    _retract(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
+    finished = {plan.path.name: shard for plan in plans if (shard := plan.read_finished())}
+    _retract_changed(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
     record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
     if split.tokenizer:
         split.tokenizer.save(output / TOKENIZER_NAME)
     written = _write_all(plans, finished, output, config.workers)
     for one in sorted(written, key=lambda one: one.entry.url):
         split.left_out.merge(one.left_out)
-    _save_list(split, output)
+    _save_left_out(split, output)
     entries = {one.entry.url: one.entry for one in written}
     if not sum(entry.nsamples for entry in entries.values()):
-        notes = split.left_out.notes(left_out_list(output, split.name))
+        notes = split.left_out.notes(left_out_path(output, split.name))
         raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
     others = [e for e in read_folder_index(output).shards if e.url not in entries]
     index = FolderIndex((*others, *entries.values()), tuple(split.classes), _tokenizer(split))
@@ -179,35 +179,37 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
 
 
 def _write_all(
-    plans: list[ShardPlan], finished: dict[str, Written], output: Path, workers: int | None
-) -> list[Written]:
+    plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, workers: int | None
+) -> list[WrittenShard]:
     """All shards; those that are not finished are written."""
     sizes = {plan.path.name: plan.size for plan in plans}
-    progress = Progress(plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes))
+    progress = Progress(
+        plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes)
+    )
     for name, shard in finished.items():
         progress.add(sizes[name], shard.entry.nsamples)
     written = list(finished.values())
     with progress:
-        for shard in each(_write, [plan for plan in plans if plan.path.name not in finished], workers):
+        for shard in map_unordered(_write_planned, [plan for plan in plans if plan.path.name not in finished], workers):
             written.append(shard)
             progress.add(sizes[shard.entry.url], shard.entry.nsamples)
     return written
 
 
-def _begun(output: Path, sizes: dict[str, int]) -> int:
+def _begun_bytes(output: Path, sizes: dict[str, int]) -> int:
     """Bytes of the tars that are being written, none more than was planned."""
     planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
     return sum(min(path.stat().st_size, size) for path, size in planned)
 
 
-def left_out_list(output: Path, name: str) -> Path:
+def left_out_path(output: Path, name: str) -> Path:
     """The file that lists everything that was left out of the shards NAME-000000.tar."""
     return record_folder(output, name) / "left_out.tsv"
 
 
-def _save_list(split: Split, output: Path) -> None:
-    with replacing(left_out_list(output, split.name)) as file:
-        file.write(split.left_out.table())
+def _save_left_out(split: Split, output: Path) -> None:
+    with atomic_write(left_out_path(output, split.name)) as file:
+        file.write(split.left_out.to_tsv())
 
 
 def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
@@ -235,7 +237,7 @@ def build(config: BuildConfig) -> list[str]:
     for split in open_source(config):
         with locked(output):
             entries = _build_split(split, output, config)
-        notes = split.left_out.notes(left_out_list(output, split.name))
+        notes = split.left_out.notes(left_out_path(output, split.name))
         lines += [*split.notes, *notes, _summary(split, entries, output)]
     return list(dict.fromkeys(lines))
 

@@ -16,11 +16,11 @@ from configs.schema_training import Patterns
 from data_shards.files import file_sha256
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.making.progress import Progress
-from data_shards.processes import each
+from data_shards.processes import map_unordered
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import crc32, read_rows, sidecar
-from data_shards.shards.tar import Data, Members, damaged_name, parse_sample, scan
+from data_shards.shards.tar import Data, Members, best_effort_name, parse_sample, scan
 from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio
 from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode
@@ -39,7 +39,7 @@ class _Job(NamedTuple):
 
 
 @dataclass
-class _Checked:
+class _Findings:
     """What was found of a shard."""
 
     path: Path
@@ -57,7 +57,7 @@ def _decode_tokens(data: Data, vocab_size: int | None) -> None:
         raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
 
 
-def _undecodable(members: Members, vocab_size: int | None) -> str:
+def _decoding_problem(members: Members, vocab_size: int | None) -> str:
     """Why a sample cannot be decoded, "" where it can be."""
     kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
         (IMAGE_EXTENSIONS, decode),
@@ -88,9 +88,9 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
             if len(blocks) < size:
                 yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
             elif crc32(blocks) != crc:
-                yield f"{path}: {damaged_name(blocks, row)}: checksum differs"
-            elif deep and (reason := _undecodable(_members(blocks), vocab_size)):
-                yield f"{path}: {damaged_name(blocks, row)}: {reason}"
+                yield f"{path}: {best_effort_name(blocks, row)}: checksum differs"
+            elif deep and (reason := _decoding_problem(_members(blocks), vocab_size)):
+                yield f"{path}: {best_effort_name(blocks, row)}: {reason}"
 
 
 def _members(blocks: bytes) -> Members:
@@ -101,14 +101,14 @@ def _members(blocks: bytes) -> Members:
         return {}
 
 
-def _shortened(path: Path, lines: Iterable[str]) -> list[str]:
+def _truncated(path: Path, lines: Iterable[str]) -> list[str]:
     listed = list(lines)
     if len(listed) > _SHOWN:
         listed[_SHOWN:] = [f"{path}: ... and {len(listed) - _SHOWN} samples more"]
     return listed
 
 
-def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
+def _check_keys(checked: _Findings, rows: np.ndarray) -> None:
     """Names, and where the members lie, as `tar.scan` sees them."""
     try:
         spans = scan(checked.path)
@@ -124,7 +124,7 @@ def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
         )
 
 
-def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
+def _check_sidecar(checked: _Findings, entry: ShardEntry) -> np.ndarray:
     """The shard's rows; ValueError or OSError where they cannot be read."""
     path = sidecar(checked.path)
     rows = read_rows(checked.path)
@@ -135,9 +135,9 @@ def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
     return rows
 
 
-def _check(job: _Job) -> _Checked:
+def _check_shard(job: _Job) -> _Findings:
     """Everything in which a shard differs from its entry in index.json and its sidecar, but for its sha256."""
-    checked = _Checked(job.path)
+    checked = _Findings(job.path)
     if job.entry is None:
         checked.lines.append(f"{job.path}: not in index.json")
     elif not job.path.is_file():
@@ -150,19 +150,19 @@ def _check(job: _Job) -> _Checked:
     return checked
 
 
-def _check_content(checked: _Checked, entry: ShardEntry, job: _Job) -> None:
+def _check_content(checked: _Findings, entry: ShardEntry, job: _Job) -> None:
     path, lines = checked.path, checked.lines
     if (size := path.stat().st_size) != entry.filesize:
         lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
     rows = _check_sidecar(checked, entry)
     checked.samples = len(rows)
-    lines += _shortened(path, _sample_differences(path, rows, job.deep, job.vocab_size))
+    lines += _truncated(path, _sample_differences(path, rows, job.deep, job.vocab_size))
     _check_keys(checked, rows)
     if (sha256 := file_sha256(path)) != entry.sha256:
         checked.other = sha256
 
 
-def _lines(checked: _Checked, index: FolderIndex) -> list[str]:
+def _report_lines(checked: _Findings, index: FolderIndex) -> list[str]:
     """What there is to say of a shard, by what its folder's index says of others."""
     path = checked.path
     twin = checked.other and next((other.url for other in index.shards if other.sha256 == checked.other), None)
@@ -202,12 +202,12 @@ def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = 
     paths = local_shards(shards)
     folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
     sizes = {path: file_size(path) for path in paths}
-    found: dict[Path, _Checked] = {}
+    found: dict[Path, _Findings] = {}
     with Progress("validate", sum(sizes.values()), len(paths)) as progress:
-        for checked in each(_check, _jobs(paths, folders, deep), workers):
+        for checked in map_unordered(_check_shard, _jobs(paths, folders, deep), workers):
             found[checked.path] = checked
             progress.add(sizes[checked.path], checked.samples)
     lines = [line for folder, index in folders.items() for line in _totals_differences(folder, index)]
-    lines += [line for path in paths for line in _lines(found[path], folders[path.parent])]
+    lines += [line for path in paths for line in _report_lines(found[path], folders[path.parent])]
     shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
     return [*lines, *shared.values()], len(paths)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.files import file_sha256, replacing
+from data_shards.files import atomic_write, file_sha256
 from data_shards.kinds import length_of
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, index_json
 from data_shards.shards.sidecar import ROW, crc32, sidecar
@@ -24,7 +24,7 @@ def save_sidecar(shard: Path, rows: np.ndarray) -> str:
     """Write the shard's sidecar and return its sha256."""
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    with replacing(sidecar(shard)) as file:
+    with atomic_write(sidecar(shard)) as file:
         file.write(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -34,11 +34,11 @@ def save_folder_index(folder: Path, index: FolderIndex) -> None:
     if not index.shards:
         (folder / INDEX_NAME).unlink(missing_ok=True)
         return
-    with replacing(folder / INDEX_NAME) as file:
+    with atomic_write(folder / INDEX_NAME) as file:
         file.write(index_json(index).encode())
 
 
-def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
+def shard_entry(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
     """The shard's entry in index.json."""
     lengths = rows["length"]
     longest = int(lengths.max()) if len(rows) else 0
@@ -62,7 +62,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
     Raises OSError where the disk is full, or gives back something else.
     """
     rows, offset, digest = [], 0, hashlib.sha256()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for key, members in samples:
             blocks = sample_blocks(key, members)
             rows.append((offset, len(blocks), crc32(blocks), length_of(members)))
@@ -76,4 +76,4 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
         _check_written(Path(file.name), digest.hexdigest())
         table = np.array(rows, ROW)
         idx_sha256 = save_sidecar(path, table)
-    return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)
+    return shard_entry(path, table, offset + len(END), digest.hexdigest(), idx_sha256)

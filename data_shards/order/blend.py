@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_shards.order.plain import Draw, Order, OrderConfig, PlainOrder, bin_order, random_words
+from data_shards.order.plain import Draw, Order, OrderConfig, PlainOrder, permuted_bins, random_words
 
 _BLOCKS = 2**32  # second word of the counter, where the orders of items have the item's number
 
@@ -43,22 +43,22 @@ class BlendedOrder:
 
     def draw(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """As `Order.draw`; the last whole blocks are kept."""
-        epoch, size = self._epoch(epoch), sum(self.weights)
+        epoch, size = self._key_epoch(epoch), sum(self.weights)
         start, end = first // size, (last - 1) // size + 1
         key = (epoch, lanes.tobytes(), start, end)
         if self._drawn is None or self._drawn[0] != key:
-            self._drawn = (key, self._blocks(epoch, lanes, start, end))
+            self._drawn = (key, self._draw_blocks(epoch, lanes, start, end))
         return Draw(*(array[:, first - start * size : last - start * size] for array in self._drawn[1]))
 
-    def _epoch(self, epoch: int) -> int:
+    def _key_epoch(self, epoch: int) -> int:
         return 0 if self.config.endless else epoch
 
-    def _blocks(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
+    def _draw_blocks(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """The blocks `first .. last` (excluded) of the lanes."""
         items = self.items_of(epoch, lanes, first, last)
         drawn = Draw(np.empty(items.shape, np.int64), np.empty(items.shape, np.int64))
         for number, weight in enumerate(self.weights):
-            own, here = self._own(number, epoch, lanes, first * weight, last * weight), items == number
+            own, here = self._draw_item(number, epoch, lanes, first * weight, last * weight), items == number
             drawn.samples[here] = self.starts[number] + own.samples.ravel()
             drawn.epochs[here] = own.epochs.ravel()
         return drawn
@@ -67,14 +67,14 @@ class BlendedOrder:
         """The item of each position of the blocks `first .. last` (excluded): int64 [lanes, positions]."""
         size = sum(self.weights)
         counters = -(-size // 4)  # of a block: each gives four words
-        count, epoch = (last - first) * counters * 4, self._epoch(epoch)
+        count, epoch = (last - first) * counters * 4, self._key_epoch(epoch)
         starts = [(first * counters, _BLOCKS, lane, 0) for lane in lanes.tolist()]
         words = np.stack([random_words(self.config.seed, epoch, start, count) for start in starts])
         words = words.reshape(len(lanes), last - first, counters * 4)[:, :, :size]
         quota = np.repeat(np.arange(len(self.weights)), self.weights)
         return quota[np.argsort(words, axis=2, kind="stable")].reshape(len(lanes), -1)
 
-    def _own(self, number: int, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
+    def _draw_item(self, number: int, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """An item's own positions `first .. last` (excluded), through its epochs where they are its own."""
         item = self.items[number]
         if not self.config.endless:
@@ -85,20 +85,20 @@ class BlendedOrder:
             parts.append(item.draw(own, lanes, max(first - start, 0), min(last - start, length)))
         return Draw(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
-    def instead(self, epoch: int, lane: int, position: int) -> Iterator[int]:
-        """As `Order.instead`: of the same item, from its own window."""
+    def replacements(self, epoch: int, lane: int, position: int) -> Iterator[int]:
+        """As `Order.replacements`: of the same item, from its own window."""
         block, place = divmod(position, sum(self.weights))
         items = self.items_of(epoch, np.array([lane]), block, block + 1)[0]
         number = int(items[place])
         own = block * self.weights[number] + int((items[:place] == number).sum())
         if self.config.endless:
             epoch, own = divmod(own, self.items[number].lane_length)
-        for sample in self.items[number].instead(epoch, lane, own):
+        for sample in self.items[number].replacements(epoch, lane, own):
             yield int(self.starts[number]) + sample
 
-    def bins(self, epoch: int, window: int, count: int) -> np.ndarray:
-        """As `Order.bins`."""
-        return bin_order(self.config.seed, self._epoch(epoch), window, count)
+    def bin_order(self, epoch: int, window: int, count: int) -> np.ndarray:
+        """As `Order.bin_order`."""
+        return permuted_bins(self.config.seed, self._key_epoch(epoch), window, count)
 
 
 def order_of(counts: np.ndarray, config: OrderConfig) -> Order:

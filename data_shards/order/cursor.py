@@ -30,7 +30,7 @@ class StepSplit:
         """This rank's lanes, for images."""
         return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
 
-    def lanes_of_node(self, own: bool) -> int:
+    def node_lanes(self, own: bool) -> int:
         """Lanes whose samples the ranks of this node read: their own, or (batches by length) all."""
         return self.lanes * min(local_ranks(), self.world) // self.world if own else self.lanes
 
@@ -84,16 +84,16 @@ class Cursor:
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """What a checkpoint keeps: the position, and all that gives it its meaning."""
         epoch, lane_pos = self.locate(consumed_steps)
-        return {"consumed_steps": consumed_steps, "epoch": epoch, "lane_pos": lane_pos, **self._meaning()}
+        return {"consumed_steps": consumed_steps, "epoch": epoch, "lane_pos": lane_pos, **self._order_constants()}
 
-    def _meaning(self) -> dict[str, Any]:
+    def _order_constants(self) -> dict[str, Any]:
         order = self.order
         constants = {"seed": order.seed, "lanes": order.lanes, "chunk": order.chunk, "window": order.window}
         bins = {"equal": self.equal, "longest": self.longest} if self.equal else {}
         size = order.lanes * self.per_lane
-        return {**constants, "batch": size, "index": self.digest, "recipe": RECIPE, **bins, **self._blend()}
+        return {**constants, "batch": size, "index": self.digest, "recipe": RECIPE, **bins, **self._blend_constants()}
 
-    def _blend(self) -> dict[str, Any]:
+    def _blend_constants(self) -> dict[str, Any]:
         if not (blend := self.order.blend):
             return {}
         return {"weights": list(blend.weights), "items": list(blend.items), "epochs": blend.epoch}
@@ -114,15 +114,15 @@ class Cursor:
             "equal": "batch.equal: set it to {}",
             "longest": "speech.max_seconds or text.max_tokens: set it as the run began, {} frames or tokens",
         }
-        meaning = self._meaning()
+        meaning = self._order_constants()
         for key, remedy in remedies.items():
             if state.get(key) != meaning.get(key):
-                mended = remedy.format(_written(state.get(key)))
+                mended = remedy.format(_command_line_value(state.get(key)))
                 raise ValueError(f"the checkpoint has another {key}; {mended}, or use a new run.dir")
         return int(state["consumed_steps"])
 
 
-def _written(value: Any) -> str:
+def _command_line_value(value: Any) -> str:
     """A value as it is given on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"

@@ -39,13 +39,13 @@ class Lengths:
         shard_of = np.searchsorted(self.index.starts, ids, "right") - 1
         rows = ids - self.index.starts[shard_of]
         shards, firsts = np.unique(shard_of, return_index=True)
-        self._fetch(shards.tolist())
+        self._fetch_sidecars(shards.tolist())
         lengths = np.empty(len(samples), np.int64)
         for shard, first, last in zip(shards.tolist(), firsts, [*firsts[1:], len(ids)], strict=True):
             lengths[ascending[first:last]] = self._rows(shard)["length"][rows[first:last]]
         return lengths
 
-    def _fetch(self, shards: list[int]) -> None:
+    def _fetch_sidecars(self, shards: list[int]) -> None:
         """Bring the sidecars of those of the shards that are remote into this node's cache, several at a time."""
         remote = [shard for shard in shards if shard not in self._mapped and is_remote(self.index.paths[shard])]
         if remote:
@@ -102,20 +102,20 @@ class Bins:
 
     def _steps(self, epoch: int, window: int) -> list[Step]:
         """All steps of a window, in the order in which they are visited."""
-        samples = self._sorted(epoch, window)
+        samples = self._sorted_samples(epoch, window)
         units = len(samples.samples) // self.cursor.order.lanes
         bins = units // self.cursor.per_lane
-        edges = self._edges(samples.lengths, units, bins) * self.cursor.order.lanes
+        edges = self._bin_edges(samples.lengths, units, bins) * self.cursor.order.lanes
         steps = [Step(*(array[edges[i] : edges[i + 1]] for array in samples)) for i in range(bins)]
-        return [steps[i] for i in self.order.bins(epoch, window, bins).tolist()]
+        return [steps[i] for i in self.order.bin_order(epoch, window, bins).tolist()]
 
-    def _edges(self, lengths: np.ndarray, units: int, bins: int) -> np.ndarray:
+    def _bin_edges(self, lengths: np.ndarray, units: int, bins: int) -> np.ndarray:
         """Where the window's units, of a sample per lane, are cut into bins."""
         if self.cursor.equal == "tokens":
             return equal_tokens(lengths.reshape(units, -1).sum(1), bins)
         return np.arange(bins + 1) * self.cursor.per_lane
 
-    def _sorted(self, epoch: int, window: int) -> Step:
+    def _sorted_samples(self, epoch: int, window: int) -> Step:
         """The window's samples, from the longest; those of one length as they come in the order."""
         lanes = self.cursor.order.lanes
         first, last = self.cursor.window(window)
@@ -127,7 +127,7 @@ class Bins:
         return Step(*(array[longest_first] for array in (of_lane, position, samples, epochs, lengths)))
 
 
-def cut(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -> list[slice]:
+def micro_batch_slices(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -> list[slice]:
     """A step's samples, of such `lengths` from the longest, cut into micro-batches: the units of each.
 
     Unit i is the samples i * world .. (i + 1) * world (excluded), one for each rank, so that all ranks cut alike. On a
@@ -148,8 +148,8 @@ def cut(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -
     return parts
 
 
-def waiting(lengths: np.ndarray, parts: list[slice], world: int) -> float:
-    """Share of a step's time that ranks wait for the one with the most positions, padding included; as `cut`'s."""
+def straggler_share(lengths: np.ndarray, parts: list[slice], world: int) -> float:
+    """Share of a step's time that ranks wait for the one with the most positions, padding included."""
     longest = np.array([lengths[p.start * world : (p.start + 1) * world] for p in parts])  # [parts, ranks]
     positions = np.array([p.stop - p.start for p in parts]) @ longest
     return float(1 - positions.mean() / positions.max()) if positions.any() else 0.0

@@ -30,24 +30,24 @@ class Mixture:
     def locate(self, step: int) -> tuple[Modality, int]:
         """Step, from 0 -> (its modality, its number among the steps of that modality, from 0)."""
         block, place = divmod(step, sum(self.weights))
-        order = _block(self.weights, self.seed, block)
+        order = _block_order(self.weights, self.seed, block)
         which = order[place]
         return self.modalities[which], block * self.weights[which] + order[:place].count(which)
 
-    def before(self, step: int) -> dict[Modality, int]:
+    def steps_before(self, step: int) -> dict[Modality, int]:
         """Steps of each modality among the first `step`."""
         block, place = divmod(step, sum(self.weights))
-        part = _block(self.weights, self.seed, block)[:place]
+        part = _block_order(self.weights, self.seed, block)[:place]
         return {name: block * self.weights[i] + part.count(i) for i, name in enumerate(self.modalities)}
 
     def step_of(self, modality: Modality, number: int) -> int:
         """The step that is the modality's `number`-th, both from 0: the inverse of `locate`."""
         which = self.modalities.index(modality)
         block, place = divmod(number, self.weights[which])
-        steps = [i for i, other in enumerate(_block(self.weights, self.seed, block)) if other == which]
+        steps = [i for i, other in enumerate(_block_order(self.weights, self.seed, block)) if other == which]
         return block * sum(self.weights) + steps[place]
 
-    def last_of(self, step: int, every: int, end: int) -> bool:
+    def is_last_in_interval(self, step: int, every: int, end: int) -> bool:
         """Whether a row is written at `step`: no later one of its modality is in its interval of `every` steps.
 
         Steps are counted from 1, as metrics count them; the run ends with step `end`. So the modalities that had a
@@ -63,7 +63,7 @@ class Mixture:
 
 
 @lru_cache(maxsize=8)
-def _block(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
+def _block_order(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
     """Numbers of the modalities of a block's steps. Raw Philox output and a stable sort, as for the orders."""
     words = np.random.Philox(key=[seed, _KEY], counter=[0, 0, 0, block]).random_raw(sum(weights))
     quota = np.repeat(np.arange(len(weights)), weights)

@@ -68,10 +68,10 @@ class Order(Protocol):
     def draw(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """The positions `first .. last` (excluded) of the lanes."""
 
-    def instead(self, epoch: int, lane: int, position: int) -> Iterator[int]:
+    def replacements(self, epoch: int, lane: int, position: int) -> Iterator[int]:
         """What replaces a bad sample: the next ones of its window, around to itself; then those of the next windows."""
 
-    def bins(self, epoch: int, window: int, count: int) -> np.ndarray:
+    def bin_order(self, epoch: int, window: int, count: int) -> np.ndarray:
         """The order in which a window's `count` bins are visited, a permutation."""
 
 
@@ -80,8 +80,8 @@ def random_words(seed: int, epoch: int, counter: tuple[int, int, int, int], coun
     return np.random.Philox(key=[seed, epoch], counter=list(counter)).random_raw(count)
 
 
-def bin_order(seed: int, epoch: int, window: int, count: int) -> np.ndarray:
-    """As `Order.bins`."""
+def permuted_bins(seed: int, epoch: int, window: int, count: int) -> np.ndarray:
+    """As `Order.bin_order`."""
     return np.argsort(random_words(seed, epoch, (0, 0, _BINS, window), count), kind="stable")
 
 
@@ -123,9 +123,9 @@ class EpochOrder:
             start = window * size
             permutation = self._permutations(lanes, window)
             columns.append(start + permutation[:, max(first - start, 0) : last - start])
-        return self._on_line(lanes[:, None] * self.lane_length + np.concatenate(columns, axis=1))
+        return self._samples_at(lanes[:, None] * self.lane_length + np.concatenate(columns, axis=1))
 
-    def _on_line(self, line: np.ndarray) -> np.ndarray:
+    def _samples_at(self, line: np.ndarray) -> np.ndarray:
         """Samples at such places of the line."""
         place = np.searchsorted(self._end, line, "right")
         chunk = self._chunk[place].astype(np.int64)
@@ -133,8 +133,8 @@ class EpochOrder:
         row = (chunk - self._shard_chunk[shard]) * self.config.chunk
         return self._shard_start[shard] + row + line - np.where(place, self._end[place - 1], 0)
 
-    def instead(self, lane: int, position: int) -> Iterator[int]:
-        """As `Order.instead`."""
+    def replacements(self, lane: int, position: int) -> Iterator[int]:
+        """As `Order.replacements`."""
         size = self.config.window
         own, windows = position // size, -(-self.lane_length // size)
         for window in [*range(own, windows), *range(own)]:
@@ -152,7 +152,7 @@ class PlainOrder:
         self.lane_length = int(counts.sum()) // config.lanes
         self._epochs: dict[int, EpochOrder] = {}
 
-    def _of(self, epoch: int) -> EpochOrder:
+    def _epoch_order(self, epoch: int) -> EpochOrder:
         """The order of an epoch; the last two are kept."""
         if epoch not in self._epochs:
             self._epochs = dict([*self._epochs.items()][-1:])
@@ -161,13 +161,13 @@ class PlainOrder:
 
     def draw(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """As `Order.draw`."""
-        samples = self._of(epoch).ids(lanes, first, last)
+        samples = self._epoch_order(epoch).ids(lanes, first, last)
         return Draw(samples, np.full_like(samples, epoch))
 
-    def instead(self, epoch: int, lane: int, position: int) -> Iterator[int]:
-        """As `Order.instead`."""
-        return self._of(epoch).instead(lane, position)
+    def replacements(self, epoch: int, lane: int, position: int) -> Iterator[int]:
+        """As `Order.replacements`."""
+        return self._epoch_order(epoch).replacements(lane, position)
 
-    def bins(self, epoch: int, window: int, count: int) -> np.ndarray:
-        """As `Order.bins`."""
-        return bin_order(self.config.seed, epoch, window, count)
+    def bin_order(self, epoch: int, window: int, count: int) -> np.ndarray:
+        """As `Order.bin_order`."""
+        return permuted_bins(self.config.seed, epoch, window, count)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_LOW = 0.9  # of the limit: room is made down to there, so that the folder is not walked for every piece
+_ROOM_SHARE = 0.9  # of the limit: room is made down to there, so that the folder is not walked for every piece
 _ABANDONED_S = 3600.0  # a `.tmp` of that age has lost its writer
 
 
@@ -46,20 +46,20 @@ class Cache:
     def get(self, identity: str, size: int, fetch: Callable[[], bytes]) -> tuple[Path | None, bytes | None]:
         """The piece: its path, and its bytes where they were just fetched. The path is None where there is no room."""
         path = self.path(identity)
-        if self._touched(path, size):
+        if self._mark_used(path, size):
             return path, None
         with self._locked(self.folder / "locks" / path.name[:2]):
-            if self._touched(path, size):  # another process was quicker
+            if self._mark_used(path, size):  # another process was quicker
                 return path, None
             data = fetch()
             assert len(data) == size
-            return (path if self._put(path, data) else None), data
+            return (path if self._store(path, data) else None), data
 
     def drop(self, identity: str) -> None:
         """Forget a piece that turned out to be damaged."""
         self.path(identity).unlink(missing_ok=True)
 
-    def _touched(self, path: Path, size: int) -> bool:
+    def _mark_used(self, path: Path, size: int) -> bool:
         """Whether the piece is there in full; if so it is the last to be removed."""
         try:
             if path.stat().st_size != size:
@@ -69,7 +69,7 @@ class Cache:
             return False
         return True
 
-    def _put(self, path: Path, data: bytes) -> bool:
+    def _store(self, path: Path, data: bytes) -> bool:
         """Keep a piece; False where it does not fit into the limit or onto the disk."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
@@ -93,24 +93,24 @@ class Cache:
         if size > self.limit:
             return False
         with self._locked(self.folder / "lock"):
-            taken = self._taken()
+            taken = self._recorded_size()
             if taken is None or taken + size > self.limit:
                 taken = self._make_room(size)
             if taken + size > self.limit:  # all of it is being written by others
                 return False
             with partial.open("wb") as file:
                 file.truncate(size)
-            self._note(taken + size)
+            self._record_size(taken + size)
         return True
 
-    def _taken(self) -> int | None:
+    def _recorded_size(self) -> int | None:
         """Bytes of all pieces according to the note; None where there is none. It may be too high: after a kill."""
         try:
             return int((self.folder / "size").read_text())
         except (OSError, ValueError):
             return None
 
-    def _note(self, taken: int) -> None:
+    def _record_size(self, taken: int) -> None:
         partial = self.folder / "size.tmp"
         partial.write_text(str(taken))
         os.replace(partial, self.folder / "size")
@@ -121,7 +121,7 @@ class Cache:
         taken = sum(piece_size for _, piece_size, _ in found)
         for used, piece_size, path in found:
             abandoned = path.endswith(".tmp") and time.time() - used > _ABANDONED_S
-            if abandoned or (taken + size > _LOW * self.limit and not path.endswith(".tmp")):
+            if abandoned or (taken + size > _ROOM_SHARE * self.limit and not path.endswith(".tmp")):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
                 taken -= piece_size

@@ -20,7 +20,7 @@ def row_bytes(index: Index, shard: int) -> memoryview:
     return index.rows(shard).view("u1").data
 
 
-def span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
+def chunk_span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
     """Bytes of the shard, first and last (excluded), of the chunk of `chunk` samples that has the row."""
     first = row - row % chunk
     last = min(first + chunk, len(rows) // ROW_FORMAT.size) - 1
@@ -28,12 +28,12 @@ def span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
     return ROW_FORMAT.unpack_from(rows, first * ROW_FORMAT.size)[0], offset + size
 
 
-def identity(index: Index, shard: int, start: int, stop: int) -> str:
+def chunk_identity(index: Index, shard: int, start: int, stop: int) -> str:
     """What these bytes are in the cache: a part of a shard with this content."""
     return f"{index.paths[shard]} {index.entries[shard].sha256} {start}-{stop}"
 
 
-def small_cache(index: Index, positions: int) -> str | None:
+def small_cache_warning(index: Index, positions: int) -> str | None:
     """What to tell where the cache does not hold the samples of so many positions, a window of the lanes of a node."""
     needed = min(positions, index.samples) * index.mean_size
     if not any(map(is_remote, index.paths)) or needed <= index.storage.cache_bytes:
@@ -45,11 +45,11 @@ def small_cache(index: Index, positions: int) -> str | None:
     )
 
 
-def bring(index: Index, shard: int, start: int, stop: int) -> tuple[Path | None, bytes | None]:
+def ensure_cached(index: Index, shard: int, start: int, stop: int) -> tuple[Path | None, bytes | None]:
     """See to it that bytes of a remote shard are in the cache of this node: as `Cache.get`.
 
     Raises OSError or ValueError as `Storage.fetch`.
     """
     fetch = index.storage.fetch
-    name = identity(index, shard, start, stop)
+    name = chunk_identity(index, shard, start, stop)
     return index.cache.get(name, stop - start, lambda: fetch(index.paths[shard], start, stop))

@@ -26,13 +26,13 @@ from data_shards.shards.index_file import (
     REMEDY,
     TOKENIZER_NAME,
     FolderIndex,
-    Folders,
+    FolderIndexes,
     ShardEntry,
     TokenizerEntry,
 )
 from data_shards.shards.patterns import expand_item, patterns_of, resolve
 from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
-from data_shards.shards.storage import Storage, beside, folder_of, is_remote, local_path, name_of, storage_of
+from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, name_of, storage_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Index:
         return rows
 
     def _remote_rows(self, location: str, entry: ShardEntry) -> np.ndarray:
-        url = beside(folder_of(location), sidecar_name(entry.url))
+        url = join_location(folder_of(location), sidecar_name(entry.url))
 
         def fetch() -> bytes:
             try:
@@ -136,7 +136,7 @@ class Index:
         return self.starts.tolist()
 
 
-def _entries(paths: Iterable[str], folders: Folders) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
+def _shard_entries(paths: Iterable[str], folders: FolderIndexes) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
     """Entry of each shard, and the index of each of their folders."""
     used: dict[str, FolderIndex] = {}
     known: dict[tuple[str, str], ShardEntry] = {}
@@ -160,7 +160,7 @@ def common_tokenizer(shards: Patterns, folders: dict[str, FolderIndex]) -> Token
         types = [f"{entry.vocab_size} types" if entry else "no tokenizer" for entry in (first, second)]
         raise ValueError(
             f"the shards of {shards!r} have different tokenizers: {folder} ({types[0]}), {other} ({types[1]}); build "
-            f"them with the same one: ./run.sh shards build ... tokenizer={beside(folder, TOKENIZER_NAME)}"
+            f"them with the same one: ./run.sh shards build ... tokenizer={join_location(folder, TOKENIZER_NAME)}"
         )
     return next(iter(owners))
 
@@ -199,9 +199,9 @@ def load_index(data: DataConfig | Patterns) -> Index:
     """
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
     shards, storage = data.shards, storage_of(data)
-    folders = Folders(storage)
+    folders = FolderIndexes(storage)
     paths = resolve(shards, folders=folders)
-    entries, used = _entries(paths, folders)
+    entries, used = _shard_entries(paths, folders)
     class_lists = {index.classes for index in used.values() if index.classes}
     if len(class_lists) > 1:
         raise ValueError(f"the shards of {shards!r} have different classes; their labels cannot be mixed")
@@ -212,7 +212,7 @@ def load_index(data: DataConfig | Patterns) -> Index:
         for line in _check_shard(local_path(path), entry)
     ]
     tokenizer = common_tokenizer(shards, used)
-    items = _items(shards, paths, folders) if data.weights else (len(paths),)
+    items = _item_counts(shards, paths, folders) if data.weights else (len(paths),)
     classes = next(iter(class_lists), ())
     index = Index(tuple(paths), tuple(entries), classes, tuple(warnings), tokenizer, storage, items)
     if not index.samples:
@@ -220,7 +220,7 @@ def load_index(data: DataConfig | Patterns) -> Index:
     return index
 
 
-def _items(shards: Patterns, paths: list[str], folders: Folders) -> tuple[int, ...]:
+def _item_counts(shards: Patterns, paths: list[str], folders: FolderIndexes) -> tuple[int, ...]:
     """Number of shards of each item of a list; ValueError where two items name the same shard."""
     counts = tuple(len(expand_item(item, True, folders)) for item in patterns_of(shards))
     if sum(counts) != len(paths):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_training import DataConfig
-from data_shards.shards.storage import Storage, beside, is_remote, local_path, storage_of
+from data_shards.shards.storage import Storage, is_remote, join_location, local_path, storage_of
 
 INDEX_NAME = "index.json"
 TOKENIZER_NAME = "tokenizer"
@@ -50,24 +50,24 @@ class FolderIndex:
 def read_folder_index(folder: Path) -> FolderIndex:
     """Contents of the folder's index.json, empty where there is none; ValueError where it is not one of ours."""
     path = folder / INDEX_NAME
-    return _parse(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
+    return _parse_index(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
 
 
-def remote_folder_index(folder: str, storage: Storage) -> FolderIndex:
+def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
     """The same of a remote folder."""
-    location = beside(folder, INDEX_NAME)
+    location = join_location(folder, INDEX_NAME)
     try:
-        return _parse(storage.fetch(location), location)
+        return _parse_index(storage.fetch(location), location)
     except FileNotFoundError:
         return FolderIndex()
     except OSError as error:
         raise ValueError(str(error)) from error
 
 
-def _parse(text: bytes, name: str) -> FolderIndex:
+def _parse_index(text: bytes, name: str) -> FolderIndex:
     try:
         content = json.loads(text)
-        shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
+        shards = tuple(_checked_entry(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
         if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
             raise ValueError(f"not a tokenizer: {tokenizer}")
@@ -79,7 +79,7 @@ def _parse(text: bytes, name: str) -> FolderIndex:
         raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
 
 
-def _sound(entry: ShardEntry) -> ShardEntry:
+def _checked_entry(entry: ShardEntry) -> ShardEntry:
     """The entry; ValueError where it cannot be of a shard beside its index.json."""
     numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
     sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
@@ -115,7 +115,7 @@ def totals(entries: Sequence[ShardEntry]) -> dict[str, int]:
     return {"shards": len(entries), **sums}
 
 
-class Folders:
+class FolderIndexes:
     """The index.json of each folder, read once."""
 
     def __init__(self, storage: Storage | None = None) -> None:
@@ -127,6 +127,6 @@ class Folders:
         if folder not in self._read:
             remote = is_remote(folder)
             self._read[folder] = (
-                remote_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
+                fetch_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
             )
         return self._read[folder]

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from configs.schema_training import DataConfig
 from data_shards.shards.bad_sample import BadSample, Report
-from data_shards.shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
+from data_shards.shards.chunks import ROW_FORMAT, chunk_identity, chunk_span, ensure_cached, row_bytes
 from data_shards.shards.index import Index
 from data_shards.shards.sidecar import crc32
 from data_shards.shards.storage import CutOff, Unreachable, is_remote, local_path
-from data_shards.shards.tar import Sample, damaged_name, parse_sample
+from data_shards.shards.tar import Sample, best_effort_name, parse_sample
 
 _OPEN_FILES = 256  # shards whose file descriptor a process keeps
 _RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
@@ -41,9 +41,9 @@ class Reader:
         self._index = index
         self._chunk = chunk or index.chunk(DataConfig().chunk_bytes)
         self._limit = (max_sample_mb or DataConfig().max_sample_mb) * _MIB
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._open: dict[int, _Shard] = {}  # the longest open are closed first
         self._broken: set[tuple[int, int]] = set()
         """Chunks that the store does not give."""
@@ -58,7 +58,7 @@ class Reader:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def read(self, sample: int) -> Sample:
         """The sample's members; BadSample where its bytes are not those that were indexed.
@@ -66,7 +66,7 @@ class Reader:
         Unreachable where a store does not answer.
         """
         number, row = self._index.locate(sample)
-        blocks = self._quick(number, row) or self._good_blocks(number, row)
+        blocks = self._read_fast(number, row) or self._read_verified(number, row)
         self.bytes_read += len(blocks)
         try:
             return parse_sample(blocks)
@@ -77,7 +77,7 @@ class Reader:
         """Name a bad sample: best effort, from the bytes that are at hand."""
         number, row = self._index.locate(sample)
         try:
-            name = damaged_name(self._start(number, row), row)
+            name = best_effort_name(self._read_start(number, row), row)
         except (OSError, ValueError, OverflowError):
             name = f"row {row}"
         return Report(self._index.paths[number], name, error.kind, str(error))
@@ -95,7 +95,7 @@ class Reader:
         for number in list(self._open):
             self._close(number)
 
-    def _quick(self, number: int, row: int) -> bytes | None:
+    def _read_fast(self, number: int, row: int) -> bytes | None:
         """The sample's bytes where its shard is local, open and sound: nearly always, so in as few steps as can be."""
         shard = self._open.get(number)
         if shard is None:
@@ -110,14 +110,14 @@ class Reader:
             return None
         return blocks if crc32(blocks) == crc else None
 
-    def _good_blocks(self, number: int, row: int) -> bytes:
+    def _read_verified(self, number: int, row: int) -> bytes:
         """The sample's bytes in its tar, as they were indexed; BadSample where they cannot be had."""
         try:
-            blocks, crc = self._patient_blocks(number, row)
+            blocks, crc = self._read_with_retries(number, row)
             if crc32(blocks) == crc:
                 return blocks
             if is_remote(self._index.paths[number]):
-                blocks = self._again(number, row)  # the copy on this node may be what is damaged
+                blocks = self._refetch(number, row)  # the copy on this node may be what is damaged
                 if crc32(blocks) == crc:
                     return blocks
         except Unreachable:  # an outage is no property of the sample: other runs would see other data
@@ -127,42 +127,42 @@ class Reader:
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
         raise BadSample("checksum", reason)
 
-    def _patient_blocks(self, number: int, row: int) -> tuple[bytes, int]:
-        """As `_blocks`; a file that cannot be read is opened anew, some times."""
+    def _read_with_retries(self, number: int, row: int) -> tuple[bytes, int]:
+        """As `_read_once`; a file that cannot be read is opened anew, some times."""
         for wait in _RETRIES_S:
             try:
-                return self._blocks(number, row)
+                return self._read_once(number, row)
             except (FileNotFoundError, PermissionError, Unreachable, CutOff):
                 raise
             except OSError:
                 self._close(number)
                 time.sleep(wait)
-        return self._blocks(number, row)
+        return self._read_once(number, row)
 
-    def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
+    def _read_once(self, number: int, row: int) -> tuple[bytes, int]:
         """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
-        shard = self._shard(number)
+        shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if size > self._limit:
             raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, size, offset), crc
-        return self._remote_blocks(number, row, shard, offset, size), crc
+        return self._read_remote(number, row, shard, offset, size), crc
 
-    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
+    def _read_remote(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
         """The sample's bytes of the chunk in the cache; the file is not kept open, or it would outlive its removal."""
         key, index = (number, row // self._chunk), self._index
-        start, stop = span(shard.rows, row, self._chunk)
+        start, stop = chunk_span(shard.rows, row, self._chunk)
         if key not in self._broken and time.monotonic() >= self._no_room_until:
             try:
-                path, data = bring(index, number, start, stop)
+                path, data = ensure_cached(index, number, start, stop)
                 if path is None:
                     self._no_room_until = time.monotonic() + _NO_ROOM_S
                 if data is not None:
                     self.cache_misses += 1
                     return data[offset - start : offset - start + size]
                 assert path
-                blocks = _part_of(path, offset - start, size)
+                blocks = _read_range(path, offset - start, size)
                 self.cache_hits += 1
                 return blocks
             except CutOff:  # the shard ends within the chunk
@@ -173,28 +173,28 @@ class Reader:
         self.cache_misses += 1
         return index.storage.fetch(index.paths[number], offset, offset + size)
 
-    def _again(self, number: int, row: int) -> bytes:
+    def _refetch(self, number: int, row: int) -> bytes:
         """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
-        shard = self._shard(number)
+        shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
         if crc32(blocks) == crc:
-            self._index.cache.drop(identity(self._index, number, *span(shard.rows, row, self._chunk)))
+            self._index.cache.drop(chunk_identity(self._index, number, *chunk_span(shard.rows, row, self._chunk)))
         return blocks
 
-    def _start(self, number: int, row: int) -> bytes:
+    def _read_start(self, number: int, row: int) -> bytes:
         """The first bytes of a sample, without asking a store for them."""
         if number not in self._open and is_remote(self._index.paths[number]):
             raise ValueError("its sidecar is not here")
-        shard = self._shard(number)
+        shard = self._open_shard(number)
         offset, size, _, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, min(size, 512), offset)
-        start, stop = span(shard.rows, row, self._chunk)
-        path = self._index.cache.path(identity(self._index, number, start, stop))
-        return _part_of(path, offset - start, min(size, 512))
+        start, stop = chunk_span(shard.rows, row, self._chunk)
+        path = self._index.cache.path(chunk_identity(self._index, number, start, stop))
+        return _read_range(path, offset - start, min(size, 512))
 
-    def _shard(self, number: int) -> _Shard:
+    def _open_shard(self, number: int) -> _Shard:
         if number in self._open:
             return self._open[number]
         location = self._index.paths[number]
@@ -211,7 +211,7 @@ class Reader:
             os.close(shard.descriptor)
 
 
-def _part_of(path: Path, offset: int, size: int) -> bytes:
+def _read_range(path: Path, offset: int, size: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, size, offset)

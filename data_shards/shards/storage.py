@@ -59,7 +59,7 @@ def name_of(location: str) -> str:
     return unquote(name) if is_http(location) else name
 
 
-def beside(folder: str, name: str) -> str:
+def join_location(folder: str, name: str) -> str:
     """The location of a file in a folder."""
     return posixpath.join(folder, quote(name) if is_http(folder) else name)
 
@@ -88,21 +88,21 @@ class Storage:
         CutOff where the store says so, Unreachable where it does not answer, ValueError where it ignores ranges
         or its package is not installed.
         """
-        system = _system(url.partition("://")[0].lower(), os.getpid())
+        system = _file_system(url.partition("://")[0].lower(), os.getpid())
         for attempt in range(self.retries + 1):
             try:
-                return _whole(self._ask(system, url, start, stop), url, start, stop)
+                return _checked_answer(self._request(system, url, start, stop), url, start, stop)
             except (FileNotFoundError, PermissionError, ValueError):
                 raise
             except Exception as error:  # each backend has its own, and they change
                 last = _SHORT_TRIES - 1 if isinstance(error, CutOff) else self.retries
-                if attempt >= min(last, self.retries) or not _passing(error):
-                    raise _final(error, url, attempt + 1) from error
+                if attempt >= min(last, self.retries) or not _is_transient(error):
+                    raise _final_error(error, url, attempt + 1) from error
                 log.info("%s: %s; asking again", url, _reason(error))
-                time.sleep(_wait(attempt))
+                time.sleep(_wait_seconds(attempt))
         raise AssertionError("there is a first attempt")
 
-    def _ask(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
+    def _request(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
         if isinstance(system, AsyncFileSystem):
             return sync(system.loop, system._cat_file, url, start=start, end=stop, timeout=self.timeout_s)
         return system.cat_file(url, start=start, end=stop)
@@ -110,17 +110,17 @@ class Storage:
 
 def storage_of(data: DataConfig) -> Storage:
     """How a run reads remote files."""
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _own_folder()
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _default_cache_folder()
     return Storage(folder, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
 
 
-def _own_folder() -> Path:
+def _default_cache_folder() -> Path:
     """This user's, in the system's temporary folder."""
     return Path(tempfile.gettempdir()) / f"data2vec-{os.getuid()}"
 
 
 @lru_cache(maxsize=64)
-def _system(protocol: str, pid: int) -> Any:
+def _file_system(protocol: str, pid: int) -> Any:
     """The file system of a protocol; none is carried over a fork."""
     try:
         return fsspec.filesystem(protocol)
@@ -132,7 +132,7 @@ def _system(protocol: str, pid: int) -> Any:
         raise ValueError(f"{protocol}:// is not known: give a path, s3://, gs://, http:// or https://") from None
 
 
-def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
+def _checked_answer(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     """The bytes, if they are all that was asked for."""
     if start is None or stop is None:
         return data
@@ -143,13 +143,13 @@ def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     return data
 
 
-def _passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether another attempt may help: not where the server says that the request itself is wrong."""
     status = getattr(error, "status", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429))
 
 
-def _final(error: Exception, url: str, attempts: int) -> OSError:
+def _final_error(error: Exception, url: str, attempts: int) -> OSError:
     if getattr(error, "status", None) in (401, 403):
         return PermissionError(f"{url}: {_reason(error)}; check the credentials of the store")
     kind = CutOff if isinstance(error, CutOff) or getattr(error, "status", None) == 416 else Unreachable
@@ -160,7 +160,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _wait(attempt: int) -> float:
+def _wait_seconds(attempt: int) -> float:
     """Seconds before the next attempt, doubled each time; spread, so that processes do not come all at once."""
     spread = 0.5 + (time.monotonic_ns() // 1000 % 1000) / 1000
     return spread * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)

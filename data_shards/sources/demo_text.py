@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.sources.demo_packages import Package, debian, find
+from data_shards.sources.demo_packages import Package, debian_places, find_data
 from data_shards.sources.documents import Document, Part
-from data_shards.sources.folders import mixed
+from data_shards.sources.folders import shuffled
 from data_shards.sources.texts import choose_tokenizer, text_split
 from data_shards.sources.units import LeftOut, Split
 
@@ -36,7 +36,7 @@ SUPERSENSES = (
 
 _FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 _TEST_SHARE = 0.1
-_PART = 20_000  # documents of a shard
+_SHARD_DOCUMENTS = 20_000  # documents of a shard
 _PACKAGE = Package(
     "wordnet-base",
     "w/wordnet/wordnet-base_3.0-37_all.deb",
@@ -61,7 +61,7 @@ class Listed:
         yield from self.listed
 
 
-def _take(unpacked: Path, target: Path) -> None:
+def _move_files(unpacked: Path, target: Path) -> None:
     for name in _FILES:
         shutil.move(unpacked / "usr/share/wordnet" / name, target / name)
 
@@ -75,7 +75,7 @@ def _glosses(path: Path) -> Iterator[Document]:
             yield Document(f"{kind}{offset}", line.partition("| ")[2].strip(), label)
 
 
-def _read(folder: Path, place: str) -> tuple[list[Document], str] | None:
+def _read_glosses(folder: Path, place: str) -> tuple[list[Document], str] | None:
     """The glosses that `folder` holds, if it does, and what they are."""
     if not all((folder / name).is_file() for name in _FILES):
         return None
@@ -90,14 +90,16 @@ def _is_test(document: Document) -> bool:
 def _shards(name: str, documents: list[Document]) -> list[tuple[Part, ...]]:
     """The documents of each shard."""
     named = [replace(document, key=f"{name}/{document.key}") for document in documents]
-    return [(Listed(tuple(named[start : start + _PART])),) for start in range(0, len(named), _PART)]
+    return [
+        (Listed(tuple(named[start : start + _SHARD_DOCUMENTS])),) for start in range(0, len(named), _SHARD_DOCUMENTS)
+    ]
 
 
 def demo_text(config: BuildConfig) -> list[Split]:
     """The demo's three splits, from `config.input` or wherever they can be had; a tokenizer is trained on `train`."""
-    places = debian("wordnet", [_PACKAGE], _take)
-    documents, origin = find(config.input, f"WordNet's files ({' '.join(_FILES)})", places, _read)
-    documents = mixed(documents)
+    places = debian_places("wordnet", [_PACKAGE], _move_files)
+    documents, origin = find_data(config.input, f"WordNet's files ({' '.join(_FILES)})", places, _read_glosses)
+    documents = shuffled(documents)
     train = [document for document in documents if not _is_test(document)]
     nouns = [document for document in train if document.label][:PROBE]
     test = [document for document in documents if document.label and _is_test(document)][:TEST]

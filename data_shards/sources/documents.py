@@ -68,9 +68,9 @@ class Whole:
         try:
             data = read_unchanged(self.path, self.size)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
-        if text := decoded(data, self.path, left_out):
+        if text := decode_text(data, self.path, left_out):
             yield Document(f"{self.key}/0", text)
 
 
@@ -94,7 +94,7 @@ class Lines:
     def size(self) -> int:
         return int((self.stop - self.start) * (_RATIO if _codec(self.path) else 1))
 
-    def ends(self, position: int) -> bool:
+    def belongs_to_next(self, position: int) -> bool:
         """Whether what begins at `position` is the next part's."""
         return position >= self.stop and not _codec(self.path)
 
@@ -105,7 +105,7 @@ class Lines:
         try:
             for position, data in self._blocks():
                 key, name = f"{self.key}/{position}", f"{self.path} at byte {position}"
-                if (text := decoded(data, name, left_out)) is None:
+                if (text := decode_text(data, name, left_out)) is None:
                     continue
                 document = _json(key, text, self.fields, name, left_out) if self.fields else Document(key, text)
                 if document:
@@ -113,11 +113,11 @@ class Lines:
         except OSError as error:
             if _codec(self.path) and not isinstance(error, PermissionError):  # an incomplete download
                 raise ValueError(f"{self.path}: {error}; get the file again, or take it away") from error
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Position and bytes of each document."""
-        with _opened(self.path) as file:
+        with _open(self.path) as file:
             yield from _paragraphs(file, self) if self.kind == "paragraphs" else _lines(file, self)
 
 
@@ -139,7 +139,7 @@ class Rows:
         try:
             file = parquet.ParquetFile(self.path)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         for group in self.groups:
             for row, texts in enumerate(self._rows(file, group)):
@@ -156,7 +156,7 @@ class Rows:
             raise ValueError(f"{self.path}: row group {group}: {error}; get the file again, or take it away") from error
 
 
-def decoded(data: bytes, name: str, left_out: LeftOut) -> str | None:
+def decode_text(data: bytes, name: str, left_out: LeftOut) -> str | None:
     """UTF-8 text without white space around it; None, and counted, where it is empty or something else."""
     try:
         text = data.decode("utf-8-sig").strip()
@@ -172,7 +172,7 @@ def _codec(path: str) -> str | None:
     return COMPRESSED.get(path.rpartition(".")[2].lower())
 
 
-def _opened(path: str) -> BinaryIO:
+def _open(path: str) -> BinaryIO:
     """The file, decompressed where its name says so."""
     if codec := _codec(path):
         return io.BufferedReader(pyarrow.CompressedInputStream(path, codec), 1 << 20)
@@ -182,7 +182,7 @@ def _opened(path: str) -> BinaryIO:
 def _lines(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
     """(position, line) of the lines that begin in the part; blank ones are none."""
     for position, line in _positions(file, part):
-        if part.ends(position):
+        if part.belongs_to_next(position):
             return
         if line.strip():
             yield position, line
@@ -198,7 +198,7 @@ def _paragraphs(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
             continue
         if block:
             yield begin, block
-        if part.ends(position):
+        if part.belongs_to_next(position):
             return
         block, ours = b"", True
     if block:

@@ -50,7 +50,7 @@ def source_file(root: Path, parts: tuple[str, ...]) -> SourceFile:
     return SourceFile(root, parts, stat.st_size, stat.st_mtime_ns)
 
 
-def _true(test: Callable[[], bool]) -> bool:
+def _succeeds_true(test: Callable[[], bool]) -> bool:
     """False also where the question cannot be answered, as of a link to itself."""
     try:
         return test()
@@ -67,7 +67,7 @@ class Walk:
     kinds: str
     """What is wanted, in words."""
     left_out: LeftOut
-    silent: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     """Extensions that are left out without a word."""
 
     def files(
@@ -84,21 +84,21 @@ class Walk:
         except OSError as error:
             if not parts:
                 raise
-            self.left_out.unreadable("/".join(parts) + "/", error)
+            self.left_out.add_unreadable("/".join(parts) + "/", error)
             return
         for entry in entries:
             if entry.name.startswith("."):
                 self.left_out.add("hidden", "/".join((*parts, entry.name)))
-            elif _true(entry.is_dir):
+            elif _succeeds_true(entry.is_dir):
                 yield from self.files(root, (*parts, entry.name), above | {real})
-            elif extension(entry.name) not in self.silent:
-                yield from self._file(root, parts, entry)
+            elif extension(entry.name) not in self.ignored:
+                yield from self._wanted_file(root, parts, entry)
 
-    def _file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
+    def _wanted_file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
         name = "/".join((*parts, entry.name))
         if not self.wanted(entry.name):
             self.left_out.add(f"not {self.kinds}", name)
-        elif not _true(entry.is_file):
+        elif not _succeeds_true(entry.is_file):
             self.left_out.add("broken link or no plain file", name)
         elif not entry.stat().st_size:
             self.left_out.add("0 bytes", name)
@@ -128,7 +128,7 @@ def keys_of(files: Sequence[SourceFile]) -> list[str]:
 
 def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
     """ValueError that lists the files whose members' names do not fit a tar header."""
-    bad = [file.path for name, file in members if not _fits(name, file.size)]
+    bad = [file.path for name, file in members if not _fits_tar_header(name, file.size)]
     if not bad:
         return
     lines = [f"{path}: its name is too long for a tar header; shorten it or its folders" for path in bad[:_SHOWN]]
@@ -137,7 +137,7 @@ def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
     raise ValueError("\n".join(lines))
 
 
-def _fits(name: str, size: int) -> bool:
+def _fits_tar_header(name: str, size: int) -> bool:
     if len(name) <= 25:  # never too long, whatever the encoding
         return True
     try:
@@ -151,10 +151,12 @@ def class_names(root: Path, files: Sequence[SourceFile]) -> list[str]:
     """Names of the class folders, sorted; none where a file lies beside them."""
     if any(len(file.parts) == 1 for file in files):
         return []
-    return sorted(entry.name for entry in os.scandir(root) if _true(entry.is_dir) and not entry.name.startswith("."))
+    return sorted(
+        entry.name for entry in os.scandir(root) if _succeeds_true(entry.is_dir) and not entry.name.startswith(".")
+    )
 
 
-def mixed(units: Sequence[Anything]) -> list[Anything]:
+def shuffled(units: Sequence[Anything]) -> list[Anything]:
     """A fixed permutation, so that neither a shard nor a run within one is of a single class."""
     order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(units)), kind="stable")
     return [units[i] for i in order]

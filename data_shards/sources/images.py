@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.kinds import length_of
-from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, mixed
+from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, shuffled
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size, read_unchanged
 from data_shards.vision.decoding import IMAGE_EXTENSIONS
 
@@ -33,7 +33,7 @@ class ImageFile:
         try:
             members = {extension(self.path): read_unchanged(self.path, self.file_size)}
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         if length_of(members):
             yield self.key, {**members, **label_member(self.label)}
@@ -68,4 +68,4 @@ def image_folder(root: Path, name: str) -> Split:
         ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified)
         for key, file in zip(keys, files, strict=True)
     ]
-    return Split(name, "vision", mixed(units), classes, left_out=left_out)
+    return Split(name, "vision", shuffled(units), classes, left_out=left_out)

@@ -23,7 +23,7 @@ from data_shards.sources.folders import (
     class_names,
     extension,
     keys_of,
-    mixed,
+    shuffled,
     source_file,
 )
 from data_shards.sources.units import LeftOut, Split, label_member, read_unchanged
@@ -59,7 +59,7 @@ class Recording:
         try:
             data = read_unchanged(self.path, self.source_size)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         try:
             audio = read_audio(data)  # even where the bytes stay as they are: nothing damaged gets in
@@ -91,7 +91,7 @@ def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
         try:
             text = path.read_text("utf-8", "replace")
         except OSError as error:
-            left_out.unreadable(f"{path} (transcripts)", error)
+            left_out.add_unreadable(f"{path} (transcripts)", error)
             continue
         whole[path.stem] = text.strip()
         if path.name.endswith(".trans.txt"):
@@ -101,7 +101,7 @@ def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
 
 def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """Recordings of a folder, their texts and class names."""
-    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, silent=("txt",))
+    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, ignored=("txt",))
     files = list(walk.files(root))
     texts: list[str | None] = []
     known: dict[Path, dict[str, str]] = {}
@@ -169,7 +169,7 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
         units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
-    return Split(config.name, "speech", list(mixed(units)), classes, left_out=left_out)
+    return Split(config.name, "speech", list(shuffled(units)), classes, left_out=left_out)
 
 
 def _manifest_keys(files: list[SourceFile]) -> list[str]:

@@ -62,14 +62,14 @@ class Sequences:
         return (*how, *((type(part).__name__, *part.facts()) for part in self.parts))
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        tokenizer = _loaded(self.tokenizer, self.entry)
+        tokenizer = _load_expected(self.tokenizer, self.entry)
         documents = (document for part in self.parts for document in part.documents(left_out))
         encoded = ((document, tokenizer.encode(document.text)) for document in documents)
         match self.pack:
             case "documents":
-                sequences = cut(encoded, self.max_tokens - 2)
+                sequences = split_documents(encoded, self.max_tokens - 2)
             case "full":
-                sequences = joined(encoded, self.max_tokens - 2)
+                sequences = pack_documents(encoded, self.max_tokens - 2)
         for key, label, ids in sequences:
             label_number = None if label is None else self.classes.index(label)
             npy = tokens_npy([BOS, *ids, EOS], self.entry.vocab_size)
@@ -77,7 +77,7 @@ class Sequences:
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: Path, entry: TokenizerEntry) -> Tokenizer:
+def _load_expected(folder: Path, entry: TokenizerEntry) -> Tokenizer:
     tokenizer = load_tokenizer(folder)
     if tokenizer.entry != entry:
         raise ValueError(f"{folder} changed during the build; build again")
@@ -89,7 +89,7 @@ Sequence = tuple[str, str | None, list[int]]
 """Key, class, ids without <s> and </s>."""
 
 
-def cut(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
     """Every document by itself, in as few sequences as can be, of about equal length: none is left with a rest."""
     for document, ids in encoded:
         pieces = -(-len(ids) // longest)
@@ -98,7 +98,7 @@ def cut(encoded: Encoded, longest: int) -> Iterator[Sequence]:
             yield key, document.label, ids[len(ids) * piece // pieces : len(ids) * (piece + 1) // pieces]
 
 
-def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
     """Documents in one line, with </s> between them, cut into full sequences and a last shorter one."""
     key, line, pieces = "", list[int](), 0
     for document, ids in encoded:
@@ -115,7 +115,7 @@ def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
         yield f"{key}_{pieces}", None, line
 
 
-def _wanted(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
+def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
     """Which files of a folder hold documents, and the same in words."""
     match config.source:
         case "textfiles":
@@ -130,19 +130,19 @@ def _wanted(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
             return lambda name: extension(name) in ("parquet", "pq"), "parquet"
 
 
-def _files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
+def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
     """The source files; ValueError where there are none."""
     if root.is_file():
         return [source_file(root.parent, (root.name,))]
     if not root.is_dir():
         raise ValueError(f"input={root} is not there; give a folder or a file of documents")
-    wanted, kinds = _wanted(config)
+    wanted, kinds = _wanted_files(config)
     if files := list(Walk(wanted, kinds, left_out).files(root)):
         return files
     raise ValueError("; ".join([f"input={root} holds no file for source={config.source} ({kinds})", *left_out.notes()]))
 
 
-def _parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
+def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
     """A file's documents in parts of at most `shard_mb`."""
     fields = Fields(config.text_field, config.label_field)
     if config.source == "parquet":
@@ -180,7 +180,7 @@ def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterat
         yield Rows(key, file.path, tuple(groups), size, file.modified, fields)
 
 
-def _grouped(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
+def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
     """Parts side by side, of at most `most` bytes together (or one part)."""
     groups: list[list[Part]] = []
     size = 0
@@ -233,17 +233,17 @@ def text_source(root: Path, config: BuildConfig) -> Split:
             "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
         )
     left_out = LeftOut()
-    files = _files(root, config, left_out)
+    files = _source_files(root, config, left_out)
     parts: list[Part] = []
     keys = keys_of(files)
     check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))
     for key, file in zip(keys, files, strict=True):
         try:
-            parts += _parts(file, key, config)
+            parts += _file_parts(file, key, config)
         except OSError as error:
-            left_out.unreadable(file.path, error)
+            left_out.add_unreadable(file.path, error)
     classes = labels_of(parts) if config.label_field else []
-    chosen, shards = choose_tokenizer(config, parts), _grouped(parts, config.shard_mb * _MIB)
+    chosen, shards = choose_tokenizer(config, parts), _group_parts(parts, config.shard_mb * _MIB)
     split = text_split(config, config.name, shards, chosen, classes)
     split.left_out = left_out
     return split

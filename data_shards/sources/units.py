@@ -28,7 +28,7 @@ class LeftOut:
         """One more, for `reason`."""
         self.reasons.setdefault(reason, []).append(name)
 
-    def unreadable(self, name: str, error: OSError) -> None:
+    def add_unreadable(self, name: str, error: OSError) -> None:
         """One more, which the system does not let us read."""
         self.add(f"{UNREADABLE}: {error.strerror or error}", name)
 
@@ -38,7 +38,7 @@ class LeftOut:
             self.reasons.setdefault(reason, []).extend(names)
 
     @property
-    def to_try_again(self) -> bool:
+    def worth_retrying(self) -> bool:
         """Whether anything was left out that may be readable another time."""
         return any(reason.startswith(UNREADABLE) for reason in self.reasons)
 
@@ -52,7 +52,7 @@ class LeftOut:
             lines.append(f"left out {len(names)} ({_printable(reason)}): {shown}{rest}")
         return lines
 
-    def table(self) -> bytes:
+    def to_tsv(self) -> bytes:
         """All of it, a line `reason<TAB>name` each; tabs and ends of lines in names become `\\t`, `\\n` and `\\r`."""
         rows = [(reason, name) for reason, names in sorted(self.reasons.items()) for name in names]
         lines = [f"{reason.translate(_ESCAPES)}\t{name.translate(_ESCAPES)}\n" for reason, name in rows]
