@@ -1,4 +1,4 @@
-"""What `data.shards` names: folders, globs, braces and lists of them -> the locations of shards, in a fixed order."""
+"""Patterns of `data.shards` (folders, globs, braces, lists of these) -> locations of shards, in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from data_shards.shards.storage import folder_of, is_remote, join_location, loca
 
 
 def _tar_names(folder: str, promised: bool, folders: FolderIndexes) -> set[str]:
-    """Tars of the folder, and those that index.json promises; of remote folders these alone."""
+    """Names of the tars in a local folder.
+
+    promised: add the names in its index.json. Remote folders are not listed: they have only those.
+    """
     there = set() if is_remote(folder) else {path.name for path in local_path(folder).glob("*.tar")}
     return there | {entry.url for entry in folders[folder].shards} if promised else there
 
 
 def _expand_pattern(pattern: str, promised: bool, folders: FolderIndexes) -> list[str]:
-    """Shards of one pattern without braces."""
+    """Locations of the shards that one pattern without braces names."""
     if is_remote(pattern):
         return _expand_remote(pattern, folders)
     path = local_path(pattern)
@@ -36,7 +39,7 @@ def _expand_pattern(pattern: str, promised: bool, folders: FolderIndexes) -> lis
 
 
 def _expand_remote(pattern: str, folders: FolderIndexes) -> list[str]:
-    """Stores of objects need not be able to list them, so index.json says what there is."""
+    """Expand a remote pattern by the folder's index.json, because a store may be unable to list its objects."""
     name = name_of(pattern)
     if name.endswith(".tar") and not any(sign in name for sign in "*?["):
         return [pattern]
@@ -48,11 +51,12 @@ def _expand_remote(pattern: str, folders: FolderIndexes) -> list[str]:
 
 
 def patterns_of(shards: Patterns) -> tuple[str, ...]:
+    """The patterns as a tuple, one or several."""
     return (shards,) if isinstance(shards, str) else shards
 
 
 def _expand_braces(item: str) -> Iterable[str]:
-    """The patterns that braces stand for; a file or folder that has braces in its name is meant itself."""
+    """Patterns that braces stand for. Braces in the name of an existing file or folder are taken literally."""
     folder, slash, name = item.rpartition("/")
     if is_remote(item):
         return braceexpand.braceexpand(item)
@@ -64,7 +68,7 @@ def _expand_braces(item: str) -> Iterable[str]:
 
 
 def expand_item(item: str, promised: bool, folders: FolderIndexes) -> list[str]:
-    """Shards of one item of a list, whose braces are expanded; ValueError where nothing matches."""
+    """Locations of the shards that one item of a list names. Raises ValueError if nothing matches."""
     patterns = _expand_braces(item)
     paths = list(
         dict.fromkeys(path for pattern in patterns if pattern for path in _expand_pattern(pattern, promised, folders))
@@ -78,10 +82,10 @@ def expand_item(item: str, promised: bool, folders: FolderIndexes) -> list[str]:
 
 
 def expand(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
-    """The shards that folders, globs or braces name, without repetition, in a fixed order.
+    """Locations of the shards that folders, globs or braces name, without repetition, in a fixed order.
 
-    Those that (where `promised`) index.json or the braces name are among them even if there is no such file.
-    Raises ValueError where nothing matches.
+    promised: include shards that index.json names, even if there is no such file. Shards that a plain name or braces
+    name are always included. Raises ValueError if nothing matches.
     """
     folders = folders or FolderIndexes()
     items = patterns_of(shards) or ("",)
@@ -91,7 +95,7 @@ def expand(shards: Patterns, promised: bool = True, folders: FolderIndexes | Non
 
 
 def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
-    """The same, where all local ones exist; ValueError names the first that does not."""
+    """Expand patterns as `expand`. Raises ValueError if a local shard does not exist, and names the first."""
     paths = expand(shards, promised, folders)
     if missing := [path for path in paths if not is_remote(path) and not local_path(path).is_file()]:
         raise ValueError(
@@ -102,7 +106,7 @@ def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | No
 
 
 def local_shards(shards: Patterns, promised: bool = True) -> list[Path]:
-    """As `expand`, for commands that need the files themselves; ValueError for remote ones."""
+    """Expand patterns as `expand`, for commands that need local files. Raises ValueError for remote shards."""
     paths = expand(shards, promised)
     if remote := [path for path in paths if is_remote(path)]:
         raise ValueError(f"{remote[0]} is remote: run this where the files are, and copy what it writes beside them")
