@@ -83,7 +83,7 @@ class _WorkerProcess(context.ForkServerProcess):
 
 
 class WorkerContext(context.ForkServerContext):
-    """Multiprocessing context whose processes are forked from a server and block SIGINT, SIGTERM and SIGUSR1."""
+    """Multiprocessing context whose processes are forked from a server."""
 
     Process = _WorkerProcess
 
@@ -100,7 +100,8 @@ def start_worker_server(module: str) -> WorkerContext:
     worker_context.set_forkserver_preload([module])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        resource_tracker.ensure_running()  # it unblocks SIGINT and SIGTERM in this process too, so it starts before they are blocked
+        # It unblocks SIGINT and SIGTERM, in this process too, so it starts before they are blocked.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:

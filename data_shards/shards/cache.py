@@ -25,7 +25,7 @@ _ABANDONED_S = 3600.0  # the writer of a `.tmp` of this age is gone
 
 
 class Cache:
-    """A folder of pieces. Any number of processes may use it. A killed process leaves no piece that could mislead."""
+    """A folder of pieces. Any number of processes may use it. A killed process leaves no wrong piece."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         """limit: bytes of all pieces together. Raises ValueError if the folder cannot be written or is another user's."""
@@ -110,7 +110,7 @@ class Cache:
         return True
 
     def _recorded_size(self) -> int | None:
-        """Total bytes of all pieces according to FOLDER/size; None without that file. After a kill it may be too high."""
+        """Total bytes of all pieces according to FOLDER/size; None without it. After a kill it may be too high."""
         try:
             return int((self.folder / "size").read_text())
         except (OSError, ValueError):

@@ -186,7 +186,7 @@ class Reader:
         return index.storage.fetch(index.paths[number], offset, offset + size)
 
     def _refetch(self, number: int, row: int) -> bytes:
-        """Bytes of a sample from the store, past the cache. If they are sound, the damaged chunk in the cache is dropped."""
+        """Bytes of a sample from the store itself. If they are sound, the chunk in the cache is damaged, and dropped."""
         shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
@@ -210,7 +210,7 @@ class Reader:
         return _read_range(path, offset - start, min(size, 512))
 
     def _open_shard(self, number: int) -> _Shard:
-        """Open a shard unless it is open. Closes the one opened first if more than `_OPEN_FILES` are open."""
+        """Open a shard unless it is open. Closes the first one opened if more than `_OPEN_FILES` are open."""
         if number in self._open:
             return self._open[number]
         location = self._index.paths[number]

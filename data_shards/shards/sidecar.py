@@ -1,15 +1,17 @@
 """A shard's sidecar: a numpy array beside the tar, with one row per sample that says where its bytes are.
 
-train-000000.idx.npy      row 0    offset     0, size 2048, crc, length
-                          row 1    offset  2048, size 3072, crc, length
-                                          |            |
-train-000000.tar          0           2048 <-- 3072 --> 5120     6144
-                          | sample 0  | sample 1        | zeros  |
-                                        |
-    2048 header "b.cls"  512 bytes      each sample: its members one after another,
-    2560 "7" + padding   512 bytes      each a header block and its data,
-    3072 header "b.jpg"  512 bytes      padded to a multiple of 512 bytes
-    3584 data + padding 1536 bytes
+    train-000000.idx.npy             train-000000.tar
+
+    row  offset  size  crc  length    byte
+      0       0  2048   ..      ..       0  sample 0         2048 bytes
+      1    2048  3072   ..      ..    2048  sample 1         3072 bytes, two members:
+                                              2048  header of b.cls       512
+                                              2560  its data and padding  512
+                                              3072  header of b.jpg       512
+                                              3584  its data and padding 1536
+                                      5120  end of the tar   1024 zeros
+
+Row 1 says: the bytes 2048 .. 5120 (excluded) of the tar are sample 1, and their checksum is `crc`.
 """
 
 from __future__ import annotations
