@@ -1,4 +1,4 @@
-"""Sidecars and index.json for tars that others built (plain WebDataset)."""
+"""Sidecars and index.json for plain WebDataset tars that other programs built."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from data_shards.text.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class _IndexedShard:
-    """A shard whose sidecar is written, or why it could not be."""
+    """Result of indexing one shard: its entry, or the problem that prevents it."""
 
     path: Path
     entry: ShardEntry | None = None
     key_hashes: np.ndarray | None = None
-    """uint64 [nsamples]: to find keys that two shards share without keeping the keys."""
+    """Hashes of the keys, uint64 [nsamples]. They find keys that two shards share without keeping the keys."""
     problem: str = ""
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file, 0 where it is not there."""
+    """Size of a file in bytes; 0 if it cannot be had."""
     try:
         return path.stat().st_size
     except OSError:
@@ -43,14 +43,14 @@ def file_size(path: Path) -> int:
 
 
 def key_hashes(keys: Iterable[str]) -> np.ndarray:
-    """uint64 [number of keys]."""
+    """64-bit hashes of the keys, uint64 [number of keys]."""
     encoded = (key.encode("utf-8", "surrogateescape") for key in keys)
     digests = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in encoded)
     return np.frombuffer(digests, "<u8")
 
 
 def _index_shard(path: Path) -> _IndexedShard:
-    """Scan one shard and write its sidecar, unless it has what readers would lose or merge."""
+    """Scan one shard and write its sidecar, unless it has samples that readers would lose or merge."""
     try:
         return _scan_shard(path)
     except ValueError as error:
@@ -60,6 +60,7 @@ def _index_shard(path: Path) -> _IndexedShard:
 
 
 def _scan_shard(path: Path) -> _IndexedShard:
+    """Index one shard. Raises ValueError as `tar.scan`, and for samples of 4 GiB or more; OSError if unreadable."""
     spans, rows = scan(path), []
     with path.open("rb") as file:
         for span in spans:
@@ -76,12 +77,12 @@ def _scan_shard(path: Path) -> _IndexedShard:
 
 
 def _series_of(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
-    """What a shard is read with: those of its folder with the same NAME before -000000.tar."""
+    """(folder, NAME) of FOLDER/NAME-000000.tar: shards of one series are read together."""
     return str(shard[0].parent), shard[0].name.rpartition("-")[0]
 
 
 def shared_keys(shards: Iterable[tuple[Path, np.ndarray]]) -> dict[Path, str]:
-    """What to say of shards that have a key of another one of their series."""
+    """Line per shard that has a key of another shard of its series. shards: (path, key hashes) pairs."""
     found: dict[Path, str] = {}
     for _, group in groupby(sorted(shards, key=lambda shard: (_series_of(shard), shard[0])), _series_of):
         members = list(group)
@@ -97,6 +98,7 @@ def shared_keys(shards: Iterable[tuple[Path, np.ndarray]]) -> dict[Path, str]:
 
 
 def _shared_keys_line(path: Path, keys: np.ndarray, repeated: np.ndarray, shards: list[tuple[Path, np.ndarray]]) -> str:
+    """Line about the keys that a shard shares with others."""
     rows = np.flatnonzero(np.isin(keys, repeated))
     other = next(place for place, others in shards if place != path and keys[rows[0]] in others)
     return (
@@ -108,8 +110,9 @@ def _shared_keys_line(path: Path, keys: np.ndarray, repeated: np.ndarray, shards
 def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
     """Write the sidecars and index.json of the shards that `shards` names.
 
-    Returns lines that say what was done, and a line for each shard that cannot be indexed (see `tar.scan`, and keys
-    that two shards of a series have); what index.json says of these stays as it was.
+    Returns (lines about the indexed shards, one line per shard that cannot be indexed). A shard cannot be indexed if
+    `tar.scan` refuses it, or if it shares a key with another shard of its series. Its entry in index.json stays as it
+    was.
     """
     paths = local_shards(shards, promised=False)
     sizes = {path: file_size(path) for path in paths}
@@ -125,7 +128,7 @@ def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
 
 
 def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:
-    """Put the entries into index.json; returns lines that say so."""
+    """Put the entries into index.json of their folders; returns a line per folder, and warnings."""
     paths = sorted(good)
     lines = [f"warning: {path} is empty: 0 samples" for path in paths if not good[path].nsamples]
     for folder, group in groupby(paths, key=lambda path: path.parent):
@@ -138,17 +141,17 @@ def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:
 
 
 def _merge_entries(folder: Path, entries: dict[str, ShardEntry]) -> None:
-    """Put the entries into the folder's index.json; what it says of other shards that exist stays."""
+    """Put the entries into the folder's index.json. Entries of other shards that exist stay."""
     try:
         index = read_folder_index(folder)
-    except ValueError:  # damaged, or another program's: made anew
+    except ValueError:  # damaged, or written by another program: made anew
         index = FolderIndex()
     others = [entry for entry in index.shards if entry.url not in entries and (folder / entry.url).is_file()]
     save_folder_index(folder, FolderIndex((*others, *entries.values()), index.classes, _tokenizer(folder)))
 
 
 def _tokenizer(folder: Path) -> TokenizerEntry | None:
-    """The tokenizer that lies beside the shards; ValueError where it is damaged."""
+    """The tokenizer beside the shards; None if there is none. Raises ValueError if it is damaged."""
     if not (folder / TOKENIZER_NAME).is_dir():
         return None
     return load_tokenizer(folder / TOKENIZER_NAME).entry

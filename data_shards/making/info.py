@@ -1,4 +1,4 @@
-"""What shards hold, from their index alone: counts, sizes, and a histogram of lengths."""
+"""Description of shards from their index: counts, sizes, and a histogram of lengths."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from data_shards.shards.reader import Reader
 from data_shards.shards.storage import folder_of, name_of
 
 _BINS = 12
+"""Bars of the histogram."""
 _BAR_WIDTH = 40
-"""Signs of the longest bar."""
+"""Characters of the longest bar."""
 _WIDE_RATIO = 20.0
-"""Ratio of the longest to the shortest length from which bins grow by a factor."""
+"""From this ratio of the longest to the shortest length, bins grow by a factor."""
 _LARGEST_FIRST_MB = 16
-"""Of a first sample that is still looked at."""
+"""Limit of the first sample, which is read to find the modality."""
 
 
 def describe(shards: Patterns) -> list[str]:
-    """Lines about the shards, by folder and name; no tar is read but for the first sample of each group.
+    """Lines about the shards, grouped by folder and name. Only the first sample of each group is read from its tar.
 
     Raises ValueError as `load_index`.
     """
@@ -41,7 +42,7 @@ def describe(shards: Patterns) -> list[str]:
 
 
 def _group_lines(index: Index, group: list[int]) -> Iterator[str]:
-    """An empty line, and what there is to say of the shards `group`."""
+    """Yield an empty line, and lines about the shards `group`."""
     entries = [index.entries[shard] for shard in group]
     samples, size = sum(e.nsamples for e in entries), sum(e.filesize for e in entries)
     first, last = index.paths[group[0]], entries[-1].url
@@ -62,6 +63,7 @@ def _group_lines(index: Index, group: list[int]) -> Iterator[str]:
 
 
 def _length_lines(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
+    """Yield lines about the samples' lengths: sum, percentiles, histogram, and the unreadable ones."""
     known = lengths[lengths > 0]
     if len(known):
         yield f"  total      {_format_number(float(known.sum(dtype=np.int64)) * unit.total_one)} {unit.total}"
@@ -74,7 +76,7 @@ def _length_lines(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
 
 
 def _histogram(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
-    """Bars of equal width or, where lengths differ much, of equal ratio."""
+    """Yield the histogram's bars. Bins have equal widths or, if lengths differ much, equal ratios."""
     low, high = int(lengths.min()), int(lengths.max()) + 1
     step = -(-(high - low) // _BINS)
     equal = np.arange(low, high + step, step)
@@ -93,18 +95,19 @@ def _histogram(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
 
 
 def _first_sample_modality(index: Index, group: list[int]) -> Modality | None:
-    """What the samples are, as the members of the first one tell; None where they do not, or cannot be read."""
+    """Modality of the samples, from the members of the first one; None if it is unknown or cannot be read."""
     first = next(shard for shard in group if index.entries[shard].nsamples)
     reader = Reader(index, 1, _LARGEST_FIRST_MB)
     try:
         return modality_of(reader.read(int(index.starts[first])).members)
-    except (BadSample, OSError):  # the index is all that is needed
+    except (BadSample, OSError):  # the index suffices for the rest of the description
         return None
     finally:
         reader.close()
 
 
 def _format_bytes(size: float) -> str:
+    """Size with a binary unit."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
@@ -113,5 +116,5 @@ def _format_bytes(size: float) -> str:
 
 
 def _format_number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Number with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.3g}"

@@ -1,4 +1,4 @@
-"""Checking shards against their index: every difference with its file and key."""
+"""Checks of shards against their index. Every difference is reported with its file and key."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode
 
 _SHOWN = 20
-"""Samples listed per shard."""
+"""Most samples listed per shard."""
 
 
 class _Job(NamedTuple):
-    """What a process needs to check a shard."""
+    """Arguments of the check of one shard, for another process."""
 
     path: Path
     entry: ShardEntry | None
@@ -40,25 +40,26 @@ class _Job(NamedTuple):
 
 @dataclass
 class _Findings:
-    """What was found of a shard."""
+    """Results of the check of one shard."""
 
     path: Path
     lines: list[str] = field(default_factory=list)
     samples: int = 0
     keys: np.ndarray | None = None
-    """uint64 [samples]: hashes, where all keys are readable."""
-    other: str = ""
-    """sha256 of the tar, where it is not that of index.json."""
+    """Hashes of the keys, uint64 [samples]; None if a key cannot be read."""
+    other_sha256: str = ""
+    """sha256 of the tar if it differs from index.json, else ""."""
 
 
 def _decode_tokens(data: Data, vocab_size: int | None) -> None:
+    """Raise ValueError if the token ids cannot be read, or do not fit the vocabulary."""
     ids = read_tokens(data)
     if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
         raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
 
 
 def _decoding_problem(members: Members, vocab_size: int | None) -> str:
-    """Why a sample cannot be decoded, "" where it can be."""
+    """Reason for which a sample cannot be decoded; "" if it can."""
     kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
         (IMAGE_EXTENSIONS, decode),
         (AUDIO_EXTENSIONS, read_audio),
@@ -70,13 +71,13 @@ def _decoding_problem(members: Members, vocab_size: int | None) -> str:
     for extension, read in found:
         try:
             read(members[extension])
-        except Exception as error:  # codecs raise anything on damaged bytes
+        except Exception as error:  # codecs raise any exception on damaged bytes
             return f".{extension}: {error}"
     return ""
 
 
 def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: int | None) -> Iterator[str]:
-    """Samples whose bytes are not those of the sidecar or, where `deep`, cannot be decoded."""
+    """Yield a line per sample whose bytes differ from the sidecar or, if `deep`, cannot be decoded."""
     with path.open("rb") as file:
         for row, (offset, size, crc, _) in enumerate(rows.tolist()):
             try:
@@ -94,14 +95,15 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
 
 
 def _members(blocks: bytes) -> Members:
-    """Members of a sample, none where it is none: what is wrong then is said by `tar.scan`."""
+    """Members of a sample; none if it cannot be parsed, since `tar.scan` reports the reason."""
     try:
         return parse_sample(blocks)[1]
-    except Exception:  # tarfile raises anything on what is no tar
+    except Exception:  # tarfile raises any exception on bytes that are no tar
         return {}
 
 
 def _truncated(path: Path, lines: Iterable[str]) -> list[str]:
+    """The first `_SHOWN` lines, and the number of the others."""
     listed = list(lines)
     if len(listed) > _SHOWN:
         listed[_SHOWN:] = [f"{path}: ... and {len(listed) - _SHOWN} samples more"]
@@ -109,7 +111,7 @@ def _truncated(path: Path, lines: Iterable[str]) -> list[str]:
 
 
 def _check_keys(checked: _Findings, rows: np.ndarray) -> None:
-    """Names, and where the members lie, as `tar.scan` sees them."""
+    """Check the names and places of the samples by `tar.scan`, and hash the keys."""
     try:
         spans = scan(checked.path)
     except ValueError as error:
@@ -125,7 +127,7 @@ def _check_keys(checked: _Findings, rows: np.ndarray) -> None:
 
 
 def _check_sidecar(checked: _Findings, entry: ShardEntry) -> np.ndarray:
-    """The shard's rows; ValueError or OSError where they cannot be read."""
+    """Check the sidecar against index.json, and return its rows. Raises ValueError or OSError if it cannot be read."""
     path = sidecar(checked.path)
     rows = read_rows(checked.path)
     if len(rows) != entry.nsamples:
@@ -136,7 +138,7 @@ def _check_sidecar(checked: _Findings, entry: ShardEntry) -> np.ndarray:
 
 
 def _check_shard(job: _Job) -> _Findings:
-    """Everything in which a shard differs from its entry in index.json and its sidecar, but for its sha256."""
+    """Compare a shard with its entry in index.json and with its sidecar. `_report_lines` judges its sha256."""
     checked = _Findings(job.path)
     if job.entry is None:
         checked.lines.append(f"{job.path}: not in index.json")
@@ -151,6 +153,7 @@ def _check_shard(job: _Job) -> _Findings:
 
 
 def _check_content(checked: _Findings, entry: ShardEntry, job: _Job) -> None:
+    """Check size, sidecar, samples, keys and sha256 of a shard that exists."""
     path, lines = checked.path, checked.lines
     if (size := path.stat().st_size) != entry.filesize:
         lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
@@ -159,22 +162,24 @@ def _check_content(checked: _Findings, entry: ShardEntry, job: _Job) -> None:
     lines += _truncated(path, _sample_differences(path, rows, job.deep, job.vocab_size))
     _check_keys(checked, rows)
     if (sha256 := file_sha256(path)) != entry.sha256:
-        checked.other = sha256
+        checked.other_sha256 = sha256
 
 
 def _report_lines(checked: _Findings, index: FolderIndex) -> list[str]:
-    """What there is to say of a shard, by what its folder's index says of others."""
+    """Lines about one shard. A foreign sha256 is looked up among the folder's shards: two may be exchanged."""
     path = checked.path
-    twin = checked.other and next((other.url for other in index.shards if other.sha256 == checked.other), None)
+    twin = checked.other_sha256 and next(
+        (other.url for other in index.shards if other.sha256 == checked.other_sha256), None
+    )
     if twin:
         return [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
-    if checked.other and not checked.lines:
+    if checked.other_sha256 and not checked.lines:
         return [f"{path}: sha256 differs from index.json, outside the samples"]
     return checked.lines
 
 
 def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
-    """Where the totals of index.json are not the sums over its shards."""
+    """Lines about totals of index.json that are not the sums over its shards."""
     path = folder / INDEX_NAME
     if not path.is_file():
         return []
@@ -187,6 +192,7 @@ def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
 
 
 def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:
+    """Yield the arguments of each shard's check."""
     entries = {folder / entry.url: entry for folder, index in folders.items() for entry in index.shards}
     for path in paths:
         tokenizer = folders[path.parent].tokenizer
@@ -194,10 +200,10 @@ def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> It
 
 
 def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = None) -> tuple[list[str], int]:
-    """Lines that name every difference of the shards from their index, and the number of shards.
+    """(lines that name every difference of the shards from their index, number of shards).
 
-    deep: decode every image and recording, and look at every token id; workers: processes, None for one per core.
-    Raises ValueError where `shards` names none.
+    deep: decode every image and recording, and check every token id; workers: processes, None for one per core.
+    Raises ValueError if `shards` names none.
     """
     paths = local_shards(shards)
     folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}

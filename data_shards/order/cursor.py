@@ -31,7 +31,7 @@ class StepSplit:
         return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
 
     def node_lanes(self, own: bool) -> int:
-        """Number of lanes that this node's ranks read: their own lanes, or (`own` false, batches by length) all lanes."""
+        """Number of lanes that this node's ranks read: their own, or all if not `own` (batches by length)."""
         return self.lanes * min(local_ranks(), self.world) // self.world if own else self.lanes
 
 
@@ -154,7 +154,7 @@ def make_cursor(config: ModalityConfig, index: Index, split: StepSplit) -> Curso
 
 
 def _check_items(counts: np.ndarray, order: OrderConfig, blend: Blend, batch: int) -> None:
-    """Raise ValueError if an item has fewer samples than positions in one block of all lanes."""
+    """Raise ValueError if an item cannot fill its positions in one block of every lane (endless: one per lane)."""
     parts = np.split(counts, np.cumsum(blend.items)[:-1])
     for number, (weight, part) in enumerate(zip(blend.weights, parts, strict=True), 1):
         samples, least = int(part.sum()), 1 if order.endless else weight

@@ -89,8 +89,8 @@ class Step(NamedTuple):
 def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
     """Edges int64 [bins + 1] that cut n >= bins units into bins of about equal sums of tokens; no bin is empty.
 
-    tokens: tokens per unit, int64 [n]. Bin i has the units edges[i] .. edges[i + 1] (excluded). An edge is set where the
-    running sum passes i / bins of the total; a unit that lies across falls to the side of its middle:
+    tokens: tokens per unit, int64 [n]. Bin i has the units edges[i] .. edges[i + 1] (excluded). Edge i is set where the
+    running sum passes i / bins of the total. The unit that lies across falls to the side of its middle:
 
         tokens 16, 12, 10, 8, 6, 4; bins = 3; total = 56; targets 18.7 and 37.3
 

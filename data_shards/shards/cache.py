@@ -28,7 +28,7 @@ class Cache:
     """A folder of pieces. Any number of processes may use it. A killed process leaves no wrong piece."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """limit: bytes of all pieces together. Raises ValueError if the folder cannot be written or is another user's."""
+        """limit: bytes of all pieces together. Raises ValueError if the folder is not writable or another user's."""
         self.folder, self.limit = folder, limit
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the pieces may be private

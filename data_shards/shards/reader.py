@@ -186,7 +186,7 @@ class Reader:
         return index.storage.fetch(index.paths[number], offset, offset + size)
 
     def _refetch(self, number: int, row: int) -> bytes:
-        """Bytes of a sample from the store itself. If they are sound, the chunk in the cache is damaged, and dropped."""
+        """Bytes of a sample from the store itself. If they are sound, the cached chunk is damaged, and dropped."""
         shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)

@@ -1,4 +1,4 @@
-"""Locations of files, and reading of ranges of remote files through fsspec with retries.
+"""Locations of files, and reading of remote files by ranges through fsspec.
 
 A location is a string: a local path, or a URL like `s3://bucket/folder/train-000000.tar`. Credentials are the store's own
 (AWS_* and the like, or fsspec's configuration files).
