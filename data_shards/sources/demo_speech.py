@@ -1,8 +1,8 @@
 """The demo's recordings: telephone prompts spoken in five languages, two hours by four voices, with their texts.
 
-They are Debian's asterisk-core-sounds, of 16 kHz, in G.722, which PyAV decodes: its wheel is fetched for that and not
-installed. Prompts that begin with the same word are all in one split. Language and voice can be told from the mean
-spectrum alone (0.98), so the class for the probe is the sound that a prompt begins with, in its first 0.4 seconds.
+They are Debian's asterisk-core-sounds, 16 kHz in G.722. PyAV decodes them; its wheel is fetched and not installed.
+Prompts that begin with the same word are all in one split. The class for the probe is the sound with which a prompt
+begins, in its first 0.4 seconds: language and voice can be told from the mean spectrum alone (accuracy 0.98).
 
     train   whole prompts, without classes
     probe   beginnings of the same prompts, at most five of each first word
@@ -33,9 +33,9 @@ from data_shards.speech.audio import flac, read_audio
 
 SHARD_UNITS = 400
 OPENING = 6400
-"""Samples of a beginning: 0.4 s."""
+"""Length of a prompt's beginning in audio samples: 0.4 s."""
 SOUNDS = tuple("adeiklmnpstv")
-"""Sounds that begin at least 70 prompts."""
+"""Sounds with which at least 70 prompts begin; the classes."""
 
 _VOICES = {
     "en": "en_US_f_Allison", "es": "es_MX_f_Allison", "fr": "fr_CA_f_June", "it": "it_IT_m_Carlo",
@@ -77,13 +77,13 @@ class Clip(NamedTuple):
 
     path: Path
     name: str
-    """Without dots."""
+    """Name of the prompt, without dots."""
     language: str
     text: str
 
 
 def _prompt_texts(data: bytes) -> dict[str, str]:
-    """Texts of `NAME: text` lines by name, without sounds, which are told in brackets."""
+    """Texts by name, from lines `NAME: text`. Sounds that are no speech, described in brackets, are left out."""
     lines = gzip.decompress(data).decode("utf-8-sig").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith(";"))
     texts = {name.strip(): " ".join(text.split()) for name, text in pairs if not name.startswith("silence/")}
@@ -91,7 +91,7 @@ def _prompt_texts(data: bytes) -> dict[str, str]:
 
 
 def _decode_prompts(unpacked: Path, target: Path) -> None:
-    """Decode the prompts that have a text to target/LANGUAGE/NAME.flac, and write the table of them."""
+    """Decode the prompts that have a text to target/LANGUAGE/NAME.flac, and write their table."""
     with zipfile.ZipFile(fetch_wheel("av>=14,<19", unpacked)) as wheel:
         wheel.extractall(unpacked / "av")
     rows = []
@@ -110,7 +110,7 @@ def _decode_prompts(unpacked: Path, target: Path) -> None:
 
 
 def _read_prompts(folder: Path, place: str) -> tuple[list[Clip], str] | None:
-    """The prompts that `folder` holds, if it does, and what they are."""
+    """(prompts in `folder`, their description); None if it does not hold them."""
     if not (folder / _TABLE).is_file():
         return None
     rows = [line.split("\t") for line in (folder / _TABLE).read_text("utf-8").splitlines()[1:]]
@@ -119,14 +119,14 @@ def _read_prompts(folder: Path, place: str) -> tuple[list[Clip], str] | None:
 
 
 def _first_word(text: str) -> str:
-    """The first word in small letters without accents; "" where the text begins with a digit."""
+    """First word in small letters without accents; "" if the text begins with a digit."""
     plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
     word = re.match(r"\W*([^\W\d_]*)", plain)
     return word[1] if word else ""
 
 
 def first_sound(text: str, language: str) -> str | None:
-    """One of SOUNDS, from the first letters as the language reads them; None for others and where they tell little."""
+    """First sound of a text, one of SOUNDS, from its first letters in its language; None if it is unclear or rare."""
     word = _first_word(text)
     if language == "ru":
         word = _CYRILLIC.get(word[:1], "")
@@ -141,12 +141,15 @@ def first_sound(text: str, language: str) -> str | None:
 
 
 def is_test(text: str) -> bool:
-    """Whether a prompt is for testing: from its first word."""
+    """True if a prompt is for testing. Depends on its first word only."""
     return hashlib.blake2b(_first_word(text).encode(), digest_size=1).digest()[0] < 256 * _TEST_SHARE
 
 
 def opening(samples: np.ndarray) -> np.ndarray:
-    """int16 [OPENING] from 20 ms before the sound rises over 5 % of its highest 10-ms level, zeros behind its end."""
+    """Beginning of a prompt, int16 [OPENING].
+
+    It starts 20 ms before the sound rises over 5 % of its highest 10-ms level. Zeros follow the prompt's end.
+    """
     level = np.sqrt(np.convolve(samples.astype(np.float64) ** 2, np.full(160, 1 / 160), "same"))
     start = max(0, int(np.argmax(level > 0.05 * level.max())) - 320)
     piece = samples[start : start + OPENING]
@@ -162,7 +165,7 @@ class Opening:
     source_size: int
     label: int
     size: int = 12_000
-    """About, in the tar."""
+    """Approximate bytes in the tar."""
 
     def facts(self) -> tuple:
         return (self.key, self.source_size, self.label, OPENING)
@@ -173,7 +176,7 @@ class Opening:
 
 
 def demo_speech(folder: str) -> list[Split]:
-    """The demo's three splits, from `folder` or wherever they can be had."""
+    """The demo's three splits, from `folder` or from the first place that has the prompts."""
     wanted = f"the demo's prompts ({_TABLE} and what it names, as in the cache of another machine)"
     clips, origin = find_data(
         folder, wanted, debian_places("asterisk-prompts", _PACKAGES, _decode_prompts), _read_prompts

@@ -24,9 +24,9 @@ from data_shards.sources.texts import choose_tokenizer, text_split
 from data_shards.sources.units import LeftOut, Split
 
 VOCAB_SIZE = 8000
-"""Types of the tokenizer: a small embedding for a small model."""
+"""Token types of the tokenizer: few, for a small model."""
 PROBE, TEST = 20_000, 5_000
-"""Most samples of these splits."""
+"""Most samples of the splits `probe` and `test`."""
 SUPERSENSES = (
     "Tops", "act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event", "feeling", "food",
     "group", "location", "motive", "object", "person", "phenomenon", "plant", "possession", "process", "quantity",
@@ -46,7 +46,7 @@ _PACKAGE = Package(
 
 @dataclass(frozen=True)
 class Listed:
-    """Documents that are there already."""
+    """Documents that are in memory already."""
 
     listed: tuple[Document, ...]
 
@@ -67,7 +67,10 @@ def _move_files(unpacked: Path, target: Path) -> None:
 
 
 def _glosses(path: Path) -> Iterator[Document]:
-    """The synsets of a file: `offset lexicographer_file type ... | gloss` (wndb(5WN)); the licence is indented."""
+    """Yield the glosses of a file, from lines `offset lexicographer_file type ... | gloss` (wndb(5WN)).
+
+    Indented lines are the licence.
+    """
     for line in path.read_text("ascii").splitlines():
         if not line.startswith(" "):
             offset, lexicographer, kind, _ = line.split(" ", 3)
@@ -76,7 +79,7 @@ def _glosses(path: Path) -> Iterator[Document]:
 
 
 def _read_glosses(folder: Path, place: str) -> tuple[list[Document], str] | None:
-    """The glosses that `folder` holds, if it does, and what they are."""
+    """(glosses in `folder`, their description); None if it does not hold them."""
     if not all((folder / name).is_file() for name in _FILES):
         return None
     glosses = [document for name in _FILES for document in _glosses(folder / name) if document.text]
@@ -88,7 +91,7 @@ def _is_test(document: Document) -> bool:
 
 
 def _shards(name: str, documents: list[Document]) -> list[tuple[Part, ...]]:
-    """The documents of each shard."""
+    """Documents in a group per shard, their keys below `name`."""
     named = [replace(document, key=f"{name}/{document.key}") for document in documents]
     return [
         (Listed(tuple(named[start : start + _SHARD_DOCUMENTS])),) for start in range(0, len(named), _SHARD_DOCUMENTS)
@@ -96,7 +99,7 @@ def _shards(name: str, documents: list[Document]) -> list[tuple[Part, ...]]:
 
 
 def demo_text(config: BuildConfig) -> list[Split]:
-    """The demo's three splits, from `config.input` or wherever they can be had; a tokenizer is trained on `train`."""
+    """The demo's three splits, from `config.input` or the first place that has them. `train` trains the tokenizer."""
     places = debian_places("wordnet", [_PACKAGE], _move_files)
     documents, origin = find_data(config.input, f"WordNet's files ({' '.join(_FILES)})", places, _read_glosses)
     documents = shuffled(documents)

@@ -1,4 +1,4 @@
-"""Where samples come from: the splits of a source, with everything that becomes a sample."""
+"""source=imagefolder: image files, with classes from their folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_shards.vision.decoding import IMAGE_EXTENSIONS
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, stored as it is."""
+    """An image file, stored unchanged."""
 
     key: str
     path: str
@@ -42,9 +42,10 @@ class ImageFile:
 
 
 def image_folder(root: Path, name: str) -> Split:
-    """ROOT/class/.../image.jpg, the class being the first folder's index; or ROOT/image.jpg without labels.
+    """Split of the images in a folder: ROOT/class/.../image.jpg with labels, or ROOT/image.jpg without.
 
-    Raises ValueError where there is no such folder, no image in it, or where images lie beside class folders.
+    A label is the number of the class folder in alphabetical order. Raises ValueError if there is no such folder, if
+    it holds no image, or if images lie beside class folders.
     """
     if not root.is_dir():
         raise ValueError(f"input={root} is not a folder; give the folder that holds the images or the class folders")

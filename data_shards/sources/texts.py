@@ -1,7 +1,7 @@
 """source=textfiles, jsonl, parquet: documents -> tokens -> sequences of at most `max_tokens`.
 
-A shard's documents are read, cut and joined without looking at any other shard, so that shards can be written in any
-order. A tokenizer that is trained here is trained once, from the same documents.
+A shard's documents are read, cut and joined independently of all other shards, so that shards can be written in any
+order. A new tokenizer is trained once, from the same documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_t
 from data_shards.text.tokens import tokens_npy
 
 TRAINING_BYTES = 2**28
-"""Text that a tokenizer is trained from, at most about so much, evenly spread."""
+"""Approximate limit of the text that trains a tokenizer, in bytes. Larger sources are sampled evenly."""
 
 _MIB = 2**20
 _JSON = ("jsonl", "ndjson", "json")
@@ -43,12 +43,13 @@ _JSON = ("jsonl", "ndjson", "json")
 
 @dataclass(frozen=True)
 class Sequences:
-    """Documents that become sequences of one shard."""
+    """Documents that become the sequences of one shard."""
 
     parts: tuple[Part, ...]
     tokenizer: Path
-    """Its folder, and what must be in it."""
+    """Folder of the tokenizer."""
     entry: TokenizerEntry
+    """The tokenizer that the folder must hold."""
     max_tokens: int
     pack: Literal["documents", "full"] = "documents"
     classes: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class Sequences:
 
     def facts(self) -> tuple:
         how = (self.entry.sha256, self.max_tokens, self.pack, self.classes)
+        # Class names are part of the hash: renaming a kind of part makes every finished shard unfinished.
         return (*how, *((type(part).__name__, *part.facts()) for part in self.parts))
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -78,6 +80,7 @@ class Sequences:
 
 @lru_cache(maxsize=2)
 def _load_expected(folder: Path, entry: TokenizerEntry) -> Tokenizer:
+    """Load a tokenizer. Raises ValueError if it is not the one of `entry`."""
     tokenizer = load_tokenizer(folder)
     if tokenizer.entry != entry:
         raise ValueError(f"{folder} changed during the build; build again")
@@ -90,7 +93,7 @@ Sequence = tuple[str, str | None, list[int]]
 
 
 def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
-    """Every document by itself, in as few sequences as can be, of about equal length: none is left with a rest."""
+    """Yield each document's sequences: as few as possible, of about equal length, so that no short rest is left."""
     for document, ids in encoded:
         pieces = -(-len(ids) // longest)
         for piece in range(pieces):
@@ -99,7 +102,7 @@ def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
 
 
 def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
-    """Documents in one line, with </s> between them, cut into full sequences and a last shorter one."""
+    """Join all documents with </s> between them, and yield full sequences and a last shorter one."""
     key, line, pieces = "", list[int](), 0
     for document, ids in encoded:
         if not line:
@@ -116,12 +119,12 @@ def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
 
 
 def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
-    """Which files of a folder hold documents, and the same in words."""
+    """(test for the names of files that hold documents, its description)."""
     match config.source:
         case "textfiles":
             return lambda name: extension(name) == "txt", "txt"
         case "jsonl":
-            # wiki_00 and so on: what WikiExtractor --json writes
+            # wiki_00 and so on are written by WikiExtractor --json
             return (
                 lambda name: extension(name.removesuffix(".gz").removesuffix(".zst")) in _JSON or name[:5] == "wiki_",
                 f"{' '.join(_JSON)}, compressed (.{' .'.join(COMPRESSED)}) or not",
@@ -131,7 +134,7 @@ def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
 
 
 def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
-    """The source files; ValueError where there are none."""
+    """The source files. Raises ValueError if there are none."""
     if root.is_file():
         return [source_file(root.parent, (root.name,))]
     if not root.is_dir():
@@ -143,7 +146,7 @@ def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[So
 
 
 def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
-    """A file's documents in parts of at most `shard_mb`."""
+    """Yield a file's documents in parts of at most `shard_mb` MiB."""
     fields = Fields(config.text_field, config.label_field)
     if config.source == "parquet":
         yield from _row_groups(file, key, fields, config.shard_mb * _MIB)
@@ -164,7 +167,7 @@ def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Par
 
 
 def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterator[Rows]:
-    """The file's row groups, side by side in parts of at most `most` bytes of text (or one group)."""
+    """Yield a file's row groups in parts of at most `most` bytes of text, or of one group."""
     check_columns(file.path, fields)
     footer = parquet.read_metadata(file.path)
     column = parquet.read_schema(file.path).names.index(fields.text)
@@ -181,7 +184,7 @@ def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterat
 
 
 def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
-    """Parts side by side, of at most `most` bytes together (or one part)."""
+    """Consecutive parts in groups of at most `most` bytes, or of one part."""
     groups: list[list[Part]] = []
     size = 0
     for part in parts:
@@ -194,14 +197,17 @@ def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
 
 
 def _training_texts(parts: Iterable[Part], total: int) -> Iterator[str]:
-    """Every text, or every so many of them where there is more than TRAINING_BYTES."""
+    """Yield every n-th text, with the least n that keeps about TRAINING_BYTES of `total` bytes."""
     every = -(-total // TRAINING_BYTES)
     texts = (document.text for part in parts for document in part.documents(LeftOut()))
     return (text for number, text in enumerate(texts) if number % every == 0)
 
 
 def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer, str]:
-    """The tokenizer that `config` names, else that of the output, else one trained from the parts; and its origin."""
+    """(tokenizer, its origin in words).
+
+    It is the tokenizer that `config` names, else the output folder's, else one trained from the parts.
+    """
     there = Path(config.output).expanduser() / TOKENIZER_NAME
     if config.tokenizer:
         path = Path(config.tokenizer).expanduser()
@@ -217,7 +223,7 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
 def text_split(
     config: BuildConfig, name: str, shards: list[tuple[Part, ...]], chosen: tuple[Tokenizer, str], classes: list[str]
 ) -> Split:
-    """The split whose shards hold the sequences of so many parts each."""
+    """Split with a shard per group of parts. chosen: (tokenizer, its origin) as `choose_tokenizer` returns."""
     tokenizer, origin = chosen
     folder = Path(config.output).expanduser() / TOKENIZER_NAME
     how = (folder, tokenizer.entry, config.max_tokens, config.pack, tuple(classes))
@@ -227,7 +233,7 @@ def text_split(
 
 
 def text_source(root: Path, config: BuildConfig) -> Split:
-    """The documents of a folder or a file. ValueError where there are none, or where the settings cannot be."""
+    """Split of the documents of a folder or a file. Raises ValueError if there are none, or settings contradict."""
     if config.pack == "full" and config.label_field:
         raise ValueError(
             "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
