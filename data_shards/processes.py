@@ -75,6 +75,7 @@ class _KilledPopen(popen_forkserver.Popen):
     """A forked process that `terminate` ends by SIGKILL, because it blocks SIGTERM."""
 
     def terminate(self) -> None:
+        """End the process by SIGKILL."""
         self.kill()
 
 

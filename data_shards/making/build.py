@@ -67,7 +67,7 @@ class ShardPlan:
 
     @property
     def name(self) -> str:
-        """NAME, where the path is NAME-000000.tar."""
+        """NAME of the path NAME-000000.tar."""
         return self.path.name.rpartition("-")[0]
 
     def read_finished(self) -> WrittenShard | None:

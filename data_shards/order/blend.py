@@ -7,7 +7,7 @@ a lane consists of one item.
 Every item has an order of its own, with the same lanes. The item's positions in a lane, counted through the blocks, are
 the positions of that order. So the sample at a position is found without counting before its block.
 
-data.epoch=mixture: an epoch ends with the last whole block before an item runs out. Then all items are permuted anew.
+data.epoch=mixture: an epoch has the whole blocks that every item can fill. Then all items are permuted anew.
 data.epoch=source: blocks never end. Each item begins anew, permuted, when its own lane ends.
 
     weights 2 and 1      block 0      block 1      block 2

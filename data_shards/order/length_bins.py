@@ -34,7 +34,7 @@ _CONNECTIONS = 8  # sidecars that are fetched at the same time
 
 
 class Lengths:
-    """Lengths of samples in tokens, read from the sidecars on demand: those of a whole data set may not fit memory."""
+    """Lengths of samples in tokens, read from sidecars on demand: all lengths of a data set may not fit memory."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -94,20 +94,22 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
 
         tokens 16, 12, 10, 8, 6, 4; bins = 3; total = 56; targets 18.7 and 37.3
 
-        sum     0          16      28     38    46   52  56
-        units   |    0     |   1   |  2   |  3  | 4  | 5 |
-        middle       8        22      33    42    49   54
-        target                ^18.7       ^37.3
-        edges   0          1              3              6      tokens of the bins: 16, 22, 18
+        running sum  0               16          28        38      46    52  56
+        units        |       0       |     1     |    2    |   3   |  4  | 5 |
+        targets                         ^                 ^
+        bins         |               |                     |                 |
+        edges        0               1                     3                 6
+
+    The digit of a unit stands at its middle. Target 18.7 lies before the middle of unit 1, and 37.3 behind that of unit 2.
+    The bins have 16, 22 and 18 tokens.
     """
     total = np.cumsum(tokens)
     targets = total[-1] * np.arange(1, bins) / bins
     inner = np.searchsorted(total - tokens / 2, targets)
     number = np.arange(1, bins)
-    inner = (
-        np.maximum.accumulate(np.maximum(inner, 1) - number) + number
-    )  # at least one unit in every bin before the edge ...
-    inner = np.minimum(inner, len(tokens) - bins + number)  # ... and behind it
+    # At least one unit in every bin before the edge, and behind it.
+    inner = np.maximum.accumulate(np.maximum(inner, 1) - number) + number
+    inner = np.minimum(inner, len(tokens) - bins + number)
     return np.concatenate([[0], inner, [len(tokens)]])
 
 

@@ -50,7 +50,7 @@ class Mixture:
     def is_last_in_interval(self, step: int, every: int, end: int) -> bool:
         """True if `step` is the last step of its modality in the current interval of `every` steps.
 
-        A row of metrics is written at such steps. So every modality that had a step in an interval gets one row. With
+        A row of metrics is written at these steps. So every modality that had a step in an interval gets one row. With
         one modality, these are every `every`-th step and the last. Steps count from 1, as in the metrics. The run ends
         with step `end`.
         """

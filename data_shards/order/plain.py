@@ -167,7 +167,7 @@ class EpochOrder:
 
 
 class PlainOrder:
-    """The order of one data set in all epochs. `counts` and `item` are those of `EpochOrder`."""
+    """The order of one data set in all epochs. `counts` and `item` have the meaning that they have in `EpochOrder`."""
 
     def __init__(self, counts: np.ndarray, config: OrderConfig, item: int = 0) -> None:
         self.counts, self.config, self.item = counts, config, item

@@ -108,6 +108,7 @@ class Index:
 
     @property
     def samples(self) -> int:
+        """Number of samples of all shards."""
         return int(self.counts.sum())
 
     @property

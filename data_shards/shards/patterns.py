@@ -16,9 +16,9 @@ from data_shards.shards.storage import folder_of, is_remote, join_location, loca
 
 
 def _tar_names(folder: str, promised: bool, folders: FolderIndexes) -> set[str]:
-    """Names of the tars in a local folder.
+    """Names of the tars in a folder.
 
-    promised: add the names in its index.json. Remote folders are not listed: they have only those.
+    promised: add the names in its index.json. A remote folder is never listed; its index.json has all names.
     """
     there = set() if is_remote(folder) else {path.name for path in local_path(folder).glob("*.tar")}
     return there | {entry.url for entry in folders[folder].shards} if promised else there

@@ -115,7 +115,7 @@ class Reader:
         return blocks if crc32(blocks) == crc else None
 
     def _read_verified(self, number: int, row: int) -> bytes:
-        """Bytes of a sample, equal to the indexed ones. Raises BadSample if they cannot be had, and Unreachable."""
+        """Bytes of a sample, equal to the indexed ones. Raises BadSample if they cannot be had, or Unreachable."""
         try:
             blocks, crc = self._read_with_retries(number, row)
             if crc32(blocks) == crc:

@@ -1,7 +1,7 @@
-"""Locations of files, and reading of remote files by ranges through fsspec.
+"""Locations of files, and reading of remote files by ranges through fsspec, with retries and time-outs.
 
-A location is a string: a local path, or a URL like `s3://bucket/folder/train-000000.tar`. Credentials are the store's own
-(AWS_* and the like, or fsspec's configuration files).
+A location is a string: a local path, or a URL like `s3://bucket/folder/train-000000.tar`. Credentials are those of the
+store's own tools (AWS_* and similar variables, or fsspec's configuration files).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Document:
 class Part(Protocol):
     """Some documents of a source.
 
-    The names of its classes are in the hash of a shard's plan: renamed, they make every finished shard unfinished.
+    The class names of its implementations are part of the hash of a shard's plan: see `texts.Sequences.facts`.
     """
 
     @property
@@ -43,7 +43,7 @@ class Part(Protocol):
         """Everything that the documents depend on. It is hashed to see whether a shard is finished."""
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
-        """Yield the documents. Adds those that cannot be read to `left_out`."""
+        """Yield the documents. Adds unreadable documents to `left_out`."""
 
 
 @dataclass(frozen=True)

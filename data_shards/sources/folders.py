@@ -74,7 +74,7 @@ class Walk:
     def files(
         self, root: Path, parts: tuple[str, ...] = (), above: frozenset[str] = frozenset()
     ) -> Iterator[SourceFile]:
-        """Yield the wanted files below root/parts. Links are followed, but not in circles. Hidden names are left out."""
+        """Yield the wanted files below root/parts. Links are followed, except circles. Hidden names are left out."""
         folder = root.joinpath(*parts)
         real = os.path.realpath(folder)
         if real in above:
