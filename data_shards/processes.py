@@ -43,9 +43,8 @@ def without_main() -> Iterator[None]:
 
 
 def _initialise() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C reaches the whole group: end without one traceback per process
+    # Ctrl-C reaches the whole group: end without one traceback per process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
 
 

@@ -67,9 +67,8 @@ class Lengths:
     def _rows(self, shard: int) -> np.ndarray:
         """Rows of a shard. The `_MAPPED` shards used last stay mapped."""
         rows = self._mapped.pop(shard, None)
-        self._mapped[shard] = (
-            self.index.rows(shard) if rows is None else rows
-        )  # re-inserted at the end: the first key is the least recently used
+        # Re-inserted at the end, so that the first key is the least recently used.
+        self._mapped[shard] = self.index.rows(shard) if rows is None else rows
         if len(self._mapped) > _MAPPED:
             del self._mapped[next(iter(self._mapped))]
         return self._mapped[shard]
@@ -100,8 +99,9 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
         bins         |               |                     |                 |
         edges        0               1                     3                 6
 
-    The digit of a unit stands at its middle. Target 18.7 lies before the middle of unit 1, and 37.3 behind that of unit 2.
-    The bins have 16, 22 and 18 tokens.
+    A unit's digit stands at its middle. Target 18.7 lies before the middle of unit 1, so unit 1 falls to the second bin.
+    Target 37.3 lies behind the middle of unit 2, so unit 2 falls to the second bin too. The bins have 16, 22 and 18
+    tokens.
     """
     total = np.cumsum(tokens)
     targets = total[-1] * np.arange(1, bins) / bins
