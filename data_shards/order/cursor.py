@@ -27,7 +27,7 @@ class StepSplit:
 
     @property
     def rank_lanes(self) -> range:
-        """This rank's lanes, for images."""
+        """Lanes of this rank, in plain order (images)."""
         return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
 
     def node_lanes(self, own: bool) -> int:

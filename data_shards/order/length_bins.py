@@ -99,8 +99,8 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
         bins         |               |                     |                 |
         edges        0               1                     3                 6
 
-    A unit's digit stands at its middle. Target 18.7 lies before the middle of unit 1, so unit 1 falls to the second bin.
-    Target 37.3 lies behind the middle of unit 2, so unit 2 falls to the second bin too. The bins have 16, 22 and 18
+    A unit's digit stands at its middle. Target 18.7 lies before the middle of unit 1: unit 1 falls to the second bin.
+    Target 37.3 lies behind the middle of unit 2: unit 2 falls to the second bin, too. The bins have 16, 22 and 18
     tokens.
     """
     total = np.cumsum(tokens)

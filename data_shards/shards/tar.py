@@ -19,7 +19,7 @@ Members = dict[str, Data]
 
 BLOCK = 512
 _PAX = ord("x")  # type of a header with more facts on the next member
-# Pax facts that change a member's name or size. Its time does not matter.
+# Pax facts that change how a member is read; its time, for one, does not matter here.
 _RELEVANT_PAX = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")
 _LARGE = 4096  # from this size in bytes, a view is cheaper than a copy
 END = bytes(2 * BLOCK)
