@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_shards.order.cursor import Cursor
-from data_shards.order.length_bins import Bins, Step, cut
+from data_shards.order.length_bins import Bins, Step, micro_batch_slices
 from data_shards.order.plain import EpochOrder, OrderConfig, PlainOrder
 
 SAMPLES = 281_241  # LibriSpeech's 960 hours
@@ -49,7 +49,7 @@ def documents(rng: np.random.Generator) -> Case:
 
 
 def as_they_come(case: Case, order: OrderConfig) -> Iterator[Step]:
-    """Steps of the order without bins, each sorted by length, as `cut` needs it."""
+    """Steps of the order without bins, each sorted by length, as `micro_batch_slices` needs it."""
     epoch, per_lane = EpochOrder(np.array([SAMPLES]), order, 0), case.batch // LANES
     for step in range(STEPS):
         samples = epoch.ids(np.arange(LANES), step * per_lane, (step + 1) * per_lane).ravel()
@@ -68,7 +68,7 @@ def random_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarr
 def cut_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarray]:
     """Positions computed by each rank, where micro-batches are cut by length."""
     for step in steps:
-        parts = cut(step.lengths, WORLD, case.micro, case.micro_tokens)
+        parts = micro_batch_slices(step.lengths, WORLD, case.micro, case.micro_tokens)
         ranks = step.lengths.reshape(-1, WORLD)  # [units, ranks]
         yield sum(ranks[part.start] * (part.stop - part.start) for part in parts)
 

@@ -40,7 +40,7 @@ class Slots:
         return replace(batch, inputs=inputs)
 
 
-def out_of_slots(batch: SampleBatch) -> SampleBatch:
+def copied_out(batch: SampleBatch) -> SampleBatch:
     """The batch with inputs of its own, in the process that has got it."""
     return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
 

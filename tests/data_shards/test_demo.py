@@ -60,9 +60,9 @@ def members(output, name):
 
 def test_png_and_idx_round_trip(tmp_path):
     path = write_images(tmp_path / "set") / "train-images-idx3-ubyte.gz"
-    image = Image.open(io.BytesIO(demo.png(str(path), 7)))
+    image = Image.open(io.BytesIO(demo.encode_png(str(path), 7)))
     image.verify()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(demo.png(str(path), 7)))), demo.read_idx(path)[7])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(demo.encode_png(str(path), 7)))), demo.read_idx(path)[7])
 
 
 def test_images_from_a_folder(tmp_path):
@@ -114,7 +114,7 @@ def test_an_opening_begins_before_the_sound():
 
 def test_texts_of_prompts():
     lines = "; comment\nvm-a: Say:  something\nbeep: [a beep]\nsilence/1: One.\nempty:\n"
-    assert demo_speech._texts(gzip.compress(lines.encode("utf-8-sig"))) == {"vm-a": "Say: something"}
+    assert demo_speech._prompt_texts(gzip.compress(lines.encode("utf-8-sig"))) == {"vm-a": "Say: something"}
 
 
 PYAV = """
@@ -146,8 +146,8 @@ def test_prompts_are_decoded_by_a_wheel_that_is_not_installed(tmp_path, monkeypa
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
     (tmp_path / "out").mkdir()
-    demo_speech._take(tmp_path / "in", tmp_path / "out")
-    clips, told = demo_speech._read(tmp_path / "out", "here")
+    demo_speech._decode_prompts(tmp_path / "in", tmp_path / "out")
+    clips, told = demo_speech._read_prompts(tmp_path / "out", "here")
     assert [(clip.name, clip.language, clip.text) for clip in clips] == [
         ("it/digits/1", "it", "Uno")
     ] and "1 prompts" in told

@@ -1,4 +1,4 @@
-"""Which machine and libraries computed something: floating-point sums are equal to the last bit only where these are."""
+"""The machine and the libraries that computed something: sums are equal to the last bit only if these are the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Losses of 20 steps of a tiny run of each kind, in fp32 on one rank, as JSON on the last line of standard output.
 
-    worker.py FOLDER      makes its shards and run directories there
+worker.py FOLDER      makes its shards and run directories there
 """
 
 from __future__ import annotations
