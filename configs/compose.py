@@ -72,8 +72,7 @@ def parse(cls: type[T], arguments: list[str]) -> T:
 def print_help(cls: type, arguments: list[str]) -> None:
     """Print the keys of `cls` and end the process where the user asks for help."""
     if {"-h", "--help"} & set(arguments):
-        groups = {group: "|".join(choices) for group, choices in GROUPS.items() if cls is PretrainConfig}
-        print("\n".join([*(f"  {f'{group}=':<12} {choices}" for group, choices in groups.items()), help_text(cls)]))
+        print(help_text(cls, GROUPS if cls is PretrainConfig else None))
         raise SystemExit(0)
 
 
@@ -174,5 +173,5 @@ def _check_required(recipe: str, values: dict[str, Any]) -> None:
     file = OmegaConf.load(FOLDER / "recipe" / f"{recipe}.yaml")
     for key in sorted(OmegaConf.missing_keys(file)):
         if OmegaConf.select(OmegaConf.create(values), key) in (None, ""):
-            meaning = leaf_keys(PretrainConfig)[key].description.partition(";")[0]
+            meaning = leaf_keys(PretrainConfig)[key].description.partition(". ")[0]
             raise ValueError(f"recipe={recipe} needs {key}=VALUE ({meaning})")
