@@ -31,8 +31,9 @@ from data_shards.randomness import Stream, uniforms
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
+from data_shards.vision.decoding import decode
 from data_shards.vision.masks import block_masks
-from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter, decode
+from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter
 
 BATCH = 32
 SAMPLES = 512

@@ -14,6 +14,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import deepspeed
@@ -45,7 +46,7 @@ def made_up(config: PretrainConfig) -> list[MaskedBatch]:
     return [MaskedBatch("vision", pixels, mask, lengths, torch.arange(count), torch.eye(3, 4).repeat(count, 1, 1))]
 
 
-def seconds_of(function) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
     """How long a call takes."""
     begin = time.perf_counter()
     function()
@@ -60,7 +61,7 @@ def measure(engine: Engine, folder: Path, rounds: int) -> dict[str, list[float]]
     checkpoints.prepare(engine)
     taken: dict[str, list[float]] = {}
 
-    def clock(name: str, function) -> None:
+    def clock(name: str, function: Callable[[], object]) -> None:
         taken.setdefault(name, []).append(seconds_of(function))
 
     for _ in range(rounds):

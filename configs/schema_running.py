@@ -160,7 +160,7 @@ class LaunchConfig:
 
 @dataclass(config=STRICT)
 class ClusterConfig:
-    """Where processes run (group `cluster`: local, hostfile, slurm, manual)."""
+    """The nodes that a run uses, and how they are started (group `cluster`: local, hostfile, slurm, manual)."""
 
     kind: Literal["local", "hostfile", "slurm", "manual"] = "local"
     """Way to start the nodes; set it with cluster=KIND. local: this machine alone. hostfile: all hosts of

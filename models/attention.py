@@ -10,6 +10,7 @@ length at a time keeps the scores in the cache, and takes half the time; and a s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,9 @@ class _GroupByGroup(torch.autograd.Function):
     """Attention as products of a group of samples at a time; dropout's scale 1 / (1 - p) goes into the output."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, counts: list[int], dropout: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, counts: list[int], dropout: float
+    ) -> Tensor:
         groups = list(_groups(counts, q.shape[2] * q.shape[1]))
         keep_probabilities = any(ctx.needs_input_grad)
         probabilities: list[Tensor] = []
@@ -100,7 +103,7 @@ class _GroupByGroup(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, *saved = ctx.saved_tensors
         probabilities, bits = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
         scale = q.shape[-1] ** -0.5
