@@ -1,9 +1,9 @@
-"""Seconds for which a checkpoint of vision Base stops training: written at once, and beside the training.
+"""Seconds that a checkpoint of vision Base stops training: a synchronous save, and an asynchronous one.
 
     OMP_NUM_THREADS=2 python -m benchmarks.saving [--rounds 5] [--folder DIR] [key=value ...]
 
-One process, ZeRO 1, fp32, recipe vision_base_imagenet at batch 8 on made-up images. The two kinds of save take turns;
-of the one beside the training the snapshot is what training waits for, and the steps meanwhile are timed too.
+One process, ZeRO 1, fp32, recipe vision_base_imagenet at batch 8 on made-up images. The two kinds of save take turns.
+Training waits for the snapshot of the asynchronous one only; the steps beside its write are timed too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECIPE = [
 
 
 def made_up(config: PretrainConfig) -> list[MaskedBatch]:
-    """A micro-batch of noise, half of it masked."""
+    """A micro-batch of noise, with the recipe's number of masked patches."""
     vision, count = config.vision, config.batch.micro
     pixels = torch.randint(0, 256, (count, 3, vision.image_size, vision.image_size), dtype=torch.uint8)
     mask = torch.zeros(count, vision.tokens, dtype=torch.bool)
@@ -47,7 +47,7 @@ def made_up(config: PretrainConfig) -> list[MaskedBatch]:
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Duration of a call."""
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
@@ -76,6 +76,7 @@ def measure(engine: Engine, folder: Path, rounds: int) -> dict[str, list[float]]
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where to write; a temporary one by default")

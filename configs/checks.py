@@ -1,4 +1,4 @@
-"""Rules across keys: what each key alone cannot show. Every message names the key and a value that would do."""
+"""Rules across keys, which no key alone can show. Every message names the key and a value that would do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_DEFAULT_LANES = 768
 
 
 def check(config: PretrainConfig, world: int) -> None:
-    """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
+    """Raise ValueError, a line per mistake, if the config cannot run on `world` ranks."""
     rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
     whole = [mistake for rule in rules_of_all for mistake in rule(config)]
     rules = (_sizes, checks_modalities.samples, _probe, _weights, partial(_batch, world=world))
@@ -29,18 +29,19 @@ def check(config: PretrainConfig, world: int) -> None:
 
 
 def check_sizes(config: PretrainConfig) -> None:
-    """Raise ValueError, a line per mistake, where no networks can be made: the part of `check` that `models` need."""
+    """Raise ValueError, a line per mistake, if no networks can be made: the rules of `check` that `models` needs."""
     _raise(_of_modalities(config, lambda one: [*_sizes(one)]))
 
 
 def check_samples(config: ModalityConfig) -> None:
-    """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
+    """Raise ValueError, a line per mistake, if one modality's samples or masks cannot be made: for `data_shards`."""
     _raise([*checks_modalities.grid(config.vision)] if config.modality == "vision" else [])
     _raise([*checks_modalities.samples(config), *_weights(config)])
 
 
 def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], list[str]]) -> list[str]:
-    """Mistakes of every modality, each once; in a mixture those of one alone name it and the keys of its share."""
+    """Mistakes of every modality, each once. In a mixture a mistake of one modality names it, and the keys of its
+    share."""
     found = {modality: rules(config.for_modality(modality)) for modality in config.modalities}
     common = [line for line in found[config.modalities[0]] if all(line in lines for lines in found.values())]
     own = [in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
@@ -48,7 +49,7 @@ def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], lis
 
 
 def in_mixture(modality: Modality, line: str) -> str:
-    """What is wrong with one modality of a mixture: its name, and the keys of `mixture` that act there."""
+    """A modality's mistake, naming the modality and the keys of `mixture.MODALITY` instead of the run's."""
     share = f"mixture.{modality}."
     line = re.sub(r"\bbatch\.(?=global|micro)|\bdata\.(?=shards\b|weights\b)", share, line)
     return f"{modality}: " + re.sub(r"\bprobe\.(?=train_shards|test_shards)", f"{share}probe_", line)
@@ -56,7 +57,7 @@ def in_mixture(modality: Modality, line: str) -> str:
 
 @contextmanager
 def naming(config: PretrainConfig, modality: Modality) -> Iterator[None]:
-    """In a mixture, ValueErrors from within read as `in_mixture`."""
+    """Rewrite ValueErrors from within by `in_mixture`, if the run is a mixture."""
     try:
         yield
     except ValueError as error:
@@ -82,7 +83,8 @@ def resolve_precision(config: PretrainConfig, cuda: bool) -> Precision:
 def resolve_lanes(batch: int, lanes: int | None, equal: Equal = "samples") -> int:
     """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768.
 
-    Steps of equal tokens are cut in units of as many samples as there are lanes: there it is one of 8 at least.
+    Steps of equal tokens are cut in units of one sample per lane. For them the default is at most `batch.global` / 8,
+    so that a step has 8 units or more.
     """
     most = max(1, batch // 8) if equal == "tokens" else MAX_DEFAULT_LANES
     return lanes or max(n for n in divisors(batch) if n <= min(most, MAX_DEFAULT_LANES))
@@ -96,10 +98,10 @@ def _batch(config: ModalityConfig, world: int) -> Iterator[str]:
 
 
 def batch_mistake(batch: int, micro: int | None, lanes: int | None, world: int, equal: Equal = "samples") -> str | None:
-    """Why steps of `batch` samples cannot be split, and what could be: None where they can.
+    """The reason why steps of `batch` samples cannot be split, with a remedy; None if they can.
 
-    `lanes` (see `resolve_lanes`) divides the batch, `world` divides the lanes, `micro` divides the samples of a rank
-    (None: micro-batches are cut by length, and `batch.micro` is what they hold at most).
+    `lanes` (see `resolve_lanes`) must divide the batch, `world` the lanes, and `micro` the samples of a rank. micro:
+    None for micro-batches that are cut by length, which `batch.micro` limits only.
     """
     lanes, share = resolve_lanes(batch, lanes, equal), batch // world
     if batch % lanes:
@@ -115,7 +117,7 @@ def batch_mistake(batch: int, micro: int | None, lanes: int | None, world: int, 
 
 
 def _lane_remedy(batch: int, lanes: int, world: int) -> str:
-    """Which lanes, or which batch, `world` ranks could have, and how many ranks could have these."""
+    """Lanes, batches and numbers of ranks that fit each other."""
     if batch % world == 0:
         legal = listed([n for n in divisors(batch) if n % world == 0])
         return f"data.lanes can be one of {legal}; or the ranks one of {listed(divisors(lanes))}"
@@ -124,7 +126,7 @@ def _lane_remedy(batch: int, lanes: int, world: int) -> str:
 
 
 def _sizes(config: ModalityConfig) -> Iterator[str]:
-    """Heads, tokens and target blocks fit the model."""
+    """Mistakes in heads, target blocks and the modality's own sizes."""
     model, layers = config.model, config.teacher.layers
     if model.width % model.heads:
         legal = listed([n for n in divisors(model.width) if n <= 64])
@@ -199,7 +201,7 @@ def _probe(config: ModalityConfig) -> Iterator[str]:
 
 
 def _weights(config: ModalityConfig) -> Iterator[str]:
-    """There is a weight for each item of the list of shards."""
+    """Mistakes in the number and the sum of the weights of a list of shards."""
     shards, weights = config.data.shards, config.data.weights
     if not weights or not shards:
         return

@@ -24,7 +24,7 @@ class Key:
     """One leaf of a config class."""
 
     name: str
-    """Dotted, by alias, as users write it: `batch.global`."""
+    """Dotted name, by alias, as users write it: `batch.global`."""
     kind: Any
     """Its annotation."""
     default: Any

@@ -1,8 +1,8 @@
 """Parameters, and floating-point operations of a training step: for MFU and the estimate.
 
-Counted are the matrix products that the objective needs, a multiply-add as two operations: the expectation over
-stochastic depth and layer drop; real tokens alone; the last block for the masked tokens alone where that suffices; no
-recomputation by activation checkpointing.
+Counted are the matrix products that the objective needs, a multiply-add as two operations. Stochastic depth and layer
+drop count by their expectation, and padding does not count. The last block counts for the masked tokens alone if no
+others are needed. Recomputation by activation checkpointing does not count.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ def parameters(config: PretrainConfig) -> int:
 
 
 def flops(config: ModalityConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
-    """Student forward and backward, and teacher forward, of samples with so many real and so many masked tokens."""
+    """Operations of a training step on samples with the given numbers of real and of masked tokens.
+
+    The sum of the student's forward and backward pass and the teacher's forward pass.
+    """
     return float(_samples(config, np.array(lengths, float), np.array(masked, float)).sum())
 
 
 def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """Each sample's training step: a backward pass is twice its forward pass, but for what needs no gradient.
+    """Operations of a training step on each sample. A backward pass counts twice its forward pass, less the part that
+    needs no gradient.
 
     All samples at once, here and below: this is counted at every step.
     """
@@ -49,10 +53,10 @@ def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> 
 
 
 def _around_blocks(config: ModalityConfig, tokens: np.ndarray) -> tuple[_Count, _Count, _Count, float]:
-    """Forward operations of each sample before and after the blocks.
+    """Forward operations of each sample before and after the blocks, in four parts.
 
-    What takes the sample itself, which needs no gradient; what else each token says on its own; the positions; and the
-    head for one token.
+    The first layer, whose input needs no gradient; the other layers before the blocks; the positions; and the head for
+    one token.
     """
     width = config.model.width
     match config.modality:
@@ -78,7 +82,8 @@ def _convolutions(speech: SpeechConfig, frames: np.ndarray) -> list[np.ndarray]:
 
 
 def _blocks(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
-    """Forward operations of all blocks, each run with a probability; the last one answers `rows` tokens alone."""
+    """Forward operations of all blocks, each run with its probability in `keep`. The last one answers `rows` tokens
+    alone."""
     return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 

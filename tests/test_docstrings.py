@@ -18,11 +18,10 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
         body = todo.pop().body
         todo += [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
                  and (not node.name.startswith("_") or node.name.startswith("__"))]  # fmt: skip
-        yield from ((node.lineno, node.value.value) for node in body if is_text(node))
-
-
-def is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for node in body:
+            match node:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield node.lineno, text
 
 
 @pytest.mark.parametrize("package", ["configs", "data_shards", "models", "pretrain"])
