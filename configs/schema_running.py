@@ -50,8 +50,8 @@ class LogConfig:
     progress: bool = True
     """Show a progress bar (rank 0)."""
     peak_tflops: Annotated[float | None, Field(gt=0)] = None
-    """Peak of a device in TFLOP/s, for the model FLOPs utilisation (MFU). Null: the known peak of the GPU, or on a CPU
-    a measured one."""
+    """Peak of a device in TFLOP/s, above 0, for the model FLOPs utilisation (MFU). Null: the known peak of the GPU, or
+    on a CPU a measured one; without either no MFU is reported."""
 
 
 @dataclass(config=STRICT)
@@ -132,10 +132,10 @@ class ProbeConfig:
 
     train_shards: Shards = ""
     """Labelled reference shards of the k-NN and linear probe, in the forms of `data.shards`. Needs `probe.test_shards`.
-    "": no probe."""
+    "": no probe. A mixture uses `mixture.MODALITY.probe_train_shards`."""
     test_shards: Shards = ""
     """Labelled held-out shards that the probe measures accuracy on, in the forms of `data.shards`. Needs
-    `probe.train_shards`. "": no probe."""
+    `probe.train_shards`. "": no probe. A mixture uses `mixture.MODALITY.probe_test_shards`."""
     train_samples: Annotated[int, Field(ge=1)] = 5000
     """Largest number of samples taken from `probe.train_shards`."""
     test_samples: Annotated[int, Field(ge=1)] = 2000

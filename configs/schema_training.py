@@ -234,10 +234,11 @@ class DataConfig:
 
     shards: Shards = ""
     """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar. Local, or remote: s3://, gs://,
-    http://, https://. A list names several, e.g. [/data/a,/data/b]. "": none; only the demo runs without."""
+    http://, https://. A list names several, e.g. [/data/a,/data/b]. "": none; only the demo runs without. A mixture
+    uses `mixture.MODALITY.shards`."""
     weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """How many of every sum(weights) samples come from each item of the list `data.shards`. Null: all items form one
-    data set."""
+    data set. A mixture uses `mixture.MODALITY.weights`."""
     epoch: Literal["mixture", "source"] = "mixture"
     """End of an epoch when `data.weights` is given. mixture: the first item has no samples left; no sample comes twice
     in an epoch. source: each item begins its own next epoch when it has no samples left."""
@@ -260,8 +261,8 @@ class DataConfig:
     local files into the page cache. Remote shards: at most half of `data.cache_gb`, divided by the node's ranks. 0, or
     `data.workers=0`: nothing is read ahead."""
     cache_dir: str = ""
-    """Folder on each node for chunks of remote shards. All ranks and jobs that name it share it. "": a folder of the
-    user's in the system's temporary folder."""
+    """Folder on each node for chunks of remote shards. All ranks and jobs that name it share it. "": the user's own
+    folder in the system's temporary folder."""
     cache_gb: Annotated[float, Field(gt=0)] = 32.0
     """Largest size of `data.cache_dir` in GiB, above 0. Older chunks make room for new ones."""
     retries: Annotated[int, Field(ge=0)] = 6

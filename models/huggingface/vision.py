@@ -1,4 +1,4 @@
-"""`Data2VecVisionModel`: names, config.json and preprocessor_config.json (Transformers' modeling_data2vec_vision.py)."""
+"""`Data2VecVisionModel`: names, config.json, preprocessor_config.json (Transformers' modeling_data2vec_vision.py)."""
 
 from __future__ import annotations
 
