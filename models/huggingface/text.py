@@ -76,7 +76,7 @@ def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_tokenizer(source: Path, target: Path, config: ModalityConfig) -> None:
-    """Copy the tokenizer's files, and record the longest text there. Raises ValueError if `source` has no vocabulary."""
+    """Copy the tokenizer's files, and record the longest text there. Raises ValueError if there is no vocab.json."""
     if not (source / "vocab.json").is_file():
         raise ValueError(f"{source} has no vocab.json: put there the files of `tokenizer` beside the shards")
     for file in sorted(source.iterdir()):
