@@ -212,10 +212,3 @@ def test_flat_commands() -> None:
         parse(ExportConfig, ["run=x", "out=y", "weight=teacher"])
     with pytest.raises(ValueError, match="weights=both: expected 'teacher' or 'student'"):
         parse(ExportConfig, ["run=x", "out=y", "weights=both"])
-
-
-def test_help_lists_keys_defaults_and_meanings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        parse(ExportConfig, ["--help"])
-    assert end.value.code == 0
-    assert "weights=teacher" in (text := capsys.readouterr().out) and "Folder to write." in text

@@ -289,7 +289,7 @@ import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
 from tests.data_shards.shard_tools import small_config
 from data_shards.loading.modality_loader import ModalityLoader
-steps = ModalityLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
+steps = ModalityLoader(small_config({shards!r}, workers=2).for_modality("vision"), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGINT, lambda *_: None)
