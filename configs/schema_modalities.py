@@ -23,7 +23,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 class SampleConfig:
-    """What the house asks of a modality's section; each section says what differs from this."""
+    """Facts that the rest of the code asks of a section. Each section overrides what differs in its modality."""
 
     shape_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that the shapes of the modality's own parameters depend on; a resume cannot change them."""

@@ -32,7 +32,7 @@ INIT_STD = 0.02
 
 
 @dataclass(frozen=True)
-class Call:
+class BlockInputs:
     """What a block is told beside its input. Blocks hold no rates: they may be shared by modalities and networks."""
 
     bias: Tensor | None = None
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         self.qkv = QKV(width, key_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, call: Call, path: Path = None) -> Tensor:
+    def forward(self, x: Tensor, inputs: BlockInputs, path: Path = None) -> Tensor:
         """x [B or k, N, H] of the samples that `path` keeps -> [B or k, N or M, H]."""
         rows, lengths, padding = (None if t is None else keep(t, path) for t in (call.rows, call.lengths, call.padding))
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.qkv(x, rows))
@@ -132,7 +132,7 @@ class PreNormBlock(Block):
         self.gamma1 = nn.Parameter(torch.full((model.width,), model.layer_scale)) if scaled else None
         self.gamma2 = nn.Parameter(torch.full((model.width,), model.layer_scale)) if scaled else None
 
-    def forward(self, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         """float32 x [B, N, H] -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
         path = call.attention_path
         y = self.attention(self.norm1(keep(x, path)), call, path)
@@ -150,7 +150,7 @@ class PostNormBlock(Block):
         super().__init__(model, form)
         self.alpha = deep_norm_alpha(model.layers) if model.norm == "deep" else 1.0
 
-    def forward(self, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         """x [B, N, H] in the parameters' dtype -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
         y = self.attention(x, call)
         x = x if call.rows is None else select_tokens(x, call.rows)
@@ -215,7 +215,7 @@ class Encoder(nn.Module):
             wanted = i >= len(self.blocks) - top
             if kept[i]:
                 branches = (paths[2 * i], paths[2 * i + 1])
-                call = Call(bias, lengths, padding, here, *rates, *branches, wanted and target == "ffn")
+                call = BlockInputs(bias, lengths, padding, here, *rates, *branches, wanted and target == "ffn")
                 result = self._run(block, x, call)
             else:
                 result = x if here is None else select_tokens(x, here)
@@ -235,7 +235,7 @@ class Encoder(nn.Module):
             return None
         return padding_bias(lengths, x.shape[1], next(self.blocks.parameters()).dtype)
 
-    def _run(self, block: nn.Module, x: Tensor, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+    def _run(self, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.activation_checkpointing and self.training:
             return checkpoint(block, x, call, use_reentrant=False)
         return block(x, call)

@@ -73,9 +73,10 @@ def _block_order(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
 
 def mixture_of(config: PretrainConfig) -> Mixture:
     """The mixture of a run, also of one modality. Raises ValueError if one of several modalities has no shards."""
+    if not config.is_mixture:
+        return Mixture(config.modalities, (1,), config.train.seed)
     shares = {modality: getattr(config.mixture, modality) for modality in config.modalities}
-    if config.is_mixture and (missing := [name for name, share in shares.items() if not share.shards]):
+    if missing := [name for name, share in shares.items() if not share.shards]:
         keys, names = " ".join(f"mixture.{name}.shards=PATTERN" for name in missing), ",".join(config.modalities)
         raise ValueError(f"modality=[{names}] names {missing[0]}, which has no shards: set {keys}")
-    weights = tuple(share.weight for share in shares.values()) if config.is_mixture else (1,)
-    return Mixture(config.modalities, weights, config.train.seed)
+    return Mixture(config.modalities, tuple(share.weight for share in shares.values()), config.train.seed)

@@ -7,7 +7,7 @@ from configs.published import PUBLISHED
 from configs.schema import PretrainConfig
 from configs.schema_training import ModelConfig
 from models.stochastic_depth import factors, kept_layers, kept_samples
-from models.transformer import Call, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
+from models.transformer import BlockInputs, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
 from tests.models.common import randomise
 from tests.own import own
 
@@ -43,8 +43,8 @@ def test_rows_of_the_last_block_equal_the_full_computation(norm):
 def test_the_top_blocks_are_handed_out_in_order():
     encoder, (x, bias) = make_encoder(), make_inputs()
     first, second, third = encoder(x, bias, top=3)
-    torch.testing.assert_close(encoder.blocks[2](second, Call(bias)), third)
-    torch.testing.assert_close(encoder.blocks[0](x, Call(bias)), first)
+    torch.testing.assert_close(encoder.blocks[2](second, BlockInputs(bias)), third)
+    torch.testing.assert_close(encoder.blocks[0](x, BlockInputs(bias)), first)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -52,7 +52,7 @@ def test_blocks_against_plain_formulas(norm):
     """Sums and norms in the order that each kind of block has them; the feed-forward layer's result before its sum."""
     encoder, (x, _) = make_encoder(norm), make_inputs()
     block = encoder.blocks[0]
-    attention = lambda x: block.attention(x, Call())  # noqa: E731
+    attention = lambda x: block.attention(x, BlockInputs())  # noqa: E731
     if norm == "pre":
         x = x + block.gamma1 * attention(block.norm1(x))
         f = block.feed_forward(block.norm2(x))
@@ -62,7 +62,7 @@ def test_blocks_against_plain_formulas(norm):
         x = block.norm1(alpha * x + attention(x))
         f = block.feed_forward(x)
         expected = block.norm2(alpha * x + f)
-    output, ffn = block(make_inputs()[0], Call(hands_out_ffn=True))
+    output, ffn = block(make_inputs()[0], BlockInputs(hands_out_ffn=True))
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(ffn, f)
 
@@ -112,7 +112,7 @@ def test_layer_drop_leaves_blocks_out_by_the_shared_seed_alone():
         kept = kept_layers(3, 0.5, seed)
         expected = x
         for block in [block for block, keep in zip(encoder.blocks, kept, strict=True) if keep]:
-            expected = block(expected, Call(bias))
+            expected = block(expected, BlockInputs(bias))
         for rows in (None, ROWS):  # a last block that is left out still selects
             (output,) = encoder(x, bias, rows=rows, layer_seed=seed)
             torch.testing.assert_close(output, expected if rows is None else select_tokens(expected, rows))
