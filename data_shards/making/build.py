@@ -20,9 +20,9 @@ from pathlib import Path
 from configs.schema_commands import BuildConfig
 from configs.signals import FRAME_STRIDE, SAMPLE_RATE
 from data_shards.files import locked, replacing
-from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.processes import each
+from data_shards.progress import shards_progress
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
 from data_shards.shards.tar import BLOCK
@@ -183,7 +183,9 @@ def _write_all(
 ) -> list[Written]:
     """All shards; those that are not finished are written."""
     sizes = {plan.path.name: plan.size for plan in plans}
-    progress = Progress(plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes))
+    progress = shards_progress(
+        plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes)
+    )
     for name, shard in finished.items():
         progress.add(sizes[name], shard.entry.nsamples)
     written = list(finished.values())
