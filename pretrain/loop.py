@@ -22,14 +22,15 @@ from pretrain.checkpoints.reading import RunState
 from pretrain.checkpoints.saving import Checkpoints
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine, StepResult
+from pretrain.evaluation.probing import probes, table
 from pretrain.health import collapse as health
 from pretrain.health.collapse import CollapseGuard
 from pretrain.health.guard import Finding, Guard, RunStopped
 from pretrain.health.non_finite import first_not_finite
 from pretrain.health.preempt import Preemption
 from pretrain.health.watchdog import Watchdog
-from pretrain.probe import probes, table
-from pretrain.reporting.metrics import ProbeResult, read_rows
+from pretrain.reporting.metrics import ProbeResult
+from pretrain.reporting.metrics_file import read_rows
 from pretrain.reporting.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
 from pretrain.start_weights import load_student

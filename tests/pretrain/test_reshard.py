@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from configs.schema_commands import ReshardConfig
-from pretrain import reshard as command
+from pretrain.checkpoints import resharding
 from pretrain.checkpoints.manifest import damage
 from pretrain.checkpoints.reading import load_weights, read_state
-from pretrain.reshard import WHOLE, reshard
+from pretrain.checkpoints.resharding import WHOLE
+from pretrain.reshard import reshard
 from pretrain.run_directory import lock
 from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state
 
@@ -61,7 +62,7 @@ def test_a_full_disk_leaves_the_old_one(run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_partitions", fills)
+        patch.setattr(resharding, "write_partitions", fills)
         with pytest.raises(OSError, match="No space left"):
             reshard(ReshardConfig(run=str(run)))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
