@@ -16,7 +16,7 @@ from pretrain.checkpoints.reading import SPARE, STATE, read_state
 from pretrain.engine.layout import MASTER, Fragment
 
 WHOLE = "reshard, as whole parameters"
-"""`RunState.written_by` of such a checkpoint."""
+"""`RunState.written_by` of a checkpoint of whole parameters."""
 
 
 def rewrite_whole(folder: Path, files: int) -> None:

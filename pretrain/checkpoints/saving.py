@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Every method is collective."""
+    """Checkpoints of one run directory. Every method is collective."""
 
     def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
         self.folder = run_dir / "checkpoints"

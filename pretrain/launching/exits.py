@@ -31,7 +31,7 @@ PRECEDENCE = (MISTAKE, HALTED, FAILED, STOPPED, STALLED, DONE)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that are notices to stop."""
 AGAIN_S = 2.0
-"""Seconds within which a further signal is the same notice: launchers and timeout(1) signal the whole group twice."""
+"""Seconds within which a further signal is the same notice: launchers forward what the whole group has received."""
 STOP_FILE = "STOP"
 """File in the run directory that is a notice to stop, for users who cannot send a signal."""
 NOTES = "DATA2VEC_EXITS"

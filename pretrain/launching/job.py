@@ -1,4 +1,4 @@
-"""The job of a node: what is started on it, and its start."""
+"""Job of a node: the launcher of its ranks, and its start."""
 
 from __future__ import annotations
 
