@@ -40,9 +40,7 @@ class Snapshot:
         return copies
 
     def _make(self, elements: int) -> None:
-        if (
-            self._device is not None
-        ):  # a new thread starts on the first GPU, where every rank would then allocate memory
+        if self._device is not None:  # a new thread is on the first GPU, where all ranks would allocate
             torch.cuda.set_device(self._device)
         self._memory = torch.empty(elements, pin_memory=self._device is not None).zero_()
 

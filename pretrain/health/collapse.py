@@ -86,9 +86,8 @@ def _watched(model: Data2Vec, modality: Modality, weights: Weights) -> dict[str,
     """Modules that are measured, by name, in the order of the forward pass."""
     network = model.network(modality, weights)
     root = model.student if weights == "student" else model.teacher
-    names = {
-        module: f"{weights}.{name}" for name, module in root.named_modules()
-    }  # leaves out the student's modules that the teacher uses
+    # Modules of the student that the teacher's network uses are not among them.
+    names = {module: f"{weights}.{name}" for name, module in root.named_modules()}
     modules = [network.get_submodule(_FIRST_MODULES[modality]), *network.encoder.blocks]
     return {names[module]: module for module in modules if module in names}
 
