@@ -28,17 +28,17 @@ def export(command: ExportConfig) -> tuple[Modality, int]:
     The folder appears whole or not at all. Raises ValueError if `out` is not empty, if Transformers has no such
     model, or if the run, its checkpoint or its tokenizer is missing.
     """
-    # Seconds to import, with torch: not for --help and typing errors.
-    from models.data2vec import part_state
-    from models.huggingface import layout_of
-    from pretrain.checkpoints.reading import load_weights
-
     out = Path(command.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out={out} is not empty: name a new folder, or remove this one")
     config = from_yaml(Path(command.run) / "config.yaml")
     modality = _modality(command, config)
     own = config.for_modality(modality)
+    # Seconds to import, with torch: not for --help and mistakes on the command line.
+    from models.data2vec import part_state
+    from models.huggingface import layout_of
+    from pretrain.checkpoints.reading import load_weights
+
     layout_of(own)  # raises its ValueError before anything is read
     state, step = load_weights(Path(command.run), command.weights)
     _write(out, part_state(state, config, modality), own, Path(command.run) / "tokenizer")

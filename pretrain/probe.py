@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 def main(command: ProbeCommandConfig) -> None:
     """Print the accuracies of a run's weights, of the untrained network and of the baseline, for each modality."""
-    # Seconds to import: not for --help and typing errors.
+    config = from_yaml(Path(command.run) / "config.yaml")
+    probed = _configs_to_probe(config, command)
+    # Seconds to import: not for --help and mistakes on the command line.
     import torch
 
     from models.data2vec import Data2Vec
     from pretrain.checkpoints.reading import load_weights
     from pretrain.evaluation.probing import probe, table
 
-    config = from_yaml(Path(command.run) / "config.yaml")
-    probed = _configs_to_probe(config, command)
     state, step = load_weights(Path(command.run), command.weights)
     model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # its weights are those of step 0
     untrained = [probe(model, own, command.weights) for own in probed]

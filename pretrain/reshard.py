@@ -20,13 +20,13 @@ def reshard(command: ReshardConfig) -> Path:
 
     Raises ValueError if the run is in use or has no checkpoint, OSError if the new one does not fit beside the old.
     """
-    # Seconds to import, with torch: not for --help and typing errors.
+    if not (Path(command.run) / "checkpoints").is_dir():
+        raise ValueError(f"run={command.run} is no run directory: it has no checkpoints/")
+    # Seconds to import, with torch: not for --help and mistakes on the command line.
     from pretrain.checkpoints.reading import newest_good_of
     from pretrain.checkpoints.resharding import rewrite_whole
     from pretrain.run_directory import lock
 
-    if not (Path(command.run) / "checkpoints").is_dir():
-        raise ValueError(f"run={command.run} is no run directory: it has no checkpoints/")
     with lock(Path(command.run)):
         folder = newest_good_of(Path(command.run))
         rewrite_whole(folder, command.files)

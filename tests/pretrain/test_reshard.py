@@ -16,6 +16,7 @@ from pretrain.checkpoints.resharding import WHOLE
 from pretrain.reshard import reshard
 from pretrain.run_directory import lock
 from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state
+from tests.test_layering import loaded
 
 
 @pytest.fixture
@@ -46,6 +47,11 @@ def test_it_is_done_twice_without_harm(run):
     for files in (2, 1):
         reshard(ReshardConfig(run=str(run), files=files))
     assert load_weights(run, "student")[0]["b"].tolist() == [6, 7]
+
+
+def test_the_command_loads_no_deepspeed(run):
+    assert loaded("pretrain.reshard", f"run={run}") == ["torch"]
+    assert loaded("pretrain.reshard", f"run={run}/absent") == []
 
 
 def test_a_run_in_use_or_without_checkpoint_is_refused(run, tmp_path_factory):
