@@ -6,6 +6,7 @@ HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=$HERE/.venv
 LOG=$HERE/.venv.log
 COMMANDS="setup shards pretrain reshard export probe board test docs"
+SHARDS="build validate index info bench"
 
 usage() {
   cat <<'USAGE'
@@ -159,13 +160,21 @@ module() {
   exec "$VENV/bin/python" -m "$@"
 }
 
-unknown() {
-  local near=""
-  near=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5))' "$1" $COMMANDS 2>/dev/null) || true
-  say "error: unknown command '$1'${near:+: did you mean '$near'?}"
-  say
-  usage >&2
+# Answer a typing error and end with 2. $1: the error, $2: the word, then the words that may have been meant.
+mistake() {
+  local text=$1 word=$2 near=""
+  near=$(python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.5))' "$word" "${@:3}" 2>/dev/null) || true
+  say "error: $text${near:+: did you mean '$near'?}"
   exit 2
+}
+
+# Answer, before anything is installed, an argument that is neither key=value nor --help. Keys: those of the usage.
+check_arguments() {
+  local argument
+  for argument; do
+    [[ $argument == ?*=* || $argument == -h || $argument == --help ]] ||
+      mistake "expected key=value, got '$argument'" "$argument" --help $(usage | grep -oE '[a-z._]+=' | sort -u)
+  done
 }
 
 command=${1:-}
@@ -176,14 +185,18 @@ case $command in
     say "$VENV is up to date"
     ;;
   shards)
+    [[ $# -eq 0 || " $SHARDS -h --help " == *" $1 "* ]] || mistake "unknown command '$1'" "$1" $SHARDS
+    check_arguments "${@:2}"
     ensure core
     module data_shards "$@"
     ;;
   pretrain)
+    check_arguments "$@"
     ensure core
     module pretrain.launch "$@"
     ;;
   reshard | export | probe | board)
+    check_arguments "$@"
     ensure core
     module "pretrain.$command" "$@"
     ;;
@@ -209,5 +222,7 @@ case $command in
     usage >&2
     exit 2
     ;;
-  *) unknown "$command" ;;
+  *)
+    (mistake "unknown command '$command'" "$command" $COMMANDS) || { say; usage >&2; exit 2; }
+    ;;
 esac

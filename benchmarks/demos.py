@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pretrain.reporting.metrics import read_rows
+from pretrain.reporting.metrics_file import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -91,12 +91,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, inputs: BlockInputs, path: Path = None) -> Tensor:
         """x [B or k, N, H] of the samples that `path` keeps -> [B or k, N or M, H]."""
-        rows, lengths, padding = (None if t is None else keep(t, path) for t in (call.rows, call.lengths, call.padding))
+        rows, lengths, padding = (
+            None if t is None else keep(t, path) for t in (inputs.rows, inputs.lengths, inputs.padding)
+        )
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.qkv(x, rows))
-        bias = call.bias
+        bias = inputs.bias
         if bias is not None:
             bias = (bias if rows is None else select_queries(bias, rows))[..., : x.shape[1]]
-        return self.proj(attend(q, k, v, bias, lengths, call.attention_dropout, padding).flatten(2))
+        return self.proj(attend(q, k, v, bias, lengths, inputs.attention_dropout, padding).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -134,13 +136,13 @@ class PreNormBlock(Block):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         """float32 x [B, N, H] -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
-        path = call.attention_path
-        y = self.attention(self.norm1(keep(x, path)), call, path)
-        x = x if call.rows is None else select_tokens(x, call.rows)
-        x = add(x, dropout(y, call.dropout), self.gamma1, path)
-        y = self.feed_forward(self.norm2(keep(x, call.feed_forward_path)))
-        x = add(x, dropout(y, call.dropout), self.gamma2, call.feed_forward_path)
-        return (x, y) if call.hands_out_ffn else x
+        path = inputs.attention_path
+        y = self.attention(self.norm1(keep(x, path)), inputs, path)
+        x = x if inputs.rows is None else select_tokens(x, inputs.rows)
+        x = add(x, dropout(y, inputs.dropout), self.gamma1, path)
+        y = self.feed_forward(self.norm2(keep(x, inputs.feed_forward_path)))
+        x = add(x, dropout(y, inputs.dropout), self.gamma2, inputs.feed_forward_path)
+        return (x, y) if inputs.hands_out_ffn else x
 
 
 class PostNormBlock(Block):
@@ -152,12 +154,12 @@ class PostNormBlock(Block):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         """x [B, N, H] in the parameters' dtype -> [B, N, H]; with rows [B, M] only those tokens' outputs, [B, M, H]."""
-        y = self.attention(x, call)
-        x = x if call.rows is None else select_tokens(x, call.rows)
-        x = self.norm1(torch.add(dropout(y, call.dropout), x.float(), alpha=self.alpha))
+        y = self.attention(x, inputs)
+        x = x if inputs.rows is None else select_tokens(x, inputs.rows)
+        x = self.norm1(torch.add(dropout(y, inputs.dropout), x.float(), alpha=self.alpha))
         y = self.feed_forward(x)
-        x = self.norm2(torch.add(dropout(y, call.dropout), x.float(), alpha=self.alpha))
-        return (x, y) if call.hands_out_ffn else x
+        x = self.norm2(torch.add(dropout(y, inputs.dropout), x.float(), alpha=self.alpha))
+        return (x, y) if inputs.hands_out_ffn else x
 
 
 def deep_norm_alpha(layers: int) -> float:
@@ -215,8 +217,8 @@ class Encoder(nn.Module):
             wanted = i >= len(self.blocks) - top
             if kept[i]:
                 branches = (paths[2 * i], paths[2 * i + 1])
-                call = BlockInputs(bias, lengths, padding, here, *rates, *branches, wanted and target == "ffn")
-                result = self._run(block, x, call)
+                inputs = BlockInputs(bias, lengths, padding, here, *rates, *branches, wanted and target == "ffn")
+                result = self._run(block, x, inputs)
             else:
                 result = x if here is None else select_tokens(x, here)
             x, output = result if isinstance(result, tuple) else (result, result)
@@ -237,8 +239,8 @@ class Encoder(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor, inputs: BlockInputs) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.activation_checkpointing and self.training:
-            return checkpoint(block, x, call, use_reentrant=False)
-        return block(x, call)
+            return checkpoint(block, x, inputs, use_reentrant=False)
+        return block(x, inputs)
 
     def _draw_layers(self, seed: int) -> list[bool]:
         """Which blocks this pass runs."""

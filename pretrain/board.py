@@ -1,6 +1,6 @@
-"""TensorBoard files of a run: the scalars of its rows, its configuration and pictures of masked batches.
+"""Show the TensorBoard files of a run, or of all runs in a folder.
 
-python -m pretrain.board run=DIR [port=6006] shows them.
+python -m pretrain.board run=DIR [port=6006]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from configs.schema_commands import BoardConfig
 
 
 def main(command: BoardConfig) -> None:
-    """Become TensorBoard on the files of a run, or of all runs in a folder."""
+    """Replace this process by TensorBoard. Raises ValueError if the folder holds no TensorBoard files."""
     folder = Path(command.run)
     if not any(folder.rglob("events.out.tfevents.*")):
         raise ValueError(f"run={folder} holds no TensorBoard files: give the folder of a run, or of several")

@@ -1,4 +1,4 @@
-"""Write the weights of a run as a folder that Hugging Face Transformers loads.
+"""Write the weights of a run to a folder that Hugging Face Transformers loads.
 
 python -m pretrain.export run=DIR out=DIR [weights=teacher|student] [modality=vision|speech|text]
 """
@@ -9,8 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from configs.command import run
 from configs.compose import from_yaml
@@ -18,16 +17,16 @@ from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_commands import ExportConfig
 from configs.schema_modalities import Modality
-from models.data2vec import part_state
-from models.huggingface import layout_of, save_pretrained
-from pretrain.checkpoints.reading import load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def export(command: ExportConfig) -> tuple[Modality, int]:
-    """Write the newest good checkpoint's weights to `command.out`; returns their modality and their step.
+    """Write the newest good checkpoint's weights to `command.out`; return their modality and step.
 
-    The folder appears whole or not at all. Raises ValueError where `out` holds something already, where Transformers
-    has no such model, or where the run, its checkpoint or its tokenizer is missing.
+    The folder appears whole or not at all. Raises ValueError if `out` is not empty, if Transformers has no such
+    model, or if the run, its checkpoint or its tokenizer is missing.
     """
     out = Path(command.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -35,14 +34,19 @@ def export(command: ExportConfig) -> tuple[Modality, int]:
     config = from_yaml(Path(command.run) / "config.yaml")
     modality = _modality(command, config)
     own = config.for_modality(modality)
-    layout_of(own)  # refuses before anything is read
+    # Seconds to import, with torch: not for --help and mistakes on the command line.
+    from models.data2vec import part_state
+    from models.huggingface import layout_of
+    from pretrain.checkpoints.reading import load_weights
+
+    layout_of(own)  # raises its ValueError before anything is read
     state, step = load_weights(Path(command.run), command.weights)
     _write(out, part_state(state, config, modality), own, Path(command.run) / "tokenizer")
     return modality, step
 
 
 def _modality(command: ExportConfig, config: PretrainConfig) -> Modality:
-    """Of the run's modalities the one that is meant; ValueError that lists them where it is none or unclear."""
+    """Modality to export. Raises ValueError that lists the run's modalities if it is missing there or not given."""
     known = ", ".join(config.modalities)
     if command.modality is None and config.is_mixture:
         raise ValueError(f"run={command.run} has several modalities ({known}): add modality={config.modalities[0]}")
@@ -53,20 +57,22 @@ def _modality(command: ExportConfig, config: PretrainConfig) -> Modality:
 
 
 def _write(out: Path, state: dict[str, Tensor], config: ModalityConfig, tokenizer: Path) -> None:
-    """Write into a temporary folder beside `out`, then rename it."""
+    """Write to a temporary folder beside `out`, then rename it."""
+    from models.huggingface import save_pretrained
+
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        temporary.chmod(0o755)  # mkdtemp lets only the owner in
         save_pretrained(temporary, state, config, tokenizer)
-        temporary.replace(out)  # an empty folder may be replaced
+        temporary.replace(out)  # replaces an empty folder
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def usage(modality: Modality, folder: str) -> list[str]:
-    """Python that loads the folder and uses it."""
+    """Lines of Python that load the folder and use the model."""
     load = "model = AutoModel.from_pretrained(folder)"
     match modality:
         case "vision":
@@ -89,7 +95,7 @@ def usage(modality: Modality, folder: str) -> list[str]:
 
 
 def main(command: ExportConfig) -> None:
-    """Export, then say what was written and how to load it."""
+    """Export, and print the files and the code that loads them."""
     modality, step = export(command)
     print(f"{modality} {command.weights} weights of step {step} of {command.run} written to {command.out}:")
     for file in sorted(Path(command.out).iterdir()):

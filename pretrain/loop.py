@@ -20,13 +20,14 @@ from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
 from pretrain.engine import distributed
 from pretrain.engine.engine import StepResult
+from pretrain.evaluation.probing import probes, table
 from pretrain.health.collapse import ModuleHealth, measure
 from pretrain.health.guard import Finding, RunStopped
 from pretrain.health.non_finite import first_not_finite
 from pretrain.health.preempt import Preemption
 from pretrain.health.watchdog import Watchdog
-from pretrain.probe import probes, table
-from pretrain.reporting.metrics import ProbeResult, read_rows
+from pretrain.reporting.metrics import ProbeResult
+from pretrain.reporting.metrics_file import read_rows
 from pretrain.reporting.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
 

@@ -1,4 +1,4 @@
-"""A run directory: one process tree at a time, and what the run was."""
+"""Run directory: its lock, config.yaml and the copy of the tokenizer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 
 
 def lock(folder: Path) -> IO[str]:
-    """Take the directory until the returned file is closed or the process ends, however it ends.
+    """Lock the directory until the returned file is closed or the process ends, even if it is killed.
 
-    Raises ValueError that names the directory where another run holds it.
+    Raises ValueError that names the directory if another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / "lock").open("a+")
@@ -45,9 +45,9 @@ def lock(folder: Path) -> IO[str]:
 
 
 def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str, str]:
-    """Write RUN/config.yaml, with versions and revision as comments.
+    """Write RUN/config.yaml, with versions and revision as comments; return its changes and its text.
 
-    Returns what differs from the file that was there, as "key: old -> new, ...", and the new text.
+    The changes against the previous file are "key: old -> new, ..."; "" without changes or without such a file.
     """
     notes = {package: version(package) for package in _PACKAGES}
     notes |= {"python": platform.python_version(), "ranks": str(world), "revision": _revision()}
@@ -59,14 +59,14 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
 
 
 def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
-    """Copy the tokenizer of the run's text, if it has any, to RUN/tokenizer: exports and pictures need it.
+    """Copy the tokenizer of a run on text to RUN/tokenizer, for exports and pictures.
 
-    Raises ValueError where the files beside the shards are not those that the shards were made with.
+    Raises ValueError if the tokenizer beside the shards is not the one that the shards were made with.
     """
     if "text" not in config.modalities:
         return
     index = load_index(config.for_modality("text").data)
-    if index.tokenizer is None:  # tars that others made
+    if index.tokenizer is None:  # tars of another program have none
         return
     folder = tokenizer_folder(index)
     tokenizer = load_tokenizer(folder)
@@ -85,14 +85,14 @@ def _changes(old: str, new: str) -> str:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> dotted keys."""
+    """Values of nested dicts by dotted keys."""
     if not isinstance(values, dict):
         return {prefix.removesuffix("."): values}
     return {name: value for key, inner in values.items() for name, value in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _revision() -> str:
-    """The git revision of this code, with a plus sign where files were changed; "unknown" outside a checkout."""
+    """Git revision of this code, followed by + if files were changed; "unknown" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""`init=DIR`: start from the student of another run, or from a Hugging Face folder."""
+"""Initial weights of `init=DIR`: the student of another run, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pretrain.checkpoints.reading import load_weights
 
 
 def load_student(model: Data2Vec, init: str) -> str:
-    """Load the weights of `init` into the student and copy them to the teacher; returns a line for the log.
+    """Load the weights of `init` into the student and copy them to the teacher; return a line for the log.
 
-    A run directory gives its newest checkpoint's student, regression head included: optimizer, schedules and teacher
-    start anew (phase 2 of the published Large); of a mixture's run, one modality may go on alone. A Hugging Face folder
-    has no head, and may lack the mask vector: those keep their initial values. Raises ValueError that names the folder
-    and what does not fit.
+    From a run directory come the newest checkpoint's student weights with the regression head. Optimizer, schedules and
+    teacher start anew, as in phase 2 of the published Large. One modality of a mixture may go on alone. A Hugging Face
+    folder has no head, and may have no mask vector: these keep their initial values. Raises ValueError that names the
+    folder and the difference.
     """
     folder = Path(init)
     if (folder / "checkpoints").is_dir():
-        weights, source = _of_run(folder, model.config)
+        weights, source = _run_weights(folder, model.config)
     elif (folder / "config.json").is_file():
-        weights, source = _of_huggingface(folder, model.config), f"Hugging Face folder {folder}"
+        weights, source = _huggingface_weights(folder, model.config), f"Hugging Face folder {folder}"
     else:
         raise ValueError(f"init={init} is no run directory (checkpoints/) and no Hugging Face folder (config.json)")
     own = model.student.state_dict()
@@ -50,8 +50,11 @@ def load_student(model: Data2Vec, init: str) -> str:
     return f"student and teacher start from the {source}" + (f"; not in it: {', '.join(kept)}" if kept else "")
 
 
-def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], str]:
-    """The weights of a run's student for a run of `config`, and what they are; ValueError where they are others."""
+def _run_weights(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], str]:
+    """Student weights of the run in `folder` for a run of `config`, and their description.
+
+    Raises ValueError if they do not fit `config`.
+    """
     theirs = from_yaml(folder / "config.yaml")
     there, here = set(theirs.modalities), set(config.modalities)
     if here != there and (config.is_mixture or not here < there):
@@ -76,7 +79,7 @@ def _of_run(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], st
 
 
 def _check_tokenizer(folder: Path, config: ModalityConfig) -> None:
-    """ValueError where the ids of the shards are not those that the run in `folder` was trained on."""
+    """Raise ValueError if the shards' tokenizer is not that of the run in `folder`."""
     theirs, own = folder / TOKENIZER_NAME, tokenizer_of(config.data)
     if own and theirs.is_dir() and load_tokenizer(theirs).entry != own[0]:
         raise ValueError(
@@ -85,7 +88,7 @@ def _check_tokenizer(folder: Path, config: ModalityConfig) -> None:
         )
 
 
-def _of_huggingface(folder: Path, config: PretrainConfig) -> dict[str, Tensor]:
+def _huggingface_weights(folder: Path, config: PretrainConfig) -> dict[str, Tensor]:
     if config.is_mixture:
         raise ValueError(f"init={folder} holds one modality: a mixture starts from the run directory of a mixture")
     return load_pretrained(folder, config.for_modality(config.modalities[0]))

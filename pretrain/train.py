@@ -1,4 +1,4 @@
-"""The entry on every rank: `deepspeed --no_local_rank --module pretrain.train key=value ...`."""
+"""Entry point of every rank: `deepspeed --no_local_rank --module pretrain.train key=value ...`."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from pretrain.launching import exits
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
-ALONE_S = 5.0  # seconds in which the launcher notices that rank 0 has ended
+ALONE_S = 5.0  # seconds after which the launcher has surely noticed that rank 0 has ended
 
 
 def main(overrides: list[str]) -> None:
-    """Train, and end with a code of `pretrain.launching.exits`.
+    """Train, and end the process with a code of `pretrain.launching.exits`.
 
-    A mistake of the user's and what stops a run are one line each; a bug shows its traceback. In each case the launcher
-    ends the other ranks.
+    A user's mistake or a stopped run is reported in one line, a bug with its traceback. In each case the launcher ends
+    the other ranks.
     """
-    exits.signal_on_end_of(os.getppid(), signal.SIGTERM)  # of the launcher
+    exits.signal_on_end_of(os.getppid(), signal.SIGTERM)  # the parent is the launcher
     _keep_log_readable()
     try:
         finished = _train(overrides)
-    except KeyboardInterrupt:  # before the handlers of notices are there
+    except KeyboardInterrupt:  # before the handlers of notices were installed
         exits.leave(exits.STOPPED)
     except Exception as error:
         _fail(error)
     sys.stdout.flush()
-    exits.leave(exits.DONE if finished else exits.STOPPED)  # not through the destructors of CUDA, NCCL and gloo
+    exits.leave(exits.DONE if finished else exits.STOPPED)  # skips the destructors of CUDA, NCCL and gloo
 
 
 def _train(overrides: list[str]) -> bool:
-    """Compose and check the configuration, take the run directory, train; False where a notice has stopped the run."""
+    """Compose and check the configuration, lock the run directory, and train; False if a notice has stopped the run."""
     device = distributed.start()
     config = compose_pretrain(overrides)
     check(config, distributed.world())
-    held = _take_run_directory(config)
+    held = _lock_run_directory(config)
     finished = pretrain(config, device)
-    distributed.barrier()  # whoever leaves first makes the launcher end the others
+    distributed.barrier()  # the first rank to leave makes the launcher end the others
     if held:
         held.close()
     return finished
 
 
-def _take_run_directory(config: PretrainConfig) -> IO[str] | None:
-    """Rank 0 takes the run directory; where it cannot, every rank raises its ValueError."""
+def _lock_run_directory(config: PretrainConfig) -> IO[str] | None:
+    """Lock the run directory on rank 0. If that fails, every rank raises rank 0's ValueError."""
     held: IO[str] | None = None
     problem: object = None
     if distributed.rank() == 0:
@@ -73,14 +73,15 @@ def _take_run_directory(config: PretrainConfig) -> IO[str] | None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Say what is wrong and end this process at once: a rank that waits in a collective must not hold it.
+    """Report the error and end this process at once, even if other ranks wait for it in a collective.
 
-    What is wrong on every rank is said by rank 0, which makes the launcher end the others. What is wrong on another
-    rank alone is said by that one, while rank 0 still waits for it. That a rank is gone is said last.
+    Rank 0 reports first, and its end makes the launcher end the others: an error of every rank is reported once. An
+    error of another rank alone is reported ALONE_S later by that rank, for which rank 0 still waits. PeerLost is also
+    reported only then, after its cause.
     """
     lost = distributed.peer_lost(error)
     code, rank = _code_of(lost or error), distributed.rank()
-    exits.note(code)  # now, for the launcher may end this process while it waits
+    exits.note(code)  # first, because the launcher may end this process while it sleeps
     if code == exits.FAILED and not isinstance(error, OSError):
         traceback.print_exception(error)
         exits.leave(code)
@@ -103,17 +104,17 @@ def _code_of(error: Exception) -> int:
             return exits.FAILED
 
 
-def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A file that a thread cannot write is the business of who started it: pretrain.board tells of TensorBoard's."""
+def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
+    """Ignore OSError in threads: the thread's owner reports it, as `reporting.tensorboard` does."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)
 
 
 def _keep_log_readable() -> None:
-    """Warnings of ours and errors of DeepSpeed's; not its notes about each flattened group."""
+    """Log our warnings and DeepSpeed's errors, without its notes about each flattened group."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    threading.excepthook = _tell_of_thread
+    threading.excepthook = _report_thread_error
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
 

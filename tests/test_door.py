@@ -204,6 +204,33 @@ def test_an_unknown_command_names_the_nearest(door: Door) -> None:
     assert not door.installs(), "none of these needs an environment"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["shards", "biuld", "input=x"], "unknown command 'biuld': did you mean 'build'?"),
+        (["shards", "build", "input"], "expected key=value, got 'input': did you mean 'input='?"),
+        (["export", "run=x", "--hlep"], "expected key=value, got '--hlep': did you mean '--help'?"),
+        (["pretrain", "recipe", "vision_base"], "expected key=value, got 'recipe': did you mean 'recipe='?"),
+        (["probe", "=x"], "expected key=value, got '=x'"),
+        (["board", "#"], "expected key=value, got '#'"),
+    ],
+)
+def test_a_typing_error_is_answered_before_anything_is_installed(door: Door, arguments: list[str], error: str) -> None:
+    assert door.run(*arguments) == (2, "", f"error: {error}\n")
+    assert not door.installs()
+
+
+def test_help_and_values_of_any_shape_reach_the_command(door: Door) -> None:
+    door.run("setup")
+    assert door.run("shards", "--help")[1].startswith("ran data_shards --help")
+    assert door.run("shards")[1].startswith("ran data_shards")
+    assert door.run("shards", "build", "-h")[1].startswith("ran data_shards build")
+    assert door.run("pretrain", "data.shards=[a b,{0..3}]")[1].startswith(
+        "ran pretrain.launch data.shards=[a b,{0..3}]"
+    )
+    assert door.run("test", "tests/x.py")[1].startswith("ran pytest tests/x.py")
+
+
 def test_ci_and_the_readme_run_the_same_command() -> None:
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("./run.sh test")
     assert re.search(r"^\./run\.sh test\b", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -1,7 +1,10 @@
 """Imports flow one way, and DeepSpeed's insides are known to one file."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,91 @@ def test_nothing_is_unpickled() -> None:
             text = file.read_text()
             assert text.count("torch.load(") == text.count("weights_only=True"), file
             assert "allow_pickle=True" not in text, file
+
+
+LOADED = """
+import json, runpy, sys
+module, *sys.argv[1:] = sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    print(json.dumps([name for name in ("torch", "deepspeed") if name in sys.modules]))
+"""
+
+
+def loaded(module: str, *arguments: str) -> list[str]:
+    """Heavy packages that a command has loaded when it ends."""
+    command = [sys.executable, "-c", LOADED, module, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr.replace("SystemExit", ""), ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+DOORS = ["launch", "export", "probe", "reshard", "board"]
+SHARDS = ["build", "validate", "index", "info", "bench"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*([f"pretrain.{door}"] for door in DOORS), ["data_shards"], *(["data_shards", name] for name in SHARDS)],
+    ids=" ".join,
+)
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
+    assert loaded(*command, "--help") == []
+
+
+def test_building_shards_loads_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("the cat sat on the mat\n" * 50)
+    arguments = ["source=textfiles", f"input={tmp_path}/texts", f"output={tmp_path}/shards", "vocab_size=300"]
+    assert loaded("data_shards", "build", *arguments) == []
+
+
+@pytest.mark.parametrize("module", ["checkpoints.reading", "checkpoints.resharding", "evaluation.probing", "export"])
+def test_checkpoints_are_read_without_deepspeed(module: str) -> None:
+    code = f"import sys, pretrain.{module}, models.huggingface; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+FLOORS = [
+    ["engine", "launching"],
+    ["health"],
+    ["reporting"],
+    ["checkpoints", "evaluation"],
+    ["run_directory", "start_weights", "probe", "export", "reshard", "board", "launch"],
+    ["assemble"],
+    ["loop"],
+    ["train"],
+]
+"""Folders and modules of pretrain, from the ground up."""
+
+
+def floor(module: str) -> int:
+    (found,) = (number for number, names in enumerate(FLOORS) if module in names)
+    return found
+
+
+def test_pretrain_imports_from_lower_floors() -> None:
+    for file in files("pretrain"):
+        path = file.relative_to(ROOT / "pretrain").with_suffix("")
+        own = path.parts[0]
+        if own == "__init__":
+            continue
+        taken = {name.split(".")[1] for name in imported(file) if within(name, "pretrain")} - {own}
+        higher = {name for name in taken if floor(name) > floor(own) or floor(name) == floor(own) < 4}
+        assert not higher, f"pretrain/{path}.py imports {higher}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_two_files_import_each_other(package: str) -> None:
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files(package)}
+    imports = {name: {other for other in names if any(within(i, other) for i in imported(file))} - {name}
+               for name, file in names.items()}  # fmt: skip
+    pairs = {(a, b) for a in names for b in imports[a] if a in imports[b]}
+    assert not pairs
+
+
+def test_one_file_knows_the_names_of_checkpoint_folders() -> None:
+    knows = {file.name for file in files("pretrain") if re.search(r'f?"(step|staging|removed|replaced)_[{"*]',
+             file.read_text())}  # fmt: skip
+    assert knows == {"manifest.py"}

@@ -20,9 +20,9 @@ from pathlib import Path
 from configs.schema_commands import BuildConfig
 from data_shards.files import atomic_write, locked
 from data_shards.kinds import kind_of
-from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.processes import map_unordered
+from data_shards.progress import shards_progress
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
 from data_shards.shards.tar import BLOCK
@@ -184,7 +184,7 @@ def _write_all(
 ) -> list[WrittenShard]:
     """All shards of a split: the finished ones, and the others after they were written."""
     sizes = {plan.path.name: plan.size for plan in plans}
-    progress = Progress(
+    progress = shards_progress(
         plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes)
     )
     for name, shard in finished.items():

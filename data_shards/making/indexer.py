@@ -13,9 +13,9 @@ import numpy as np
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256, locked
 from data_shards.kinds import length_of
-from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, save_sidecar, shard_entry
 from data_shards.processes import map_unordered
+from data_shards.progress import shards_progress
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import ROW, crc32
@@ -117,7 +117,7 @@ def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
     paths = local_shards(shards, promised=False)
     sizes = {path: file_size(path) for path in paths}
     found = []
-    with Progress("index", sum(sizes.values()), len(paths)) as progress:
+    with shards_progress("index", sum(sizes.values()), len(paths)) as progress:
         for shard in map_unordered(_index_shard, paths, None):
             found.append(shard)
             progress.add(sizes[shard.path], shard.entry.nsamples if shard.entry else 0)

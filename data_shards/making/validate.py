@@ -15,8 +15,8 @@ from configs.schema_training import Patterns
 from data_shards.files import file_sha256
 from data_shards.kinds import KINDS
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
-from data_shards.making.progress import Progress
 from data_shards.processes import map_unordered
+from data_shards.progress import shards_progress
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import crc32, read_rows, sidecar
@@ -194,7 +194,7 @@ def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = 
     folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
     sizes = {path: file_size(path) for path in paths}
     found: dict[Path, _Findings] = {}
-    with Progress("validate", sum(sizes.values()), len(paths)) as progress:
+    with shards_progress("validate", sum(sizes.values()), len(paths)) as progress:
         for checked in map_unordered(_check_shard, _jobs(paths, folders, deep), workers):
             found[checked.path] = checked
             progress.add(sizes[checked.path], checked.samples)

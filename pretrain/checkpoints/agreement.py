@@ -1,4 +1,4 @@
-"""What a run and the checkpoint that it resumes from must have in common."""
+"""Agreement of a run with the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from configs.schema_modalities import Modality
 
 
 def agreement(config: PretrainConfig) -> dict[str, Any]:
-    """What has to be the same in the run that saves and the one that resumes: what the parameters and the order of the
-    samples are. Ranks, ZeRO stage, precision and micro-batches are not among it."""
+    """Config keys that must be equal in the run that saves and the one that resumes, with their values.
+
+    They determine the parameters and the order of the samples. Ranks, ZeRO stage, precision and micro-batches may
+    change.
+    """
     configs = [config.for_modality(modality) for modality in config.modalities]
     agreed: dict[str, Any] = {
         "modality": f"[{','.join(config.modalities)}]" if config.is_mixture else config.modality,
@@ -40,12 +43,12 @@ def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
 
 
 def _common(values: Sequence[str | None]) -> str | None:
-    """The value of all modalities; where they differ, "null": each has its own."""
+    """Value that all modalities share; "null" if they differ."""
     return values[0] if len(set(values)) == 1 else "null"
 
 
 def check_agreement(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """ValueError that names the key where a run differs from the one that wrote the checkpoint `folder`."""
+    """Raise ValueError that names the key in which this run differs from the one that wrote the checkpoint `folder`."""
     for key, value in saved.items():
         if now.get(key) != value:
             raise ValueError(

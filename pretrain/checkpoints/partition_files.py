@@ -1,10 +1,10 @@
-"""A rank's share of a checkpoint as one safetensors file, and reading any slice of any parameter out of all of them.
+"""Partition files: a rank's share of a checkpoint, and any slice of any parameter out of the files of all ranks.
 
     rank_00003.safetensors   tensors PARTITION/KEY, flat fp32: `master`, Adam's `exp_avg` and `exp_avg_sq`, `teacher`;
-                             its metadata say which slice of which partition is which slice of which parameter
+                             its metadata map slices of partitions to slices of parameters
 
-Ranks and ZeRO stage of the run that wrote the files do not matter to the one that reads them: each rank reads the
-slices that lie in its own partitions, one at a time.
+The reader may have another number of ranks and another ZeRO stage than the writer. Each rank reads the slices of its
+own partitions, one at a time.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from data_shards.files import atomic_write
 from pretrain.checkpoints.manifest import FileEntry
 from pretrain.engine.layout import Fragment
 
-CHUNK = 2**24  # bytes that are hashed and written at a time
+CHUNK = 2**24  # bytes hashed and written at a time
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one rank keeps what."""
+    """Map of one rank's file: slices of its partitions -> slices of parameters."""
 
     partitions: tuple[str, ...]
-    """Names of its partitions: a parameter's where they are whole parameters, else numbers."""
+    """Names of the partitions: the parameter's name if they are whole parameters, else numbers."""
     fragments: tuple[Fragment, ...]
     shapes: Mapping[str, Sequence[int]]
-    """Of every parameter of the run."""
+    """Shape of every parameter of the run."""
 
     def text(self) -> str:
-        """As JSON, for the file's metadata."""
+        """JSON for the file's metadata."""
         fragments = [[f.name, f.partition, f.offset, f.start, f.numel] for f in self.fragments]
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         return json.dumps({"partitions": self.partitions, "fragments": fragments, "shapes": shapes})
 
     @staticmethod
     def parse(text: str) -> Layout:
-        """The reverse of `text`."""
+        """Parse the result of `text`."""
         saved = json.loads(text)
         return Layout(tuple(saved["partitions"]), tuple(Fragment(*f) for f in saved["fragments"]), saved["shapes"])
 
@@ -57,7 +57,7 @@ def file_name(rank: int) -> str:
 
 
 def tensor_bytes(sizes: Mapping[str, int]) -> int:
-    """Bytes of tensors of so many elements."""
+    """Bytes of fp32 tensors with `sizes` elements."""
     return 4 * sum(sizes.values())
 
 
@@ -68,10 +68,11 @@ def write_partitions(
     layout: Layout,
     wrote: Callable[[int], None] = lambda size: None,
 ) -> FileEntry:
-    """Write flat fp32 tensors as a safetensors file that is on the disk when this returns; its size and checksum.
+    """Write flat fp32 tensors to a safetensors file, durably; return its size and checksum.
 
-    The library's own writer wants all tensors in memory as bytes and tells no checksum; here they are fetched one at a
-    time. sizes: elements of each, by name. wrote: called with the bytes of each piece. Raises OSError.
+    `tensor` is called once for each name, one at a time: safetensors' own writer needs all tensors in memory at once,
+    and gives no checksum. sizes: elements of each tensor, by name. wrote: called with the number of bytes of each piece
+    written. Raises OSError.
     """
     digest, size = hashlib.sha256(), 0
     with atomic_write(path) as file:
@@ -93,7 +94,7 @@ def _pieces(sizes: Mapping[str, int], tensor: Callable[[str], Tensor], layout: L
 
 
 def _header(sizes: Mapping[str, int], layout: Layout) -> bytes:
-    """Length and JSON, padded to 8 bytes (the safetensors format)."""
+    """Header of a safetensors file: length and JSON, padded to a multiple of 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {"layout": layout.text()}}
     offset = 0
     for name, size in sizes.items():
@@ -106,7 +107,7 @@ def _header(sizes: Mapping[str, int], layout: Layout) -> bytes:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Elements `start` to `start + numel` of a parameter: where they are."""
+    """Place of elements `start` to `start + numel` of a parameter: file, partition and offset in it."""
 
     start: int
     numel: int
@@ -116,10 +117,10 @@ class _Piece:
 
 
 class PartitionFiles:
-    """The files of all ranks of one checkpoint, as one source of whole parameters and of slices of them."""
+    """Files of all ranks of one checkpoint, read as whole parameters or as slices of them."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError that names the folder where files are missing or do not cover every parameter once."""
+        """Raises ValueError that names the folder if files are missing or do not cover each parameter exactly once."""
         self.folder = folder
         paths = sorted(folder.glob("rank_*.safetensors"))
         if not paths:
@@ -154,13 +155,13 @@ class PartitionFiles:
                 out[left - start : right - start].copy_(values)
 
     def whole(self, name: str, key: str) -> Tensor:
-        """A parameter's `key`, fp32 in its shape, on the CPU."""
+        """Whole `key` of a parameter: fp32, in the parameter's shape, on the CPU."""
         flat = torch.empty(self.shapes[name].numel())
         self.read(name, key, 0, flat)
         return flat.view(self.shapes[name])
 
     def holds(self, name: str, key: str) -> bool:
-        """Whether `key` was kept of the parameter."""
+        """True if the files hold `key` of the parameter."""
         return all(f"{piece.partition}/{key}" in self._keys[piece.file] for piece in self._pieces[name])
 
     def _check_cover(self, name: str, pieces: list[_Piece]) -> None:

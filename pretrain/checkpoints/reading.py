@@ -1,4 +1,4 @@
-"""Reading checkpoints: the state of a run, the newest sound folder, whole weights. No DeepSpeed."""
+"""Reading checkpoints without DeepSpeed: a run's state, its newest good folder, whole weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch import Tensor
 
 from configs.schema_modalities import Modality
 from models.data2vec import Weights
-from pretrain.checkpoints.manifest import (
-    checkpoint_folders,
-    damage,
-)
+from pretrain.checkpoints.manifest import checkpoint_folders, damage
 from pretrain.checkpoints.partition_files import PartitionFiles
 from pretrain.engine import distributed
 from pretrain.engine.layout import MASTER, GroupState
@@ -24,42 +21,40 @@ from pretrain.engine.teacher import STATE as TEACHER
 log = logging.getLogger(__name__)
 
 STATE = "state.json"
-
-
 FORMAT = 2  # 1 was DeepSpeed's own files
-
-
-SPARE = 2**20  # bytes of a checkpoint beside its tensors, at most
+SPARE = 2**20  # upper bound of a checkpoint's bytes beside its tensors
 
 
 @dataclass
 class RunState:
-    """What a resume needs beside the tensors; the same on every rank."""
+    """State that a resume needs beside the tensors; equal on every rank."""
 
     data: dict[str, Any]
-    """The data cursor (the loader's `state_dict`)."""
+    """Data position: the loader's `state_dict`."""
     bad_samples: tuple[int, int] = (0, 0)
-    """Samples replaced and samples read so far, over all ranks."""
+    """(Samples replaced, samples read) so far, over all ranks."""
     guard: dict[str, Any] = field(default_factory=dict)
-    """What the guard has seen."""
+    """States of the step guard (`steps`) and of the collapse guard (`collapse`)."""
     steps: int = 0
+    """Steps taken. `Checkpoints.save` fills in this field and all that follow, from the engine."""
     skipped: int = 0
-    """Of the engine, as what follows; `save` fills it in."""
+    """Steps taken that were not applied."""
     samples: dict[Modality, int] = field(default_factory=dict)
     """Samples consumed so far, over all ranks."""
     loss_scale: dict[str, Any] = field(default_factory=dict)
-    """fp16's."""
+    """State of fp16's loss scale; empty in other precisions."""
     groups: list[GroupState] = field(default_factory=list)
-    """The optimizer's."""
+    """States of the optimizer's parameter groups."""
     agreement: dict[str, Any] = field(default_factory=dict)
-    """Keys of the config that must be the same when the run goes on, with their values."""
+    """Config keys that must not change in a resume, with their values."""
     written_by: str = ""
-    """Ranks and ZeRO stage: for the log."""
+    """Number of ranks and ZeRO stage, for the log."""
     format: int = FORMAT
+    """Version of the checkpoint's files."""
 
 
 def read_state(folder: Path) -> RunState:
-    """What a checkpoint holds beside tensors. ValueError where another version of this code wrote it."""
+    """Read a checkpoint's state. Raises ValueError if an incompatible version of this code wrote it."""
     saved = json.loads((folder / STATE).read_text())
     if saved.get("format") != FORMAT:
         raise ValueError(
@@ -71,14 +66,14 @@ def read_state(folder: Path) -> RunState:
 
 
 def newest_good_of(run_dir: Path) -> Path:
-    """The newest good checkpoint of a run; one process. ValueError that names the run where there is none."""
-    if folder := newest_sound(checkpoint_folders(run_dir / "checkpoints")):
+    """Newest good checkpoint of a run, for a single process. Raises ValueError that names the run if there is none."""
+    if folder := newest_undamaged(checkpoint_folders(run_dir / "checkpoints")):
         return folder
     raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
 
 
-def newest_sound(folders: list[Path]) -> Path | None:
-    """The last of the folders whose files are what their manifest says; the ranks, if there are several, share them."""
+def newest_undamaged(folders: list[Path]) -> Path | None:
+    """Last of the folders whose files match their manifest; None if all are damaged. The ranks share the check."""
     for folder in reversed(folders):
         share = damage(folder, distributed.rank(), distributed.world())
         faults = [fault for part in distributed.gather(share) for fault in part]
@@ -90,12 +85,13 @@ def newest_sound(folders: list[Path]) -> Path | None:
 
 
 def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:
-    """The fp32 weights of a run's newest good checkpoint, named as in `Data2Vec.student`, and its step.
+    """Load the fp32 weights of a run's newest good checkpoint, named as in `Data2Vec.student`, and its step.
 
-    One process, no launcher, any ZeRO stage. Raises ValueError that names the run where there is no good checkpoint.
+    For a single process without a launcher, whatever the ZeRO stage of the run. Raises ValueError that names the run if
+    it has no good checkpoint.
     """
     folder = newest_good_of(run_dir)
     state, files = read_state(folder), PartitionFiles(folder)
-    # What the teacher does not average is the student's own; before its first update so is all of it.
+    # A parameter that the teacher does not average is the student's own. Before the first update all of them are.
     keys = {name: TEACHER if weights == "teacher" and files.holds(name, TEACHER) else MASTER for name in files.shapes}
     return {name: files.whole(name, key) for name, key in keys.items()}, state.steps

@@ -1,15 +1,15 @@
-"""Checkpoints that are complete or absent, that any number of ranks can go on from, and that training hardly waits for.
+"""Checkpoints that are complete or absent, are read by any number of ranks, and hardly delay training.
 
     RUN/checkpoints/step_00000500/   rank_*.safetensors   each rank's masters, Adam's moments and teacher, fp32
-                                     state.json           steps, data position, guard: what is alike on all ranks
+                                     state.json           steps, data position, guards: the same on all ranks
                                      manifest.json        size and SHA-256 of every file above, written last
-    RUN/checkpoints/latest           name of the newest, replaced after its manifest is on the disk
+    RUN/checkpoints/latest           name of the newest, replaced after its manifest is on disk
 
-A save copies this rank's partitions to host memory, and a thread writes them; once every rank's file is on the disk,
-the checkpoint takes its name. A resume reads the slices that its own partitions are made of, whatever ranks and ZeRO
-stage wrote them. What is derived (weights and the teacher's low-precision copy) is not kept, and nothing random is:
-order, masks, augmentation and dropout are functions of (seed, step). No file holds code. The folder must be on a file
-system that all ranks share.
+A save copies this rank's partitions to host memory, and a thread writes them. The checkpoint takes its name once every
+rank's file is on disk. A resume reads the slices of its own partitions, whatever ranks and ZeRO stage wrote them.
+Derived values (weights and the teacher's low-precision copy) are not saved. Neither are random states: order, masks,
+augmentation and dropout are functions of (seed, step). No file holds code. The folder must be on a file system that all
+ranks share.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from configs.schema_running import CheckpointConfig
+from data_shards.progress import bytes_progress
 from pretrain.checkpoints.agreement import agreement, check_agreement
 from pretrain.checkpoints.manifest import (
     FileEntry,
@@ -31,21 +32,21 @@ from pretrain.checkpoints.manifest import (
     remove_leftovers,
     shortage,
     staging_of,
+    step_folder,
     step_of,
     write_json,
 )
 from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name
-from pretrain.checkpoints.reading import SPARE, STATE, RunState, newest_sound, read_state
+from pretrain.checkpoints.reading import SPARE, STATE, RunState, newest_undamaged, read_state
 from pretrain.checkpoints.snapshot import Snapshot, Write
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
-from pretrain.reporting.progress import bytes_bar
 
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Every method is collective."""
+    """Checkpoints of one run directory. Every method is collective."""
 
     def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
         self.folder = run_dir / "checkpoints"
@@ -54,22 +55,22 @@ class Checkpoints:
         self._write: Write | None = None
         self._saving: tuple[Path, FileEntry] | None = None
         self.newest: Path | None = None
-        """The newest that this process has found or written."""
+        """Newest checkpoint that this process has found or written."""
         self.failure: str | None = None
-        """Why the last save is not there."""
+        """Message about the last save if it failed."""
         if distributed.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
         distributed.barrier()
 
     def save(self, engine: Engine, state: RunState, wait: bool = False) -> None:
-        """Begin a checkpoint of the present step; with `wait`, or without `checkpoint.asynchronous`, end it, too.
+        """Begin a checkpoint of the current step, after the end of the previous one.
 
-        One that is still being written is waited for. Where it does not fit on the disk or cannot be written, `failure`
-        says why, the log does, and the checkpoints before stay.
+        With `wait`, or without `checkpoint.asynchronous`, the checkpoint is also finished. If it does not fit on the
+        disk or cannot be written, `failure` and the log name the reason, and earlier checkpoints stay.
         """
         self.finish()
-        final = self.folder / f"step_{engine.steps:08d}"
+        final = step_folder(self.folder, engine.steps)
         if distributed.broadcast(distributed.rank() == 0 and not damage(final)):
             self.newest, self.failure = final, None
             return
@@ -79,23 +80,23 @@ class Checkpoints:
         if tensors:
             partitions, asynchronous = engine.partitions, self._config.asynchronous and not wait
             layout = Layout(partitions.labels, tuple(partitions.fragments), partitions.shapes)
-            kept = self._memory(engine).take(tensors) if asynchronous else tensors
+            kept = self._host_memory(engine).take(tensors) if asynchronous else tensors
             self._write = Write(staging_of(final) / file_name(distributed.rank()), kept, layout)
         if wait or not self._config.asynchronous:
             self.finish()
 
     @property
     def written(self) -> bool:
-        """Whether this rank has done its part of the save that is in flight; True where none is."""
+        """True if no save is in flight or this rank has written its part of it."""
         return self._write is None or self._write.done
 
     def settle(self, ranks_written: int) -> None:
-        """Called at every step with the number of ranks whose part is `written`: ends the save once that is all."""
+        """Finish the save in flight if all ranks have `written` their parts; to be called at every step."""
         if self._saving and ranks_written == distributed.world():
             self.finish()
 
     def finish(self) -> None:
-        """End the save in flight, if there is one: wait for every rank's file, then give the checkpoint its name."""
+        """Finish the save in flight, if any: wait for every rank's file, then give the checkpoint its name."""
         if self._saving is None:
             return
         final, state_entry = self._saving
@@ -103,23 +104,25 @@ class Checkpoints:
             self._write.wait()
         mine = (None, None) if self._write is None else (self._write.entry, self._write.error)
         self._write, self._saving = None, None
-        self._conclude(final, state_entry, distributed.gather(mine))
+        self._commit(final, state_entry, distributed.gather(mine))
 
     def prepare(self, engine: Engine) -> None:
-        """Make ready for saves. Raises OSError with the bytes needed where not even one checkpoint fits: better now
-        than after hours."""
+        """Allocate the memory for saves, and check the disk.
+
+        Raises OSError with the bytes needed if not even one checkpoint fits: better now than after hours.
+        """
         if text := self._shortage(_own_elements(engine)):
             raise OSError(f"{text}. Make room, or choose a run.dir on another file system")
         if self._config.asynchronous and self._config.every and _own_elements(engine):
-            self._memory(engine)
+            self._host_memory(engine)
 
     def newest_good(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says; None in a new run.
+        """Newest checkpoint whose files match its manifest; None in a new run.
 
-        Damaged ones are named in the log. Raises ValueError where all are damaged: to begin anew is the user's choice.
+        The log names damaged checkpoints. Raises ValueError if all are damaged: only the user may decide to start over.
         """
         folders: list[Path] = distributed.broadcast(checkpoint_folders(self.folder))
-        self.newest = newest_sound(folders)
+        self.newest = newest_undamaged(folders)
         if folders and not self.newest:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged ({', '.join(f.name for f in folders)}): "
@@ -128,18 +131,18 @@ class Checkpoints:
         return self.newest
 
     def load(self, engine: Engine, folder: Path) -> RunState:
-        """Load `folder` into the engine. Raises ValueError that names the key where the run was another one."""
+        """Load `folder` into the engine. Raises ValueError that names the key in which the runs disagree."""
         state = read_state(folder)
         check_agreement(folder, state.agreement, agreement(engine.config))
         files = PartitionFiles(folder)
         mine = sum(tensor.numel() for tensor in engine.partitions.local("student"))
-        here, there = _writer(engine), state.written_by
+        here, there = _ranks_text(engine), state.written_by
         title = f"{folder.name} was written by {there}: loading it into {here}"
-        with bytes_bar(title, 16 * mine, shown=here != there and distributed.rank() == 0) as bar:
+        with bytes_progress(title, 16 * mine, shown=here != there and distributed.rank() == 0) as progress:
 
             def read(name: str, key: str, start: int, out: Tensor) -> None:
                 files.read(name, key, start, out)
-                bar.update(4 * out.numel())
+                progress.advance(4 * out.numel())
 
             engine.partitions.restore(state.groups, read)
         engine.partitions.loss_scale = state.loss_scale
@@ -149,27 +152,27 @@ class Checkpoints:
     def _has_room(self, step: int, tensors: dict[str, Tensor]) -> bool:
         self.failure = self._shortage(sum(tensor.numel() for tensor in tensors.values()))
         if self.failure:
-            self._tell(step)
+            self._log_failure(step)
         return not self.failure
 
-    def _memory(self, engine: Engine) -> Snapshot:
+    def _host_memory(self, engine: Engine) -> Snapshot:
         if self._snapshot is None:
             self._snapshot = Snapshot(_own_elements(engine), engine.partitions.masters[0].is_cuda)
         return self._snapshot
 
     def _shortage(self, elements: int) -> str | None:
-        """What is missing for a checkpoint of so many fp32 values on this rank; None where it fits."""
+        """Message that a checkpoint with `elements` fp32 values on this rank has no room; None if it fits."""
         needed = sum(distributed.gather(4 * elements)) + SPARE
         return distributed.broadcast(shortage(self.folder, needed) if distributed.rank() == 0 else None)
 
     def _stage(self, final: Path, engine: Engine, state: RunState) -> bool:
-        """Make the folder in which the files are gathered; False where that fails."""
+        """Make the folder in which the files are gathered; False if that fails."""
         entry: FileEntry | OSError | None = None
         if distributed.rank() == 0:
             state.steps, state.skipped, state.samples = engine.steps, engine.skipped, engine.samples
             state.groups, state.loss_scale = engine.partitions.group_states(), engine.partitions.loss_scale
             state.agreement = agreement(engine.config)
-            state.written_by = _writer(engine)
+            state.written_by = _ranks_text(engine)
             try:
                 remove_leftovers(self.folder)
                 staging_of(final).mkdir()
@@ -183,7 +186,7 @@ class Checkpoints:
         self._fail(engine.steps, str(entry))
         return False
 
-    def _conclude(self, final: Path, state: FileEntry, parts: list[tuple[FileEntry | None, str | None]]) -> None:
+    def _commit(self, final: Path, state: FileEntry, parts: list[tuple[FileEntry | None, str | None]]) -> None:
         errors = [f"rank {rank}: {error}" for rank, (_, error) in enumerate(parts) if error]
         entries = {file_name(rank): entry for rank, (entry, _) in enumerate(parts) if entry}
         if not errors and distributed.rank() == 0:
@@ -203,16 +206,18 @@ class Checkpoints:
         self.failure = f"the checkpoint of step {step} could not be written ({why})"
         if distributed.rank() == 0:
             remove_leftovers(self.folder)
-        self._tell(step)
+        self._log_failure(step)
 
-    def _tell(self, step: int) -> None:
+    def _log_failure(self, step: int) -> None:
         if distributed.rank() == 0:
             stays = f"{self.newest.name} stays the newest" if self.newest else "there is none yet"
             log.error("step %d: %s; %s, and training goes on", step, self.failure, stays)
 
     def _prune(self, newest: Path) -> None:
-        """Keep the last N up to `newest`, and every Mth; later ones are damaged, or this run would have gone on from
-        them."""
+        """Keep the last `keep` checkpoints up to `newest`, and all whose step is a multiple of `keep_every`.
+
+        Checkpoints later than `newest` are removed: they are damaged, or this run would have resumed from them.
+        """
         folders = checkpoint_folders(self.folder)
         upto = [folder for folder in folders if folder.name <= newest.name]
         every = self._config.keep_every
@@ -221,20 +226,20 @@ class Checkpoints:
             remove(folder)
 
 
-def _writes(engine: Engine) -> bool:
+def _has_part(engine: Engine) -> bool:
     return distributed.rank() == 0 or engine.partitions.sharded
 
 
 def _own_tensors(engine: Engine) -> dict[str, Tensor]:
-    """What this rank writes."""
-    return engine.partitions.tensors() if _writes(engine) else {}
+    """Tensors that this rank writes, by PARTITION/KEY."""
+    return engine.partitions.tensors() if _has_part(engine) else {}
 
 
 def _own_elements(engine: Engine) -> int:
-    """How much that is once the optimizer has its states: masters, two moments and the teacher."""
-    return 4 * sum(master.numel() for master in engine.partitions.masters) if _writes(engine) else 0
+    """Number of values that this rank writes once the optimizer has states: masters, two moments and the teacher."""
+    return 4 * sum(master.numel() for master in engine.partitions.masters) if _has_part(engine) else 0
 
 
-def _writer(engine: Engine) -> str:
+def _ranks_text(engine: Engine) -> str:
     ranks = distributed.world()
     return f"{ranks} rank{'s' * (ranks > 1)} in ZeRO {engine.config.deepspeed.stage}"

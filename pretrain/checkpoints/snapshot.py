@@ -1,4 +1,4 @@
-"""A rank's part of a checkpoint on its way to the disk: copied to host memory, then written by a thread."""
+"""Snapshot of a rank's part of a checkpoint in host memory, and the thread that writes it to disk."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pretrain.checkpoints.partition_files import Layout, write_partitions
 
 
 class Snapshot:
-    """Host memory (page-locked where the partitions are on a GPU) that every save uses again.
+    """Host memory that every save reuses; page-locked if the partitions are on a GPU.
 
-    It is made beforehand by a thread: the first touch of fresh pages takes ten times as long as copying into them.
+    A thread allocates it in advance: touching fresh pages for the first time takes ten times as long as copying.
     """
 
     def __init__(self, elements: int, pinned: bool) -> None:
-        """elements: fp32 values that a save is expected to have."""
+        """elements: expected number of fp32 values of a save."""
         self._device = torch.cuda.current_device() if pinned else None
         self._memory = torch.empty(0)
         self._making = threading.Thread(target=self._make, args=(elements,), daemon=True, name="snapshot")
         self._making.start()
 
     def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies that stay as they are while training goes on, until the next call."""
+        """Copies of `tensors` that do not change while training goes on. They are valid until the next call."""
         self._making.join()
         sizes = [tensor.numel() for tensor in tensors.values()]
         if sum(sizes) > len(self._memory):
@@ -40,13 +40,13 @@ class Snapshot:
         return copies
 
     def _make(self, elements: int) -> None:
-        if self._device is not None:  # a new thread's is the first GPU, where each rank would take up memory
+        if self._device is not None:  # a new thread is on the first GPU, where all ranks would allocate
             torch.cuda.set_device(self._device)
         self._memory = torch.empty(elements, pin_memory=self._device is not None).zero_()
 
 
 class Write:
-    """One file that a thread of its own writes. `entry` or `error` is set once it is `done`."""
+    """One file in the course of being written by its own thread. Once it is `done`, `entry` or `error` is set."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
         self.entry: FileEntry | None = None
@@ -56,16 +56,16 @@ class Write:
 
     @property
     def done(self) -> bool:
-        """Whether the file is on the disk, or failed to get there."""
+        """True once the file is on disk or has failed."""
         return not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Until it is done."""
+        """Wait until it is done."""
         self._thread.join()
 
     def _run(self, path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> None:
         sizes = {name: tensor.numel() for name, tensor in tensors.items()}
         try:
             self.entry = write_partitions(path, sizes, tensors.__getitem__, layout)
-        except Exception as error:  # whatever it is, the training thread tells of it
+        except Exception as error:  # the training thread reports it
             self.error = str(error) or type(error).__name__

@@ -1,24 +1,28 @@
-"""Processes and devices: the process group, this rank's device, and the few collectives the loop needs."""
+"""Processes and devices: the process group, this rank's device, and a few collectives."""
 
 from __future__ import annotations
 
-# ruff: noqa: E402
 import os
 import re
 from datetime import timedelta
 from typing import Any
 
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns, at import, that it has to guess
-
-import deepspeed
 from torch import Tensor
 from torch import distributed as dist
 
-_SIGNS = ("gloo/transport", "Connection closed by peer", "Connection reset", "Broken pipe", "imed out", "NCCL")
-"""What a RuntimeError of a collective mentions where a peer is gone; gloo has no class of its own for it."""
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, at its import, of a guess
+
+_PEER_LOST_WORDS = (
+    "gloo/transport",
+    "Connection closed by peer",
+    "Connection reset",
+    "Broken pipe",
+    "imed out",
+    "NCCL",
+)
+"""Words in the message of a collective's RuntimeError if a peer is gone. gloo has no error class for it."""
 
 
 class PeerLost(RuntimeError):
@@ -26,28 +30,29 @@ class PeerLost(RuntimeError):
 
 
 def peer_lost(error: BaseException, step: int | None = None) -> PeerLost | None:
-    """What an error of a collective in `step` means; None for errors of other kinds."""
+    """PeerLost for an error that shows that a peer is gone; None for other errors. step: the step it happened in."""
     if isinstance(error, PeerLost):
         return error
-    by_text = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    by_text = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_LOST_WORDS)
     if not by_text and not isinstance(error, dist.DistError):
         return None
     return PeerLost(
         f"{'' if step is None else f'step {step}: '}another rank or its node has ended, or the network between them is "
-        f"down: see the log of that rank. Start it again: it resumes from its last checkpoint ({_said(error)})"
+        f"down: see the log of that rank. Start it again: it resumes from its last checkpoint ({_one_line(error)})"
     )
 
 
-def _said(error: BaseException) -> str:
-    """The message on one line, without gloo's place in its sources and its advice."""
+def _one_line(error: BaseException) -> str:
+    """Message of the error on one line, without gloo's source location and advice."""
     text = " ".join(str(error).split()).partition(". This is typically")[0]
     return re.sub(r"^\[\S*gloo/transport\S*\]", "gloo:", text)[:300]
 
 
 def start(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
-    """Join the process group that the launcher's environment describes (alone, without one) and return the device.
+    """Join the process group that the launcher's environment describes, and return this rank's device.
 
-    Raises ValueError where the port is taken, PeerLost where the ranks do not meet within `timeout`.
+    Without a launcher this process is alone. Raises ValueError if the port is taken, PeerLost if the ranks do not meet
+    within `timeout`.
     """
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -58,41 +63,43 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
         if "EADDRINUSE" in str(error):
             raise ValueError(f"{where} is in use: give another launch.port=PORT, the same on every node") from None
         remedy = "see whether each node was started, and whether it reaches that address"
-        raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_said(error)})") from error
+        raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_one_line(error)})") from error
 
 
 def _join(local_rank: int, timeout: timedelta) -> torch.device:
+    import deepspeed  # only here: commands that read checkpoints use the collectives below without it
+
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
         deepspeed.init_distributed("nccl", timeout=timeout, verbose=False)
     else:
         device = torch.device("cpu")
-        # DeepSpeed would compile a shared-memory all-reduce at first use, most of a minute; only its inference uses it.
+        # Else DeepSpeed compiles a shared-memory all-reduce, for most of a minute, that only its inference uses.
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("gloo", timeout=timeout, verbose=False)
     return device
 
 
 def rank() -> int:
-    """This process's rank; 0 without a process group."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """The number of processes; 1 without a process group."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """Sum over ranks, in place; returns `tensor`."""
+    """Sum `tensor` over ranks, in place, and return it."""
     if world() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def largest(value: float, device: torch.device) -> float:
-    """The largest of all ranks' values, on every rank."""
+    """Largest of all ranks' values, on every rank."""
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     if world() > 1:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)

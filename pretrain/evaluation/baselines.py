@@ -1,4 +1,4 @@
-"""Features that need no network: what a probe of the learned ones stands beside."""
+"""Baselines: features that need no network, with which a probe compares the learned ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from models.network import real_tokens
 from pretrain.reporting.log_mel import log_mel
 
 NAMES: dict[Modality, str] = {"vision": "raw pixels", "speech": "log-mel statistics", "text": "TF-IDF"}
-"""What a table calls them."""
+"""Names in tables."""
 
 _PIXEL_SIDE = 32  # larger images are averaged down to this side
-_TYPES = 8192  # most frequent subwords that TF-IDF counts
-_CLIPS = 16  # spectrograms held at once
+_TYPES = 8192  # number of most frequent subwords that TF-IDF counts
+_CLIPS = 16  # spectrograms in memory at a time
 
 
 def baseline(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
-    """float32 [N, D] of both; nothing is learned from `test`."""
+    """Features float32 [N, D] of `train` and of `test`. Nothing is learned from `test`."""
     match train.modality:
         case "vision":
             return pixels(train.inputs), pixels(test.inputs)
@@ -31,7 +31,10 @@ def baseline(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 [N, 3, S, S] as fp32 features [N, D], averaged down to at most 32 pixels a side; equal channels once."""
+    """Features fp32 [N, D] of images uint8 [N, 3, S, S].
+
+    Images are averaged down to at most 32 pixels a side. If all channels are equal, only one is kept.
+    """
     if images.shape[-1] > _PIXEL_SIDE:
         images = torch.cat([adaptive_avg_pool2d(part.float(), _PIXEL_SIDE) for part in images.split(256)])
     grey = bool((images[:, :1] == images).all())
@@ -39,7 +42,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def log_mel_statistics(batch: SampleBatch) -> Tensor:
-    """float32 [N, 2 * MELS]: mean and standard deviation over the real frames of each band."""
+    """Features float32 [N, 2 * MELS]: mean and standard deviation of each band over the frames without padding."""
     chunks = torch.arange(len(batch)).split(_CLIPS)
     return torch.cat([_statistics(batch.take(rows)) for rows in chunks])
 
@@ -54,10 +57,12 @@ def _statistics(batch: SampleBatch) -> Tensor:
 
 
 def tf_idf(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
-    """Counts of the subwords that are most frequent in `train`, weighted by ln((1 + n) / (1 + documents)) + 1, as unit
-    vectors [N, D]."""
+    """Features [N, D] of both batches: unit vectors of weighted counts of the most frequent subwords in `train`.
+
+    The weight is ln((1 + n) / (1 + documents)) + 1, for n texts of which `documents` contain the subword.
+    """
     totals = torch.bincount(train.inputs.flatten().long())
-    totals[: UNK + 1] = 0  # the special ones
+    totals[: UNK + 1] = 0  # special tokens
     types = totals.argsort(descending=True, stable=True)[: min(_TYPES, int((totals > 0).sum()))]
     seen, new = _counts(train.inputs, types), _counts(test.inputs, types)
     weight = ((1 + len(seen)) / (1 + (seen > 0).sum(0))).log() + 1
@@ -65,8 +70,8 @@ def tf_idf(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
 
 
 def _counts(ids: Tensor, types: Tensor) -> Tensor:
-    """ids int32 [N, T], types int64 [D] -> float32 [N, D]."""
+    """Counts float32 [N, D] of the `types`, int64 [D], in `ids`, int32 [N, T]."""
     column = torch.full((max(int(ids.max()), int(types.max())) + 1,), len(types))
     column[types] = torch.arange(len(types))
-    counts = torch.zeros(len(ids), len(types) + 1)  # the last column is of the others
+    counts = torch.zeros(len(ids), len(types) + 1)  # the last column counts all other types
     return counts.scatter_add_(1, column[ids.long()], torch.ones(ids.shape))[:, :-1]

@@ -6,20 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-_TEMPERATURE = 0.07  # of the neighbours' votes: DINO (arXiv 2104.14294) and Wu et al. (arXiv 1805.01978)
-
-
-_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # tried for the linear probe
-
-
-_DISTANCES = 2**24  # similarities held at once
+_TEMPERATURE = 0.07  # of the neighbours' votes; source: DINO (arXiv 2104.14294) and Wu et al. (arXiv 1805.01978)
+_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # candidates of the linear probe
+_DISTANCES = 2**24  # similarities in memory at a time
 
 
 def knn_top1(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, k: int) -> float:
-    """Accuracy of the vote of the k nearest training features by cosine similarity s, each weighing exp(s / 0.07).
+    """Accuracy of the vote of the k nearest training features by cosine similarity s, weighted with exp(s / 0.07).
 
-    The weights are DINO's: the published protocol, and unlike a plain majority it has no ties to break. Features
-    [N, D] fp32, labels int64 [N] from 0. Memory is bounded: test features are taken in chunks.
+    The weights are those of DINO's protocol. Unlike a plain majority, they leave no ties. Features are fp32 [N, D],
+    labels int64 [N] from 0. Test features are processed in chunks, which bounds the memory.
     """
     train, test = normalize(train_features, dim=1), normalize(test_features, dim=1)
     classes = int(train_labels.max()) + 1
@@ -36,24 +32,25 @@ def knn_top1(train_features: Tensor, train_labels: Tensor, test_features: Tensor
 def linear_top1(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, each: bool = True
 ) -> float:
-    """Accuracy of multinomial logistic regression on features standardised with the training set's mean and deviation:
-    that of each feature, or one of them all (for counts, whose deviations say what is rare).
+    """Accuracy of multinomial logistic regression on features standardised by the training set.
 
-    The weight penalty is the one that does best on every fifth training sample after a fit to the others. Shapes as
-    in `knn_top1`; deterministic.
+    Each feature is divided by its own deviation, or without `each` by one deviation of all features: for counts, whose
+    deviations distinguish rare words. The weight penalty is the best one on every fifth training sample after a fit to
+    the others. Shapes as in `knn_top1`. Deterministic.
     """
     mean, std = train_features.mean(0), train_features.std(0)
     std = std if each else std.square().mean().sqrt()
-    scale = torch.where(std > 1e-6, 1 / std, 0.0)  # a feature that never varies says nothing
+    scale = torch.where(std > 1e-6, 1 / std, 0.0)  # constant features carry no information
     train, test = (train_features - mean) * scale, (test_features - mean) * scale
     penalty, weight = _choose_penalty(train, train_labels)
     return _accuracy(_logistic(train, train_labels, penalty, weight), test, test_labels)
 
 
 def _choose_penalty(x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-    """The best penalty on held-out samples and the weights of its fit, going from strong to weak until it gets worse.
+    """Best penalty on held-out samples, and the weights of its fit.
 
-    Each fit starts from the one before, which halves the work.
+    Penalties are tried from strong to weak until the accuracy falls. Each fit starts from the previous one: that halves
+    the work.
     """
     held_out = torch.arange(len(x), device=x.device) % 5 == 4
     weight = x.new_zeros(x.shape[1] + 1, int(labels.max()) + 1)
@@ -68,7 +65,10 @@ def _choose_penalty(x: Tensor, labels: Tensor) -> tuple[float, Tensor]:
 
 
 def _logistic(x: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
-    """Weights [D + 1, classes], the bias last, of least mean cross entropy + penalty / 2 * |weights|^2, by L-BFGS."""
+    """Weights [D + 1, classes] that minimise mean cross entropy + penalty / 2 * |weights|^2, by L-BFGS.
+
+    The last row is the bias, which has no penalty.
+    """
     x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     weight = start.clone().requires_grad_()
     # An iteration that gains less than 1e-4 nats changes no accuracy that matters.

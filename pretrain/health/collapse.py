@@ -1,7 +1,7 @@
-"""Which module has collapsed: how much the outputs of each vary over tokens, and when that is too little.
+"""Collapse: the spread of each module's outputs over tokens, and the guard that names modules with too little.
 
-A collapsed module makes nearly the same of every token. The loss does not show it: what is the same everywhere is easy
-to predict.
+A collapsed module gives nearly the same output for every token. The loss does not show it: equal targets are easy to
+predict.
 """
 
 from __future__ import annotations
@@ -23,37 +23,41 @@ from models.network import real_tokens
 from models.statistics import effective_rank, token_std
 from pretrain.engine import distributed
 
-_SAMPLES = 8  # of a micro-batch
-_TOKENS = 256  # for the rank, whose cost grows with their cube
+_SAMPLES = 8  # samples of a micro-batch that are measured
+_TOKENS = 256  # tokens for the effective rank, whose cost grows with their cube
+_FIRST_MODULES: dict[Modality, str] = {"vision": "patch_embedding", "speech": "feature_encoder", "text": "embedding"}
+"""First child with weights of each network."""
 
 _FLOOR = 1e-4
-"""Standard deviation that is a collapse whatever it was before, for runs that start collapsed: a tenth of the root of
-the least epsilon of our LayerNorms, so that they no longer scale it up. Fresh networks of all recipes have 0.018 (a
-text embedding's) and more; the last of 24 post-norm blocks that predict nothing but the mean 0.0013."""
+"""Standard deviation below which a module has collapsed, whatever it was before: for runs that start collapsed.
+
+It is a tenth of the root of the least epsilon of our LayerNorms, which no longer scale up such values. The least
+deviation in fresh networks of all recipes is 0.018 (a text embedding). In the last of 24 post-norm blocks that predict
+only the mean it is 0.0013."""
 
 
 @dataclass(frozen=True)
 class ModuleHealth:
-    """How much a module's outputs vary."""
+    """Spread of a module's outputs."""
 
     std: float
     """Mean over channels of the standard deviation over tokens."""
     rank: float
-    """Effective rank of at most 256 tokens; `std` and this are nan where there are hardly any tokens."""
+    """Effective rank of at most 256 tokens. `std` and `rank` are nan if there are hardly any tokens."""
 
 
 @torch.no_grad()
 def measure(model: Data2Vec, batch: MaskedBatch, device: torch.device) -> dict[str, ModuleHealth]:
-    """What the modules make of the first samples of a micro-batch, in the order of the forward pass, by their names:
-    the student's on its masked view, then those that the teacher averages itself on the whole one.
+    """Measure each module on the first samples of a micro-batch; mean over ranks, in the order of the forward pass.
 
-    Every rank calls it with a batch of the same modality, makes two forward passes and gets the mean over ranks.
-    Nothing random is drawn; the mode of training is as before.
+    First come the student's modules on the masked input, then the modules that the teacher averages on the whole input.
+    Collective: every rank passes a batch of the same modality, and makes two forward passes. No random numbers are
+    drawn, and training mode is restored.
     """
     few = batch.take(torch.arange(min(_SAMPLES, len(batch)), device=batch.inputs.device)).to(device)
     was_training = model.training
     model.eval()
-    compiled = model.config.model.compile  # blocks would be compiled anew for their hooks
+    compiled = model.config.model.compile  # hooks would make it compile the blocks anew
     try:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             values = _pass(model, few, "student") | _pass(model, few, "teacher")
@@ -64,7 +68,7 @@ def measure(model: Data2Vec, batch: MaskedBatch, device: torch.device) -> dict[s
 
 
 def _pass(model: Data2Vec, batch: MaskedBatch, weights: Weights) -> dict[str, Tensor]:
-    """One network's forward pass -> float64 [2] of each of its modules: standard deviation and rank."""
+    """Forward pass of one network; float64 [2] by module: standard deviation and effective rank."""
     network = model.network(batch.modality, weights)
     watched = _watched(model, batch.modality, weights)
     real = real_tokens(batch.lengths, batch.tokens)
@@ -79,16 +83,20 @@ def _pass(model: Data2Vec, batch: MaskedBatch, weights: Weights) -> dict[str, Te
 
 
 def _watched(model: Data2Vec, modality: Modality, weights: Weights) -> dict[str, nn.Module]:
-    """The modules that are looked at, by name, in the order of the forward pass."""
+    """Modules that are measured, by name, in the order of the forward pass."""
     network = model.network(modality, weights)
     root = model.student if weights == "student" else model.teacher
-    names = {module: f"{weights}.{name}" for name, module in root.named_modules()}  # not the student's in the teacher
-    modules = [network.get_submodule(network.first_module), *network.encoder.blocks]
+    # Modules of the student that the teacher's network uses are not among them.
+    names = {module: f"{weights}.{name}" for name, module in root.named_modules()}
+    modules = [network.get_submodule(_FIRST_MODULES[modality]), *network.encoder.blocks]
     return {names[module]: module for module in modules if module in names}
 
 
 def _hook(name: str, real: Tensor, found: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
-    """A forward hook that keeps what `real` tokens, bool [B, T], of an output [B, prefix + T, C] tell under `name`."""
+    """Forward hook that stores the figures of an output [B, prefix + T, C] in `found[name]`.
+
+    real: bool [B, T], the tokens that are not padding.
+    """
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         tokens = output[:, -real.shape[1] :][real]
@@ -100,24 +108,24 @@ def _hook(name: str, real: Tensor, found: dict[str, Tensor]) -> Callable[[nn.Mod
 
 
 class CollapseGuard:
-    """Says which modules, targets and predictions vary too little: each once, and again after it had recovered."""
+    """Names modules, targets and predictions that vary too little: each once, and again after a recovery."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._references: dict[str, float] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def check_modules(self, step: int, health: dict[str, ModuleHealth], modality: str = "") -> list[str]:
-        """A line for each module that has collapsed since it was last looked at, in the order of `health`: that of the
-        forward pass, so that the first is the cause where there are several.
+        """Lines for the modules that have collapsed since the last check, in the order of `health`.
 
-        Before `guard.std_after` the student's blocks are not held against their first measurement. modality: in a
-        mixture, that of the batch: a shared block makes of each modality something else.
+        This is the order of the forward pass, so that the first line names the cause of the others. Until step
+        `guard.std_after` the student's blocks are not compared with their first measurement. modality: the batch's in a
+        mixture, whose shared blocks have different outputs for each modality; else "".
         """
         lines = []
         for name, values in health.items():
             key = f"{modality}/{name}" if modality else name
-            reason = self._reason(key, values, step > self._config.std_after or not _predicts(name))
+            reason = self._reason(key, values, step > self._config.std_after or not _is_student_block(name))
             if self._is_news(key, values.std, bool(reason)):
                 where = f" on {modality}" if modality else ""
                 lines.append(f"{name} has collapsed{where} at step {step}: {reason}")
@@ -126,8 +134,11 @@ class CollapseGuard:
     def check_spread(
         self, step: int, applied_updates: int, modality: str, target_std: float, prediction_std: float
     ) -> list[str]:
-        """A line for targets and one for predictions whose standard deviation over masked tokens, of the whole step,
-        is too low after `guard.std_after` updates. Source: data2vec.md section 6."""
+        """Lines for targets and for predictions that have collapsed since the last check.
+
+        They have collapsed if their standard deviation over the masked tokens of the whole step is too low after
+        `guard.std_after` updates. Source: data2vec.md section 6.
+        """
         config, lines = self._config, []
         targets, predictions = (target_std, config.min_target_std), (prediction_std, config.min_prediction_std)
         for noun, (std, least) in {"target": targets, "prediction": predictions}.items():
@@ -138,17 +149,17 @@ class CollapseGuard:
         return lines
 
     def state_dict(self) -> dict[str, Any]:
-        """For JSON: the references and what has been said."""
-        return {"references": self._references.copy(), "said": sorted(self._said)}
+        """State for JSON: references, and names that have been reported."""
+        return {"references": self._references.copy(), "said": sorted(self._reported)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        self._references, self._said = dict(state["references"]), set(state["said"])
+        """Continue from the result of `state_dict`."""
+        self._references, self._reported = dict(state["references"]), set(state["said"])
 
     def _reason(self, key: str, values: ModuleHealth, compare: bool) -> str:
-        """Why a module counts as collapsed, "" where it does not. Its first measurement above the floor is kept.
+        """Reason for which a module counts as collapsed; "" if it does not. Keeps its first value above the floor.
 
-        compare: whether it is held against that.
+        compare: compare with this first measurement.
         """
         share, least_rank = self._config.min_module_std, self._config.min_module_rank
         varies = f"standard deviation over tokens {values.std:.2g}"
@@ -163,15 +174,18 @@ class CollapseGuard:
         return f"effective rank {values.rank:.3g} (guard.min_module_rank={least_rank:g})" if low else ""
 
     def _is_news(self, key: str, std: float, collapsed: bool) -> bool:
-        """Whether this has just collapsed; what could not be measured changes nothing."""
+        """True if `key` has just collapsed. A `std` that is not finite changes nothing."""
         if not math.isfinite(std):
             return False
-        news = collapsed and key not in self._said
-        (self._said.add if collapsed else self._said.discard)(key)
+        news = collapsed and key not in self._reported
+        (self._reported.add if collapsed else self._reported.discard)(key)
         return news
 
 
-def _predicts(name: str) -> bool:
-    """Whether a module is one of the student's blocks. Healthy students at first predict little but the mean: in 12
-    post-norm blocks of speech the last one's outputs fell to 0.02 of their first deviation before they recovered."""
+def _is_student_block(name: str) -> bool:
+    """True for the student's blocks.
+
+    Healthy students at first predict little but the mean: in 12 post-norm blocks on speech the last block's deviation
+    fell to 0.02 of its first value before it recovered.
+    """
     return name.startswith("student.") and "blocks" in name.split(".")

@@ -1,6 +1,6 @@
-"""What a run does about bad steps: losses and gradients that are not finite, and those far above what they were.
+"""Guard against bad steps: losses and gradients that are not finite or far above the recent ones.
 
-A step is judged before it is applied, from its loss and its gradient norm, which are the same on every rank.
+A step is judged before it is applied, by its loss and its gradient norm, which are the same on every rank.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pretrain.engine.engine import StepResult
 
 Action = Literal["skipped", "applied", "rollback"]
 
-_LEAST_DEVIATION = 0.01  # of the mean: a window of nearly equal values makes no spike of a small change
+_LEAST_DEVIATION = 0.01  # as a fraction of the mean, so that a small change after nearly equal values is no spike
 
 
 class RunStopped(RuntimeError):
-    """The run stopped by itself; the message says why and what to do."""
+    """Stop of a run by itself. The message names the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class Finding:
     step: int
     kind: Literal["not finite", "spike"]
     text: str
-    """What is wrong with it."""
+    """Description of the fault."""
     action: Action
 
 
 class Guard:
-    """Judges steps and counts bad ones. The same steps give the same judgements: its state is part of a checkpoint."""
+    """Judges steps and counts bad ones. Its state is part of a checkpoint, so that a resume judges steps the same."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._windows: dict[str, deque[float]] = {}
         self._spike: str | None = None
         self._in_a_row: Counter[str] = Counter()
-        """Steps that were not applied, up to the present one, by the kind of what was wrong."""
+        """Number of consecutive steps up to now that were not applied, by kind of fault."""
         self._returns: Counter[int] = Counter()
-        """Rollbacks to each checkpoint's step."""
+        """Number of rollbacks by the checkpoint's step."""
         self.spikes = 0
         self.rollbacks = 0
 
     def judge(self, modality: Modality, loss: float, grad_norm: float) -> bool:
-        """Whether a step may be applied: `engine.Judge`."""
+        """True if a step may be applied. This is an `engine.Judge`."""
         self._spike = None
         if not math.isfinite(loss):
             return False
@@ -66,7 +66,7 @@ class Guard:
         return True
 
     def check(self, step: int, result: StepResult) -> Finding | None:
-        """What was wrong with the step just taken, if anything."""
+        """Fault of the step just taken; None if there is none."""
         kind: Literal["not finite", "spike"]
         if result.applied:
             self._in_a_row.clear()
@@ -84,11 +84,11 @@ class Guard:
         return Finding(step, kind, text, action)
 
     def first_in_a_row(self, finding: Finding) -> bool:
-        """Whether the step before was better."""
+        """True if the previous step had no fault of this kind."""
         return self._in_a_row[finding.kind] == 1
 
     def stop_if_too_many(self, finding: Finding) -> None:
-        """RunStopped after `guard.max_skipped`, or `guard.max_spikes`, steps in a row that were not applied."""
+        """Raise RunStopped after `guard.max_skipped` (not finite) or `guard.max_spikes` consecutive unapplied steps."""
         limit = self._config.max_skipped if finding.kind == "not finite" else self._config.max_spikes
         if self._in_a_row[finding.kind] < limit:
             return
@@ -105,8 +105,10 @@ class Guard:
         )
 
     def rolled_back(self, to_step: int, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint of `to_step`, and from the windows as they were then. RunStopped where that has
-        happened `guard.max_spikes` times to one checkpoint."""
+        """Count a rollback to the checkpoint of `to_step` and restore its windows.
+
+        Raises RunStopped after `guard.max_spikes` rollbacks to one checkpoint.
+        """
         self.rollbacks += 1
         self._returns[to_step] += 1
         self._windows = self._restored(saved)
@@ -117,7 +119,7 @@ class Guard:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint; JSON-able."""
+        """State for a checkpoint, as JSON types."""
         return {
             "windows": {name: list(window) for name, window in self._windows.items()},
             "in_a_row": dict(self._in_a_row),
@@ -127,7 +129,7 @@ class Guard:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on as the guard that wrote `saved` would have."""
+        """Continue like the guard that wrote `saved`."""
         self._windows = self._restored(saved)
         self._in_a_row = Counter(saved.get("in_a_row", {}))
         self._returns = Counter({int(step): count for step, count in saved.get("returns", {}).items()})
@@ -143,7 +145,7 @@ class Guard:
         return deque(values, self._config.spike_window)
 
     def _score(self, window: deque[float], name: str, value: float) -> str | None:
-        """What makes `value` a spike; None where it is none."""
+        """Description of the spike that `value` is; None if it is none."""
         if len(window) < self._config.spike_window // 4:
             return None
         mean = fmean(window)

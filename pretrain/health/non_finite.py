@@ -1,4 +1,4 @@
-"""Where a non-finite loss or gradient comes from: the step's batch once more, watching every module."""
+"""Source of a non-finite loss or gradient, found by running the step's batch again with every module watched."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ NOWHERE = "no module: run again, all is finite (a fault of the hardware, or of t
 
 
 def first_not_finite(engine: Engine, micro_batches: list[SampleBatch], step: int) -> str:
-    """Name what first is not finite in a re-run of a step that was not applied: a weight, the data, a module's output
-    or the gradient at it, on the lowest rank that has any. Collective.
+    """Name the first value that is not finite when a step that was not applied runs again. Collective.
 
-    Nothing moves, and no gradient is kept.
+    It is a weight, an input, a module's output or the gradient at it, on the lowest rank that has any. No weight
+    changes, and no gradient is kept.
     """
-    given = _any_rank(_weight(engine) or _data(micro_batches))
-    return given or _any_rank(_in_passes(engine, micro_batches, step)) or NOWHERE
+    given = _first_of_ranks(_weight(engine) or _input(micro_batches))
+    return given or _first_of_ranks(_output_or_gradient(engine, micro_batches, step)) or NOWHERE
 
 
-def _any_rank(found: str | None) -> str | None:
+def _first_of_ranks(found: str | None) -> str | None:
     texts = distributed.gather(found)
     return next((f"rank {rank}: {text}" if len(texts) > 1 else text for rank, text in enumerate(texts) if text), None)
 
 
 def _weight(engine: Engine) -> str | None:
-    """A weight in this rank's partitions of the masters."""
+    """First weight in this rank's partitions of the masters that is not finite."""
     masters = engine.partitions.local("student")
     for f in engine.partitions.fragments:
         if not _finite(masters[f.partition].narrow(0, f.offset, f.numel)):
@@ -41,7 +41,7 @@ def _weight(engine: Engine) -> str | None:
     return None
 
 
-def _data(micro_batches: list[SampleBatch]) -> str | None:
+def _input(micro_batches: list[SampleBatch]) -> str | None:
     for batch in micro_batches:
         for field in fields(batch):
             value = getattr(batch, field.name)
@@ -50,15 +50,19 @@ def _data(micro_batches: list[SampleBatch]) -> str | None:
     return None
 
 
-def _in_passes(engine: Engine, micro_batches: list[SampleBatch], step: int) -> str | None:
-    """The forward passes of all micro-batches, then the backward passes: as many on every rank."""
+def _output_or_gradient(engine: Engine, micro_batches: list[SampleBatch], step: int) -> str | None:
+    """First output or gradient that is not finite.
+
+    Every rank makes the forward and backward passes of all its micro-batches, whatever it finds: ZeRO 3 gathers weights
+    in each of them.
+    """
     count = engine.counts(micro_batches)[0]
     found: list[str] = []
     engine.deepspeed.train()
     for index in range(len(micro_batches)):
         outputs: list[tuple[str, Tensor]] = []
         with _watching(engine.model, outputs):
-            # Not through DeepSpeed's engine, which would reduce what the backward pass makes.
+            # Not through DeepSpeed's engine, which would reduce the gradients.
             loss = engine.model(*engine.inputs(micro_batches, index, count, step)).loss
         found += [f"the output of {name}" for name, output in outputs if not _finite(output)][:1]
         found += _gradients(loss, outputs)[:1]
@@ -66,8 +70,10 @@ def _in_passes(engine: Engine, micro_batches: list[SampleBatch], step: int) -> s
 
 
 def _gradients(loss: Tensor, outputs: list[tuple[str, Tensor]]) -> list[str]:
-    """Gradients at the modules' outputs, in the order of the backward pass. Those of parameters are not asked for: ZeRO
-    would take them for the step's."""
+    """Names of the non-finite gradients at the modules' outputs, in the order of the backward pass.
+
+    Gradients of parameters are not computed: ZeRO would count them into the step's.
+    """
     differentiable = [(name, output) for name, output in outputs if output.requires_grad]
     gradients = torch.autograd.grad(loss, [output for _, output in differentiable], allow_unused=True)
     pairs = reversed(list(zip(differentiable, gradients, strict=True)))
@@ -76,9 +82,9 @@ def _gradients(loss: Tensor, outputs: list[tuple[str, Tensor]]) -> list[str]:
 
 @contextmanager
 def _watching(model: nn.Module, outputs: list[tuple[str, Tensor]]) -> Iterator[None]:
-    """Append the name and each output of every module, in the order in which they are done.
+    """Append (name, output) for each output of every module, in the order in which the modules finish.
 
-    Compiled blocks run as they are written meanwhile: compiled code does not call hooks.
+    Compiled blocks run uncompiled meanwhile: compiled code does not call hooks.
     """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:

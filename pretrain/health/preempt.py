@@ -1,4 +1,4 @@
-"""Notices to stop, at a rank: SIGTERM, SIGINT and SIGUSR1, and the file RUN/STOP."""
+"""Preemption: notices to stop at a rank, by SIGTERM, SIGINT, SIGUSR1 or the file RUN/STOP."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pretrain.launching import exits
 from pretrain.launching.exits import Notices
 
 LOOK_S = 1.0
-"""Between two looks for RUN/STOP."""
+"""Seconds between two checks for RUN/STOP."""
 
 log = logging.getLogger(__name__)
 
 
 class Preemption:
-    """Whether this rank has had notice to stop. All ranks agree on it at a step boundary, save, and stop.
+    """Notices to stop that this rank has received. All ranks agree on them at a step boundary, save, and stop.
 
-    A second signal, AGAIN_S after the first, ends the process at once: the last checkpoint stays whole. Rank 0 alone
-    looks for RUN/STOP, and removes one that is left from before.
+    A second signal, more than AGAIN_S after the first, ends the process at once; the last checkpoint stays whole. Only
+    rank 0 checks for RUN/STOP. It removes a file left from an earlier run.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -35,18 +35,18 @@ class Preemption:
 
     @property
     def noticed(self) -> bool:
-        """Whether this rank was signalled, or as rank 0 has seen RUN/STOP."""
+        """True if this rank was signalled, or is rank 0 and has seen RUN/STOP."""
         return self._notices.first is not None or self._is_asked()
 
     @property
     def reason(self) -> str:
-        """The notice, for the message."""
+        """Description of the notice."""
         if first := self._notices.first:
             return f"notice to stop ({first.name})"
         return f"notice to stop ({self._file})" if self._asked else "notice to stop (at another rank)"
 
     def acknowledge(self) -> None:
-        """The notice has been acted on: rank 0 removes RUN/STOP, or the next start would have to."""
+        """Remove RUN/STOP on rank 0 once the notice has been acted on, so that the next start does not find it."""
         if self._reads_file:
             self._file.unlink(missing_ok=True)
 

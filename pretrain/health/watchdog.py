@@ -1,4 +1,4 @@
-"""The watchdog of a rank: a step that stands still ends the run, and the stacks of all ranks are in RUN/hangs."""
+"""Watchdog of a rank: ends the run if a step hangs, and writes the stacks of all ranks to RUN/hangs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Phase = Literal["data", "step", "save"]
 
 TICK_S = 0.5
 LOOK_S = 2.0
-"""Between two looks for stacks of other ranks."""
+"""Seconds between two checks for stacks of other ranks."""
 GRACE_S = 6.0
-"""From the stacks of this rank to its end: meanwhile the others see them and write theirs."""
+"""Seconds from writing this rank's stacks to its end. Meanwhile the other ranks see them and write theirs."""
 FOLDER = "hangs"
 
-_STANDS = {
+_PHASE_TEXTS = {
     "data": "step {next} has waited {seconds:.0f} s for its data",
     "step": "step {next} has taken {seconds:.0f} s, waiting for other ranks included",
     "save": "the checkpoint of step {steps} has taken {seconds:.0f} s to write",
@@ -36,15 +36,15 @@ _STANDS = {
 
 
 class Watchdog:
-    """Times the phases of a rank's steps, and ends the process with STALLED when one exceeds its limit.
+    """Times the phases of a rank's steps, and ends the process with STALLED if one exceeds its limit.
 
-    Threads do that, for the main thread may stand in C code. The one with the clock never touches the disk: that may
-    be what stands still.
+    It runs in threads, because the main thread may hang in C code. The clock's thread never touches the disk, which may
+    itself be the cause.
     """
 
     def __init__(self, folder: Path, config: WatchdogConfig, rank: int) -> None:
         self.current: _Watch | None = None
-        """The phase that the main thread is in."""
+        """Current phase of the main thread; None between phases."""
         self._folder, self._config, self._rank = folder / FOLDER, config, rank
         self._own = f"_rank_{rank:05d}.txt"
         self._before = self._names()
@@ -54,9 +54,9 @@ class Watchdog:
             threading.Thread(target=function, daemon=True, name=f"watchdog{function.__name__}").start()
 
     def watch(self, phase: Phase, seconds: float, steps: int) -> AbstractContextManager[None]:
-        """The main thread is in a phase of the step after `steps`; it may take `seconds`, 0 is no limit.
+        """Context manager for a phase of the step after `steps`. seconds: its limit, 0 for none.
 
-        An error that says that another rank or the network is gone leaves it as PeerLost with the step.
+        An error that shows that another rank or the network is gone leaves the context as PeerLost with the step.
         """
         return _Watch(self, phase, seconds, steps)
 
@@ -65,7 +65,7 @@ class Watchdog:
         self._closed.set()
 
     def _clock(self) -> None:
-        """Add up ticks, not times: what stops the whole process, as a suspended job is, does not count."""
+        """Sum up ticks instead of comparing times, so that the suspension of a whole job does not count."""
         seen, before = self.current, time.monotonic()
         while not self._closed.wait(TICK_S):
             now, watch = time.monotonic(), self.current
@@ -75,7 +75,7 @@ class Watchdog:
                 self._end(watch)
 
     def _end(self, watch: _Watch) -> None:
-        """Say what stands still, write the stacks, and end the process even if neither can be done."""
+        """Report the phase, write the stacks, and end the process even if neither succeeds."""
         exits.note(exits.STALLED)
         for function in (self._say, self._dump):
             with contextlib.suppress(RuntimeError):  # no more threads
@@ -84,7 +84,7 @@ class Watchdog:
         exits.leave(exits.STALLED)
 
     def _describe(self, watch: _Watch) -> str:
-        text = _STANDS[watch.phase].format(next=watch.steps + 1, steps=watch.steps, seconds=self._waited)
+        text = _PHASE_TEXTS[watch.phase].format(next=watch.steps + 1, steps=watch.steps, seconds=self._waited)
         return f"{text} (watchdog.{watch.phase}_s)"
 
     def _say(self, what: str) -> None:
@@ -93,7 +93,7 @@ class Watchdog:
         print(f"error (rank {self._rank}): {what}; {stacks}; {again}", file=sys.stderr, flush=True)
 
     def _dump(self, what: str) -> None:
-        """Write the stacks of all threads to a file, or where that fails to standard error."""
+        """Write the stacks of all threads to a file, or to standard error if that fails."""
         now = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
         head = f"rank {self._rank}, process {os.getpid()} on {platform.node()}, {now}\n{what}\n\n"
         try:
@@ -107,7 +107,7 @@ class Watchdog:
             faulthandler.dump_traceback(2)
 
     def _lookout(self) -> None:
-        """Write the stacks of this rank as well, once, when another one stands still."""
+        """Write the stacks of this rank, once, if another rank has written its own."""
         while not self._closed.wait(LOOK_S):
             new = {name for name in self._names() - self._before if not name.endswith(self._own)}
             if new:
@@ -124,7 +124,7 @@ class Watchdog:
 
 
 class _Watch:
-    """A phase; inside another one it is timed in its place."""
+    """Context manager of a phase. Within another phase, it is timed and the outer one is not."""
 
     __slots__ = ("_outer", "_watchdog", "phase", "seconds", "steps")
 

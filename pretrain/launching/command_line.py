@@ -1,4 +1,4 @@
-"""The command line of DeepSpeed's launcher, and the environment of the ranks."""
+"""Command line of DeepSpeed's launcher, and environment of the ranks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from configs.schema import PretrainConfig
 from pretrain.launching.plan import MULTI_NODE_PORT, Launch, Machine
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-"""Environment variable; without it gloo takes the address of the host's name, which is often loopback."""
+"""Environment variable. Without it gloo uses the address of the host's name, which is often loopback."""
 
+UNUSED_ADDRESS = "192.0.2.1"
+"""Address that no host has (RFC 5737). The route to it is the one out of the network."""
 
-BEYOND = "192.0.2.1"
-"""An address that is nowhere (RFC 5737): the way to it is the way out."""
-
-
-# Its only errors are the codes of ranks with their whole command line: ranks and supervisor say what they mean.
+# Critical messages only: the launcher's errors repeat exit codes, which the ranks and the supervisor explain.
 MODULE = ["--no_local_rank", "--log_level=critical", "--module", "pretrain.train"]
 
 
 def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list[str]:
-    """The command that starts the ranks; `overrides` are what pretrain.train is given.
+    """Command that starts the ranks. overrides: arguments of pretrain.train.
 
-    Raises ValueError for what pdsh cannot carry.
+    Raises ValueError if pdsh cannot carry one of them.
     """
     python = [sys.executable, "-u", "-m"]
     if not launch.hostfile:
@@ -40,47 +38,47 @@ def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list
     hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}"]
     hosts += [f"--num_gpus={launch.ranks}"] if launch.ranks else []
     if len(launch.hosts) > 1:
-        _through_ssh(sys.executable)  # DeepSpeed passes it on as it is
-        overrides = [_through_ssh(override) for override in overrides]
+        _quote_for_ssh(sys.executable)  # only for its ValueError: DeepSpeed passes the path on unquoted
+        overrides = [_quote_for_ssh(override) for override in overrides]
     return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
 
 
 def _world_info(launch: Launch, machine: Machine) -> str:
-    """The launcher's table of hosts and their devices, base64 of JSON."""
+    """Launcher's table of hosts and their devices: base64 of JSON."""
     devices: dict[str, list] = {host: list(range(ranks)) for host, ranks in launch.hosts.items()}
     if machine.gpus:
         devices[list(devices)[launch.node]] = machine.gpus[: launch.local_ranks]
     return base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()
 
 
-def _through_ssh(override: str) -> str:
-    """Quote for the remote shell, which would expand the braces of `data.shards` (DeepSpeed quotes blanks alone)."""
+def _quote_for_ssh(override: str) -> str:
+    """Quote for the remote shell, which would expand the braces in `data.shards`. DeepSpeed quotes only blanks."""
     if " " in override:
         raise ValueError(f"'{override}': blanks cannot be passed to other hosts; use a path without, or cluster=manual")
     return shlex.quote(override)
 
 
 def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:
-    """This process's environment plus what the ranks need."""
+    """Environment of this process, plus the variables for the ranks."""
     threads = config.launch.threads or max(1, machine.cores // launch.local_ranks)
     ours = {"OMP_NUM_THREADS": str(threads)}
     if not machine.gpus:
         ours["DS_ACCELERATOR"] = "cpu"
     if len(launch.hosts) > 1 and not launch.hostfile and GLOO_INTERFACE not in os.environ:
-        interface = interface_to(launch.master) or interface_to(BEYOND)
+        interface = interface_to(launch.master) or interface_to(UNUSED_ADDRESS)
         ours |= {GLOO_INTERFACE: interface} if interface else {}
     return {**os.environ, **ours}
 
 
 def interface_to(host: str) -> str | None:
-    """The network interface through which this node reaches `host`.
+    """Name of the network interface through which this node reaches `host`; None without a route.
 
-    None where there is no way, and for loopback, which a host's own name often means there: others cannot reach that.
+    None also for loopback, to which a host often resolves its own name: other hosts cannot reach it.
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, MULTI_NODE_PORT, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(place)  # of a datagram socket: sends nothing
+            probe.connect(place)  # chooses the route; a datagram socket sends nothing here
             address = probe.getsockname()[0]
     except OSError:
         return None

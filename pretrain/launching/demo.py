@@ -1,4 +1,4 @@
-"""The demo's data: fetched, built into shards, and named in the overrides."""
+"""Demo data: its shards, built once in the cache, and the overrides that name them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from data_shards.sources.demo_packages import cache_folder
 
 
 class DemoSet(NamedTuple):
-    """The packaged data of one modality."""
+    """Packaged data of one modality."""
 
     source: str
-    """Of `shards build`."""
+    """Value of `source` for `shards build`."""
     folder: str
-    """In the cache."""
+    """Name of its folder in the cache."""
     probe: str
-    """The split with labels for the probe's reference; `train` and `test` are the others."""
+    """Split with labels for the probe's reference. The other splits are `train` and `test`."""
 
     @property
     def splits(self) -> set[str]:
-        """Names of its shards."""
+        """Names of its splits, which begin the names of its shards."""
         return {"train", self.probe, "test"}
 
 
@@ -38,20 +38,17 @@ DEMO: dict[Modality, DemoSet] = {
     "text": DemoSet("demo_text", "shards_text", "probe"),
 }
 
-
 _RUN_KEYS = ("data.shards", "probe.train_shards", "probe.test_shards")
-
-
-_SHARE_KEYS = ("shards", "probe_train_shards", "probe_test_shards")  # the same in a section of `mixture`
+_SHARE_KEYS = ("shards", "probe_train_shards", "probe_test_shards")  # the same keys in a section of `mixture`
 
 
 def demo_folder(modality: Modality) -> Path:
-    """Where the demo's shards are."""
+    """Folder of the demo's shards."""
     return cache_folder() / DEMO[modality].folder
 
 
 def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
-    """Where the demo's shards are and where its run goes, as far as the user did not say in `overrides`."""
+    """Overrides for the demo's shards and its run directory, without the keys that the user has set in `overrides`."""
     found = [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
     given = {key for key, _ in map(split_override, overrides)}
     for modality in config.modalities:
@@ -60,20 +57,20 @@ def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
 
 
 def _demo_shards(config: ModalityConfig, share: str, given: set[str]) -> list[str]:
-    """The overrides of one modality; `share` is its section of a mixture."""
+    """Overrides of one modality. share: its section of a mixture, or ""."""
     if config.data.shards:
         return []
     folder, demo = demo_folder(config.modality), DEMO[config.modality]
     data, train, test = [f"{share}.{key}" for key in _SHARE_KEYS] if share else _RUN_KEYS
     given = given - {data}
-    if train in given and not config.probe.train_shards:  # the probe is off
+    if train in given and not config.probe.train_shards:  # the user has turned the probe off
         given.add(test)
     splits = {data: "train", train: demo.probe, test: "test"}
     return [f"{key}={folder}/{split}-*.tar" for key, split in splits.items() if key not in given]
 
 
 def build_demo_shards(modality: Modality) -> None:
-    """Build once; a second run that starts meanwhile waits."""
+    """Build the demo's shards unless they exist. A second run that starts meanwhile waits."""
     folder, demo = demo_folder(modality), DEMO[modality]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f"{demo.folder}.lock", "w") as lock:

@@ -1,4 +1,4 @@
-"""How the processes of a run end: notices to stop, exit codes, and with whom a process ends."""
+"""Ends of a run's processes: notices to stop, exit codes, and the signal at the end of a parent."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from types import FrameType
 from typing import NoReturn
 
 DONE = 0
-"""The run has taken its steps."""
+"""The run has taken all its steps."""
 FAILED = 1
-"""Something failed; a line or a traceback says what."""
+"""Something failed. A line or a traceback on standard error names it."""
 MISTAKE = 2
-"""A mistake on the command line or in the configuration: one line says which, and what to do."""
+"""A mistake on the command line or in the configuration. One line names it and the remedy."""
 STOPPED = 75
-"""Stopped by a notice (EX_TEMPFAIL of sysexits.h): start it again."""
+"""A notice stopped the run (EX_TEMPFAIL of sysexits.h). Start it again."""
 STALLED = 76
-"""Stood still, or lost a rank, a node or the network: start it again."""
+"""The run hung, or lost a rank, a node or the network. Start it again."""
 HALTED = 77
-"""Stopped by itself, for what it computed was worth nothing: starting it again will not help."""
+"""The run stopped because its results were useless. Starting it again will not help."""
 
-TELLING = (MISTAKE, HALTED, FAILED, STOPPED, STALLED, DONE)
-"""Of several ranks' codes the first of these is the run's: what the others say follows from it."""
+PRECEDENCE = (MISTAKE, HALTED, FAILED, STOPPED, STALLED, DONE)
+"""Precedence of exit codes: the first that any rank left is the run's, since the others follow from it."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Notices to stop."""
+"""Signals that are notices to stop."""
 AGAIN_S = 2.0
-"""What comes sooner after a notice is the same one: launchers and timeout(1) pass on what the whole group has got."""
+"""Seconds within which a further signal is the same notice: launchers forward what the whole group has received."""
 STOP_FILE = "STOP"
-"""In the run directory: a notice to stop for whoever cannot send a signal."""
+"""File in the run directory that is a notice to stop, for users who cannot send a signal."""
 NOTES = "DATA2VEC_EXITS"
 """Environment variable: the file to which each process of a rank appends a line `PID CODE` as it ends."""
 
@@ -42,11 +42,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Notices:
-    """Handlers of the notices to stop, for the main thread. One that comes AGAIN_S after the first calls `again`."""
+    """Handlers of the notices to stop, installed from the main thread.
+
+    A signal later than AGAIN_S after the first one calls `again`.
+    """
 
     def __init__(self, again: Callable[[], object]) -> None:
         self.first: signal.Signals | None = None
-        """The first signal, if there has been one."""
+        """First signal received; None before it."""
         self._again = again
         self._time = 0.0
         for number in SIGNALS:
@@ -61,7 +64,7 @@ class Notices:
 
 
 def note(code: int) -> None:
-    """Leave this process's code for the supervisor, if there is one: a launcher in between has its own."""
+    """Record this process's code for the supervisor, if there is one. The launcher between them has its own codes."""
     path = os.environ.get(NOTES)
     if path:
         with contextlib.suppress(OSError), open(path, "a") as file:
@@ -69,7 +72,7 @@ def note(code: int) -> None:
 
 
 def read_notes(path: Path) -> dict[int, int]:
-    """The codes by process. Of several by one process the first counts, which is the cause of the others."""
+    """Exit code by process id. The first code of a process counts: it is the cause of later ones."""
     found: dict[int, int] = {}
     with contextlib.suppress(OSError):
         for process, code in (line.split() for line in path.read_text().splitlines()):
@@ -77,19 +80,19 @@ def read_notes(path: Path) -> dict[int, int]:
     return found
 
 
-def most_telling(codes: Iterable[int]) -> int:
-    """The run's code of those of its ranks."""
-    return min(codes, key=TELLING.index)
+def run_code(codes: Iterable[int]) -> int:
+    """Exit code of a run whose ranks left `codes`."""
+    return min(codes, key=PRECEDENCE.index)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once, whatever its other threads do."""
+    """End this process at once, without waiting for its other threads."""
     note(code)
     os._exit(code)
 
 
 def signal_on_end_of(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent ends, however that ends, or now if it has ended."""
+    """Have the kernel send this process a signal when `parent` ends for any reason; send it now if it has ended."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)

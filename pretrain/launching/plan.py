@@ -1,4 +1,4 @@
-"""Which processes a run has on which nodes, and where they meet."""
+"""Launch plan: the ranks on each node, and the address where they meet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from pathlib import Path
 from configs.schema import PretrainConfig
 
 DEMO_RANKS = 2
-
-
 MULTI_NODE_PORT = 29500
 
 
@@ -24,27 +22,27 @@ class Machine:
     """This node."""
 
     gpus: list[str]
-    """Ids of the visible GPUs; none: the run is on CPUs."""
+    """Ids of the visible GPUs. Without any, the run is on CPUs."""
     cores: int
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Who runs where."""
+    """Plan of a launch."""
 
     hosts: dict[str, int]
-    """Host -> ranks on it, in the order of the ranks."""
+    """Host -> number of ranks on it, in the order of the ranks."""
     node: int = 0
-    """This node's place among the hosts."""
+    """Index of this node among the hosts."""
     master: str = "127.0.0.1"
     """Address of the first host."""
     port: int = MULTI_NODE_PORT
     """Port of the rendezvous."""
     hostfile: str = ""
-    """Started through ssh on the hosts of this file."""
+    """File of the hosts on which ssh starts the ranks; "" without ssh."""
     ranks: int | None = None
-    """How many slots of each of those hosts are used; None: all."""
+    """Slots used on each host of the hostfile; None for all."""
 
     @property
     def world(self) -> int:
@@ -58,8 +56,8 @@ class Launch:
 
 
 def this_machine() -> Machine:
-    """GPUs that torch can use, and cores."""
-    import torch  # seconds to import: not for a command line with a typing error
+    """GPUs that torch can use and cores that this process may use."""
+    import torch  # seconds to import: not for --help and typing errors
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     count = torch.cuda.device_count()
@@ -68,7 +66,7 @@ def this_machine() -> Machine:
 
 
 def plan(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:
-    """Who runs where, for the config's cluster.
+    """Plan the launch for the config's cluster.
 
     Raises ValueError that names the key and the remedy.
     """
@@ -85,7 +83,10 @@ def plan(config: PretrainConfig, machine: Machine, environment: Mapping[str, str
 
 
 def _ranks(config: PretrainConfig, machine: Machine) -> int:
-    """Ranks on this node: as asked, or one per GPU (the demo: at most two), or on a CPU one (the demo: two)."""
+    """Number of ranks on this node: `launch.ranks`, else one per GPU, or one on CPUs.
+
+    The demo has at most two on GPUs, and two on CPUs.
+    """
     gpus = len(machine.gpus)
     if config.launch.ranks is None:
         return (min(gpus, DEMO_RANKS) or DEMO_RANKS) if config.demo else max(gpus, 1)
@@ -105,7 +106,7 @@ def _manual(config: PretrainConfig, machine: Machine) -> Launch:
 
 
 def _slurm(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:
-    """One task of an srun step per node; every task comes to the same plan on its own."""
+    """Plan for an srun step with one task per node. Every task computes the same plan by itself."""
     start = "start it as: srun --ntasks-per-node=1 ./run.sh pretrain cluster=slurm ..."
     if "SLURM_NODEID" not in environment:
         raise ValueError(f"cluster=slurm, but this is not a step of a Slurm job: {start}")
@@ -120,7 +121,7 @@ def _slurm(config: PretrainConfig, machine: Machine, environment: Mapping[str, s
 
 
 def _first_slurm_host(environment: Mapping[str, str]) -> str:
-    """The host of node 0 of this step."""
+    """Host of node 0 of this step."""
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
     try:
         shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
@@ -130,7 +131,7 @@ def _first_slurm_host(environment: Mapping[str, str]) -> str:
 
 
 def _hostfile(config: PretrainConfig) -> Launch:
-    """`HOST slots=N` lines; `launch.ranks` takes so many slots of each host."""
+    """Plan for a file of lines `HOST slots=N`. `launch.ranks` limits the slots used on each host."""
     path = config.cluster.hostfile
     if not path or not Path(path).is_file():
         raise ValueError(f"cluster.hostfile={path}: no such file; give a file of lines 'HOST slots=GPUS'")
@@ -156,7 +157,7 @@ def _hostfile(config: PretrainConfig) -> Launch:
 
 
 def free_port() -> int:
-    """A TCP port that is free on this machine now."""
+    """TCP port that is free on this machine now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Processes of a node: alive, deaf, grouped, killed."""
+"""Processes of a node: tests of their state, process groups, and kills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether a process is there, and more than a zombie."""
+    """True if a process exists and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -21,7 +21,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def listens(process: psutil.Process) -> bool:
-    """Whether a rank has installed its handlers of notices: signalled before, it would end or hear nothing."""
+    """True if a rank has installed its handlers of notices. Before that a signal would end it or be lost."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:
@@ -31,7 +31,7 @@ def listens(process: psutil.Process) -> bool:
 
 
 def group(identity: int) -> list[psutil.Process]:
-    """The living processes of a process group."""
+    """Living processes of a process group."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
@@ -41,14 +41,14 @@ def group(identity: int) -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    """SIGKILL to each."""
+    """Send SIGKILL to each process."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
 def kill_tree(process: psutil.Process) -> None:
-    """SIGKILL to a process and all below it."""
+    """Send SIGKILL to a process and all its descendants."""
     below: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         below = process.children(recursive=True)
@@ -56,6 +56,6 @@ def kill_tree(process: psutil.Process) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the log; without a reader the run goes on."""
+    """Print a line to standard error. A closed standard error does not stop the run."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Putting a Slurm job back into its queue."""
+"""Requeueing a Slurm job."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _ENDING = ("CANCELLED", "COMPLETING", "REQUEUED")
 
 
 def requeue(job: str) -> None:
-    """Put a Slurm job into the queue again, unless Slurm is ending it; says what came of it.
+    """Put a Slurm job into the queue again, unless Slurm is ending it, and print the outcome.
 
-    A cancelled job is COMPLETING until its processes have ended, and so is one at its time limit: the two cannot be
+    A cancelled job is COMPLETING until its processes have ended, and so is a job at its time limit. The two cannot be
     told apart, and a job that its user has cancelled must not come back.
     """
     try:

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, a column for each frame of the speech feature encoder: for pictures and baselines."""
+"""Log-mel spectrograms with one column per frame of the speech feature encoder, for pictures and baselines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from data_shards.batch import FRAME_STRIDE, RECEPTIVE_FIELD, SampleBatch
 
 MELS = 64
-_FFT = 1024  # windows are padded to it, so that the narrowest filter holds a frequency
+_FFT = 1024  # length to which windows are padded, so that the narrowest filter contains a frequency
 _NYQUIST = 8000.0
-_FLOOR = 1e-5  # of the power; normalised speech has a mean power of 1 a sample
+_FLOOR = 1e-5  # least power; normalised speech has a mean power of 1 per sample
 
 
 def log_mel(batch: SampleBatch) -> Tensor:
-    """float32 [B, T, MELS] of speech normalised by its recording; arbitrary behind a clip's end."""
+    """Spectrograms float32 [B, T, MELS] of speech normalised by its recording; arbitrary beyond a clip's end."""
     assert batch.scale is not None
     mean, scale = batch.scale.float().split(1, dim=1)
     waveform = (batch.inputs.float() - mean) * scale
@@ -27,7 +27,7 @@ def log_mel(batch: SampleBatch) -> Tensor:
 
 @functools.cache
 def _filters() -> Tensor:
-    """float32 [frequencies, MELS]: triangles that are equally wide in mel (HTK's formula)."""
+    """Filters float32 [frequencies, MELS]: triangles of equal width in mel (HTK's formula)."""
     top = _mel(torch.tensor(_NYQUIST))
     mels = _mel(torch.linspace(0, _NYQUIST, _FFT // 2 + 1))
     distance = (mels[:, None] * (MELS + 1) / top - torch.arange(1, MELS + 1)).abs()

@@ -1,94 +1,173 @@
-"""The rows of RUN/metrics.jsonl, and the file that keeps them through kills and restarts."""
+"""Metrics of a logged step: every field with its meaning, unit and TensorBoard tag, and the table for the docs.
+
+python -m pretrain.reporting.metrics prints the table.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import functools
+from dataclasses import dataclass, fields
+from typing import Annotated, NamedTuple, get_type_hints
 
 from configs.schema_modalities import Modality
-from data_shards.files import replace_text
 
-log = logging.getLogger(__name__)
+
+class Metric(NamedTuple):
+    """A field of a row."""
+
+    meaning: str
+    unit: str = ""
+    """"" for a number without a unit."""
+    tag: str = ""
+    """Tag of its curve in TensorBoard, or the prefix of the tags of a dict's values; "" for no curve."""
 
 
 @dataclass(frozen=True)
-class MetricsRow:
-    """One logged step. Rates and times are means over the steps since the row before; the rest is this step's.
+class StepMetrics:
+    """Figures of the logged step itself. In a mixture epoch and samples are those of the step's modality."""
 
-    In a mixture a row is of one modality: so are its epoch, samples, rates and times.
-    """
+    step: Annotated[
+        int, Metric("Steps taken, including this one. The first row of a run that logs every step has 1.", unit="steps")
+    ]
+    epoch: Annotated[int, Metric("Epoch of this step's samples, from 0.", unit="epochs", tag="data/epoch")]
+    samples: Annotated[
+        int, Metric("Samples consumed since the start of training, over all ranks.", unit="samples", tag="data/samples")
+    ]
+    modality: Annotated[Modality, Metric("Modality of the step.")]
+    loss: Annotated[float, Metric("Loss over the masked positions of the whole step.", tag="loss")]
+    lr: Annotated[float, Metric("Learning rate used in this step.", tag="optimizer/lr")]
+    teacher_decay: Annotated[float, Metric("Decay of the moving average used in this step.", tag="teacher/decay")]
+    grad_norm: Annotated[float, Metric("Global gradient norm before clipping.", tag="optimizer/grad_norm")]
+    target_std: Annotated[
+        float,
+        Metric(
+            "Standard deviation of the targets over masked tokens, averaged over dimensions. Near 0 is a collapse.",
+            tag="health/target_std",
+        ),
+    ]
+    prediction_std: Annotated[float, Metric("The same for the predictions.", tag="health/prediction_std")]
+    masked_fraction: Annotated[
+        float,
+        Metric("Masked tokens divided by all tokens without padding.", unit="fraction", tag="data/masked_fraction"),
+    ]
+    padding: Annotated[
+        float, Metric("Share of the computed token positions that are padding.", unit="fraction", tag="data/padding")
+    ]
+    straggler_share: Annotated[
+        float,
+        Metric(
+            "Estimated share of a step lost to the slowest rank: 1 - mean / max of the positions per rank.",
+            unit="fraction",
+            tag="data/straggler_share",
+        ),
+    ]
 
-    step: int
-    """Steps taken, this one included: the first row of a run that logs every step is 1."""
-    epoch: int
-    """Epoch that this step's samples belong to, from 0."""
-    samples: int
-    """Samples consumed since the start of training, over all ranks."""
-    modality: str
-    loss: float
-    """Over the masked positions of the whole step."""
-    lr: float
-    """Learning rate used in this step."""
-    teacher_decay: float
-    """Decay tau used in this step."""
-    grad_norm: float
-    """Global gradient norm before clipping."""
-    target_std: float
-    """Mean over the dimensions of the targets' standard deviation over masked tokens; near 0 is collapse."""
-    prediction_std: float
-    """The same of the predictions."""
-    masked_fraction: float
-    """Masked tokens of all tokens, padding not counted."""
-    padding: float
-    """Padding of all tokens that were computed."""
-    straggler_share: float
-    """Share of the step's time that ranks wait for the one with the most positions, as far as positions take time."""
-    samples_per_s: float
-    """Over all ranks."""
-    tokens_per_s: float
-    """Over all ranks, padding not counted."""
-    tflops: float
-    """TFLOP/s of one rank: matrix products only, recomputation not counted."""
-    mfu: float | None
-    """`tflops` as a fraction of the device's peak; None where the peak is not known."""
-    data_wait: float
-    """Seconds a step waited for its data, of `step_s`, on rank 0."""
-    data_wait_share: float
-    """`data_wait` / `step_s`."""
-    read_ms: float
-    """Milliseconds of a loader process of rank 0 for reading a sample."""
-    decode_ms: float
-    """The same for decoding and augmenting it."""
-    batch_ms: float
-    """The same for masking and stacking it."""
-    read_mb_per_s: float
-    """Samples read, MB per second of training, by rank 0."""
-    cache_hits: float | None
-    """Share of rank 0's samples of remote shards whose chunk was on the node; None where all shards are local."""
-    step_s: float
-    """Seconds of a step."""
-    memory_gib: float
-    """Peak memory of rank 0 so far, in GiB: of the GPU, or the process's resident memory on a CPU."""
-    skipped_steps: int
-    """Steps so far that were not applied: not finite, spikes that were left out, and what rollbacks went back over."""
-    spikes: int
-    """Steps so far whose loss or gradient norm was far above those before."""
-    rollbacks: int
-    """Returns to a checkpoint so far."""
-    bad_samples: int
-    """Unreadable samples replaced so far."""
-    loss_scale: float | None = None
-    """Loss scale of fp16; None in other precisions."""
-    bad_kinds: dict[str, int] | None = None
-    """Unreadable samples met since the last start, by kind; None where there were none."""
-    module_std: dict[str, float] | None = None
-    """Standard deviation over tokens of each module's outputs (`pretrain.health.collapse`); None: not measured."""
-    module_rank: dict[str, float] | None = None
-    """The same for its effective rank."""
+
+@dataclass(frozen=True)
+class Rates:
+    """Means over the steps since the previous row. In a mixture only steps of the row's modality count."""
+
+    samples_per_s: Annotated[float, Metric("Throughput over all ranks.", unit="samples/s", tag="speed/samples_per_s")]
+    tokens_per_s: Annotated[
+        float, Metric("Throughput over all ranks, without padding.", unit="tokens/s", tag="speed/tokens_per_s")
+    ]
+    tflops: Annotated[
+        float,
+        Metric(
+            "Rate of one rank. Counts matrix products only, and no recomputation.", unit="TFLOP/s", tag="speed/tflops"
+        ),
+    ]
+    mfu: Annotated[
+        float | None,
+        Metric(
+            "`tflops` divided by the device's peak; null if the peak is not known (`log.peak_tflops` sets it).",
+            unit="fraction",
+            tag="speed/mfu",
+        ),
+    ]
+    data_wait: Annotated[
+        float,
+        Metric("Time that a step waited for its data on rank 0. Part of `step_s`.", unit="s", tag="speed/data_wait"),
+    ]
+    data_wait_share: Annotated[
+        float, Metric("`data_wait` divided by `step_s`.", unit="fraction", tag="speed/data_wait_share")
+    ]
+    read_ms: Annotated[
+        float, Metric("Time of a loader process of rank 0 to read one sample.", unit="ms", tag="data/read_ms")
+    ]
+    decode_ms: Annotated[
+        float,
+        Metric("Time of a loader process of rank 0 to decode and augment one sample.", unit="ms", tag="data/decode_ms"),
+    ]
+    batch_ms: Annotated[
+        float,
+        Metric(
+            "Time per sample of a loader process of rank 0 to mask and stack a batch.", unit="ms", tag="data/batch_ms"
+        ),
+    ]
+    read_mb_per_s: Annotated[
+        float, Metric("Sample bytes read by rank 0 per second of training.", unit="MB/s", tag="data/read_mb_per_s")
+    ]
+    cache_hits: Annotated[
+        float | None,
+        Metric(
+            "Share of rank 0's samples of remote shards whose chunk was already on the node. "
+            "Absent if all shards are local.",
+            unit="fraction",
+            tag="data/cache_hits",
+        ),
+    ]
+    step_s: Annotated[float, Metric("Duration of a step.", unit="s", tag="speed/step_s")]
+
+
+@dataclass(frozen=True)
+class MetricsRow(Rates, StepMetrics):  # dataclasses take the fields of the last base first
+    """A logged step: a row of metrics.jsonl."""
+
+    memory_gib: Annotated[
+        float,
+        Metric(
+            "Peak memory of rank 0 so far: of the GPU, or resident memory of the process on a CPU.",
+            unit="GiB",
+            tag="speed/memory_gib",
+        ),
+    ]
+    skipped_steps: Annotated[
+        int,
+        Metric(
+            "Steps so far that were not applied: not finite, skipped spikes, and steps that a rollback discarded.",
+            unit="steps",
+            tag="health/skipped_steps",
+        ),
+    ]
+    spikes: Annotated[
+        int,
+        Metric(
+            "Steps so far whose loss or gradient norm was far above the recent ones.", unit="steps", tag="health/spikes"
+        ),
+    ]
+    rollbacks: Annotated[int, Metric("Returns to a checkpoint so far.", unit="rollbacks", tag="health/rollbacks")]
+    bad_samples: Annotated[
+        int, Metric("Samples that could not be used and were replaced, so far.", unit="samples", tag="data/bad_samples")
+    ]
+    loss_scale: Annotated[
+        float | None, Metric("Loss scale of fp16. Absent in other precisions.", tag="optimizer/loss_scale")
+    ] = None
+    bad_kinds: Annotated[
+        dict[str, int] | None,
+        Metric("Bad samples since the last start, by kind. Absent if there were none.", unit="samples", tag="data/bad"),
+    ] = None
+    module_std: Annotated[
+        dict[str, float] | None,
+        Metric(
+            "Standard deviation over tokens of each module's outputs. Absent if not measured at this row.",
+            tag="health/std",
+        ),
+    ] = None
+    module_rank: Annotated[
+        dict[str, float] | None,
+        Metric("Effective rank of each module's outputs. Absent if not measured at this row.", tag="health/rank"),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -99,74 +178,27 @@ class ProbeResult:
     knn_top1: float
     linear_top1: float
     baseline_knn_top1: float
-    """The same neighbours' vote on features that need no network: see `pretrain.evaluation.baselines`."""
+    """Accuracy of the same k-NN on features that need no network: see `pretrain.evaluation.baselines`."""
     baseline_linear_top1: float
+    """Accuracy of the same linear classifier on those features."""
     k: int
+    """Number of neighbours that vote."""
     train_samples: int
     test_samples: int
 
 
-class MetricsFile:
-    """Append-only JSON lines, one write per row. Only rank 0 opens it.
-
-    A run that continues after `resume_step` keeps the rows up to that step and drops what an earlier life wrote
-    beyond it, so that each step has one row. 0 means a run that starts anew and keeps nothing.
-
-    Rows that a full disk does not take wait for room: metrics are no reason to end a run.
-    """
-
-    def __init__(self, path: Path, resume_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            kept = [row for row in read_rows(path) if resume_step > 0 and row["step"] <= resume_step]
-            replace_text(path, "".join(map(_line, kept)))
-        self._file = path.open("ab", buffering=0)
-        self._waiting = b""
-
-    def write(self, row: MetricsRow) -> None:
-        """Append the row of a step; a field that is None is left out."""
-        self._append({key: value for key, value in asdict(row).items() if key == "mfu" or value is not None})
-
-    def write_probe(self, step: int, result: ProbeResult) -> None:
-        """Append the row of a probe taken after `step` steps (0: the untrained network)."""
-        self._append({"step": step, **asdict(result)})
-
-    def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        self._file.close()
-
-    def _append(self, row: dict[str, Any]) -> None:
-        had_room = not self._waiting
-        self._waiting += _line(row).encode()
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-        except OSError as error:
-            if had_room:
-                log.warning("%s cannot be written (%s): its rows wait for room", self._file.name, error.strerror)
+@functools.cache
+def metrics() -> dict[str, Metric]:
+    """Every field of a row, in the order of the row."""
+    hints = get_type_hints(MetricsRow, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in fields(MetricsRow)}
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file, without lines that a kill left half-written. Raises OSError where it cannot be read."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [row for row in map(_parse, lines) if row is not None]
+def table() -> str:
+    """Markdown table of all fields, for docs/metrics.md."""
+    rows = [f"| `{name}` | {metric.unit} | {metric.meaning} |" for name, metric in metrics().items()]
+    return "\n".join(["| field | unit | meaning |", "|---|---|---|", *rows])
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def _line(row: dict[str, Any]) -> str:
-    """Strict JSON: a float that is not finite becomes null, which every reader accepts."""
-    return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """`value`, or None for a float that is not finite; of a dict, that of its values."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+if __name__ == "__main__":
+    print(table())

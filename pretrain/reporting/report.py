@@ -1,4 +1,4 @@
-"""What a run shows: metrics.jsonl, TensorBoard and the progress bar, written by rank 0 from sums over all ranks."""
+"""Report of a run: metrics.jsonl, TensorBoard and the progress bar, written by rank 0 from sums over all ranks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.loader import Loader
 from data_shards.order.mixture import mixture_of
+from data_shards.progress import steps_progress
 from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
@@ -23,15 +24,15 @@ from pretrain.engine.engine import Engine, StepResult
 from pretrain.health.collapse import ModuleHealth
 from pretrain.health.guard import Guard
 from pretrain.reporting import speed
-from pretrain.reporting.metrics import MetricsFile, MetricsRow, ProbeResult
-from pretrain.reporting.progress import Progress
+from pretrain.reporting.metrics import MetricsRow, ProbeResult
+from pretrain.reporting.metrics_file import MetricsFile
 from pretrain.reporting.tensorboard import Board
 
 BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 
 
 class Report:
-    """Every method but `say` is called on every rank; only rank 0 has files open."""
+    """Writer of a run's figures. Every rank calls every method except `say`; only rank 0 opens files."""
 
     def __init__(self, folder: Path, config: PretrainConfig, engine: Engine, config_text: str) -> None:
         self._config, self._engine = config, engine
@@ -45,7 +46,7 @@ class Report:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
             self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
             self._board.write_config(engine.steps, config_text)
-            self._progress = Progress(engine.steps, config.train.steps, config.log.progress)
+            self._progress = steps_progress(engine.steps, config.train.steps, config.log.progress)
 
     def step(
         self,
@@ -55,10 +56,12 @@ class Report:
         guard: Guard,
         modules: dict[str, ModuleHealth] | None = None,
     ) -> MetricsRow | None:
-        """Count a step, just after `loader` gave it; write a row every `log.every` steps, of each modality that they
-        hold, and at the last one. Returns the row, on every rank.
+        """Count a step; return the row that it ends, on every rank, or None if it ends none.
 
-        modules: what they measured at this step; it is in the next row of the step's modality.
+        A row is written every `log.every` steps for each modality in them, and at the last step. `loader` must not have
+        given the next step yet.
+
+        modules: measurements of this step, by module; the next row of the step's modality holds them.
         """
         samples, tokens = int(result.samples), int(result.tokens)
         work = speed.Work(seconds, loader.data_wait, samples, tokens, result.flops, loader.cost)
@@ -72,12 +75,15 @@ class Report:
         if self._writes:
             self._metrics.write(row)
             self._board.write(row)
-            self._progress.update(step, row.loss, row.samples_per_s)
+            facts = f"loss {row.loss:.4f}, {row.samples_per_s:.1f} samples/s"
+            self._progress.update(step, facts, last=step == self._config.train.steps)
         return row
 
     def picture(self, batch: SampleBatch) -> None:
-        """Picture of a micro-batch of the step just taken: of each modality its first, and every `log.pictures_every`
-        steps."""
+        """Write a picture of a micro-batch of the step just taken, if one is due.
+
+        One is due at the first step of each modality, and every `log.pictures_every` steps.
+        """
         every, step, modality = self._config.log.pictures_every, self._engine.steps, batch.modality
         if not (self._writes and every and isinstance(batch, MaskedBatch)):
             return
@@ -97,7 +103,7 @@ class Report:
             self._progress.say(text)
 
     def close(self) -> None:
-        """Flush and close the files; a second call does nothing."""
+        """Flush and close the files. A second call does nothing."""
         if self._writes:
             self._progress.close()
             self._metrics.close()
@@ -138,5 +144,5 @@ class Report:
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of the run's text, if it has any."""
+    """Tokenizer of the run's text; None without text."""
     return load_tokenizer(folder / TOKENIZER_NAME) if (folder / TOKENIZER_NAME).is_dir() else None

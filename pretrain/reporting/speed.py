@@ -1,4 +1,4 @@
-"""Throughput, FLOP/s and model FLOPs utilisation: how fast a run goes, and how fast it could."""
+"""Speed of a run: throughput, FLOP/s, model FLOPs utilisation, and the peaks of devices."""
 
 from __future__ import annotations
 
@@ -11,53 +11,36 @@ from dataclasses import dataclass
 import torch
 
 from data_shards.loading.cost import Cost, total
+from pretrain.reporting.metrics import Rates
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What one device can do at most, and where the figure comes from."""
+    """Peak TFLOP/s of one device, and the source of the figure."""
 
     tflops: float | None
     source: str
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Means over some steps; the fields are those of MetricsRow."""
-
-    samples_per_s: float
-    tokens_per_s: float
-    tflops: float
-    mfu: float | None
-    data_wait: float
-    data_wait_share: float
-    read_ms: float
-    decode_ms: float
-    batch_ms: float
-    read_mb_per_s: float
-    cache_hits: float | None
-    step_s: float
-
-
-@dataclass(frozen=True)
 class Work:
-    """What one step took and computed; steps add up."""
+    """Time and work of one step; steps add up."""
 
     seconds: float
     data_wait: float
-    """Seconds of them that were spent waiting for data."""
+    """Part of `seconds` that was spent waiting for data."""
     samples: int
     """Samples over all ranks."""
     tokens: int
     """Patches, frames or subwords over all ranks, without padding."""
     flops: float
-    """Of this rank: the forward passes of student and teacher and the backward pass."""
+    """FLOPs of this rank: forward passes of student and teacher, and the backward pass."""
     cost: Cost = Cost()
-    """What this rank's samples took its loader processes."""
+    """Time that this rank's loader processes spent on the samples."""
 
 
 class Meter:
-    """The steps since the last logged row."""
+    """Steps since the last logged row."""
 
     def __init__(self, peak: Peak) -> None:
         self._peak = peak
@@ -68,7 +51,7 @@ class Meter:
         self._steps.append(work)
 
     def take(self) -> Rates:
-        """Means over the steps added since the last call; at least one."""
+        """Means over the steps added since the last call. There must be at least one."""
         steps, self._steps = self._steps, []
         assert steps, "no step was added since the last row"
         return rates(steps, self._peak.tflops)
@@ -98,8 +81,9 @@ def rates(steps: list[Work], peak_tflops: float | None) -> Rates:
     )
 
 
-# Dense TFLOP/s (without sparsity) of matrix products in 16 bits, in TF32 and in fp32, by words of the device's name;
-# the first match counts. From NVIDIA's data sheet of the part (figures "with sparsity" halved) where nothing is said:
+# Dense TFLOP/s (without sparsity) of matrix products in 16 bits, in TF32 and in fp32, by words of the device's name.
+# The first match counts. Source, unless a line names another: NVIDIA's data sheet of the part, figures "with sparsity"
+# halved.
 _GPUS: tuple[tuple[str, float, float | None, float], ...] = (
     ("B200", 2250.0, 1100.0, 75.0),  # HGX B200 data sheet, one of its GPUs
     ("H200 NVL", 835.5, 417.5, 60.0),
@@ -123,7 +107,7 @@ _GPUS: tuple[tuple[str, float, float | None, float], ...] = (
 
 
 def peak(device: torch.device, precision: str, configured: float | None) -> Peak:
-    """The configured peak, else a known GPU's in this precision (bf16, fp16, fp32), else a CPU's as measured."""
+    """Peak of `device` in `precision` (bf16, fp16, fp32): configured, or of a known GPU, or measured on a CPU."""
     if configured is not None:
         return Peak(configured, "log.peak_tflops")
     if device.type == "cpu":
@@ -132,7 +116,7 @@ def peak(device: torch.device, precision: str, configured: float | None) -> Peak
 
 
 def gpu_peak(name: str, precision: str, tf32: bool) -> Peak:
-    """Peak of the GPU called `name` (as CUDA reports it); `tf32`: whether fp32 products may round to TF32."""
+    """Peak of the GPU that CUDA calls `name`. tf32: fp32 products may round to TF32."""
     for part, half, tf32_tflops, full in _GPUS:
         if re.search(rf"\b{part}\b", name):
             if precision != "fp32":
@@ -142,7 +126,7 @@ def gpu_peak(name: str, precision: str, tf32: bool) -> Peak:
 
 
 def measure_sgemm(size: int = 1024, repeats: int = 20) -> float:
-    """TFLOP/s of the fastest of a few fp32 products of square matrices in this process, with its threads."""
+    """TFLOP/s of the fastest of `repeats` fp32 products of square matrices, with the threads of this process."""
     a = torch.full((size, size), 0.5)
     seconds = min(_seconds_of_product(a) for _ in range(repeats + 1))  # the first one warms up
     return 2 * size**3 / seconds / 1e12
@@ -155,7 +139,7 @@ def _seconds_of_product(a: torch.Tensor) -> float:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak memory so far in GiB: what torch held on the GPU, or this process's resident memory."""
+    """Peak memory so far in GiB: reserved by torch on a GPU, or resident memory of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage: bytes on macOS, KiB elsewhere

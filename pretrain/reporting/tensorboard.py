@@ -1,4 +1,4 @@
-"""TensorBoard's files of a run: curves, pictures, spectrograms, texts."""
+"""TensorBoard files of a run: curves, pictures, spectrograms and texts."""
 
 from __future__ import annotations
 
@@ -12,55 +12,23 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data_shards.batch import MaskedBatch
 from data_shards.text.tokenizer import Tokenizer
-from pretrain.reporting.metrics import MetricsRow, ProbeResult
+from pretrain.reporting.metrics import MetricsRow, ProbeResult, metrics
 from pretrain.reporting.pictures import images_picture, spectrograms_picture, texts_markdown
 
 log = logging.getLogger(__name__)
-
-_TAGS = {
-    "epoch": "data/epoch",
-    "samples": "data/samples",
-    "loss": "loss",
-    "lr": "optimizer/lr",
-    "teacher_decay": "teacher/decay",
-    "grad_norm": "optimizer/grad_norm",
-    "target_std": "health/target_std",
-    "prediction_std": "health/prediction_std",
-    "masked_fraction": "data/masked_fraction",
-    "padding": "data/padding",
-    "samples_per_s": "speed/samples_per_s",
-    "tokens_per_s": "speed/tokens_per_s",
-    "tflops": "speed/tflops",
-    "mfu": "speed/mfu",
-    "data_wait": "speed/data_wait",
-    "data_wait_share": "speed/data_wait_share",
-    "read_ms": "data/read_ms",
-    "decode_ms": "data/decode_ms",
-    "batch_ms": "data/batch_ms",
-    "read_mb_per_s": "data/read_mb_per_s",
-    "cache_hits": "data/cache_hits",
-    "straggler_share": "data/straggler_share",
-    "step_s": "speed/step_s",
-    "memory_gib": "speed/memory_gib",
-    "skipped_steps": "health/skipped_steps",
-    "spikes": "health/spikes",
-    "rollbacks": "health/rollbacks",
-    "bad_samples": "data/bad_samples",
-    "loss_scale": "optimizer/loss_scale",
-}
 
 
 class Board:
     """Writer of RUN/tensorboard. Only rank 0 makes one.
 
-    As in metrics.jsonl, a run that continues after `resume_step` hides what an earlier life wrote beyond that step
-    (everything, if `resume_step` is 0). In a mixture the name of the modality ends each tag.
+    As in metrics.jsonl, a run that resumes at `resume_step` hides the figures of later steps; at 0 it hides all. In a
+    mixture each tag ends with the name of the modality.
     """
 
     def __init__(
         self, folder: Path, resume_step: int, mixture: bool = False, tokenizer: Tokenizer | None = None
     ) -> None:
-        """tokenizer: shows the tokens of text; without one there are no pictures of them."""
+        """tokenizer: decodes texts; without it there are no pictures of texts."""
         self._mixture, self._tokenizer = mixture, tokenizer
         self._folder = folder
         self._purge_step: int | None = resume_step + 1 if resume_step > 0 else 0
@@ -68,11 +36,15 @@ class Board:
         self._failed = False
 
     def write(self, row: MetricsRow) -> None:
-        """Add every figure of the row at its step; a figure that is None is left out."""
-        figures = {tag: getattr(row, field) for field, tag in _TAGS.items()}
-        groups = {"data/bad": row.bad_kinds, "health/std": row.module_std, "health/rank": row.module_rank}
-        named = {f"{tag}/{name}": value for tag, group in groups.items() for name, value in (group or {}).items()}
-        self._add(row.step, row.modality, figures | named)
+        """Add every figure of the row at its step. Figures that are None are left out."""
+        figures: dict[str, float | None] = {}
+        for field, metric in metrics().items():
+            value = getattr(row, field)
+            if isinstance(value, dict):
+                figures |= {f"{metric.tag}/{name}": inner for name, inner in value.items()}
+            elif metric.tag:
+                figures[metric.tag] = value
+        self._add(row.step, row.modality, figures)
 
     def write_probe(self, step: int, result: ProbeResult) -> None:
         """Add the accuracies of a probe taken after `step` steps."""
@@ -99,14 +71,17 @@ class Board:
                     self._write(lambda writer: writer.add_text(tag, text, step))
 
     def close(self) -> None:
-        """Write what is buffered and close; a second call does nothing."""
+        """Write buffered figures and close. A second call does nothing."""
         if self._writer:
             with suppress(OSError):
                 self._writer.close()
 
     def _write(self, add: Callable[[SummaryWriter], object]) -> None:
-        """Add something and flush, so that a killed run shows its last row. A writer that a full disk has stopped is
-        given up, with what it held, for a new file: no figure is a reason to end a run."""
+        """Call `add` and flush, so that a killed run shows its last row.
+
+        After an error of a full disk the writer and its buffer are dropped, and the next call opens a new file: no
+        figure is a reason to end a run.
+        """
         try:
             if self._writer is None:
                 self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)

@@ -1,7 +1,7 @@
 """A labelled stream under the launcher: a small classifier without a teacher, stepped by the engine of every run.
 
-    labelled_worker.py LOG DIE_AT key=value ...     appends each step's loss, samples and labels to LOG.RANK; DIE_AT is
-                                                    the step before which every rank is killed, 0 for none
+labelled_worker.py LOG DIE_AT key=value ...     appends each step's loss, samples and labels to LOG.RANK; DIE_AT is
+                                                the step before which every rank is killed, 0 for none
 """
 
 from __future__ import annotations

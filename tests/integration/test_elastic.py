@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from configs.schema_commands import ReshardConfig
-from pretrain.reshard import WHOLE, reshard
+from pretrain.checkpoints.resharding import WHOLE
+from pretrain.reshard import reshard
 from tests.integration.made_up import tiny
 from tests.integration.processes import train_engines
 

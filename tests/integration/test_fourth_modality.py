@@ -26,7 +26,8 @@ EDITS = {
         ('Literal["vision", "speech", "text"]', 'Literal["vision", "speech", "text", "series"]'),
         (
             "@dataclass(config=STRICT)\nclass VisionMaskConfig",
-            "@dataclass(config=STRICT)\nclass SeriesConfig(SampleConfig):\n    tokens: int = 16\n    masked: int = 6\n\n\n"
+            "@dataclass(config=STRICT)\nclass SeriesConfig(SampleConfig):\n"
+            "    tokens: int = 16\n    masked: int = 6\n\n\n"
             "@dataclass(config=STRICT)\nclass VisionMaskConfig",
         ),
     ],
@@ -45,7 +46,8 @@ EDITS = {
     "configs/published.py": [
         (
             '    ("v1", "text"):',
-            '    ("v1", "series"): Published("pre", 1e-6, True, 0.0, "all", 2, "block", "layer", "layer", 2.0, "mean"),\n'
+            '    ("v1", "series"): Published('
+            '"pre", 1e-6, True, 0.0, "all", 2, "block", "layer", "none", 2.0, "mean"),\n'
             '    ("v1", "text"):',
         )
     ],
@@ -69,7 +71,10 @@ EDITS = {
         ),
     ],
     "models/build.py": [
-        ('        case "speech":\n', '        case "series":\n            return SeriesNetwork\n        case "speech":\n'),
+        (
+            '        case "speech":\n',
+            '        case "series":\n            return SeriesNetwork\n        case "speech":\n',
+        ),
         ("from models.speech import", "from models.series import SeriesNetwork\nfrom models.speech import"),
     ],
 }
@@ -137,7 +142,9 @@ def test_it_trains_and_its_shards_are_indexed_and_described(tree, tmp_path):
     assert indexed.returncode == 0, indexed.stderr
     described = in_tree(tree, "-m", "data_shards", "info", f"shards={shards}").stdout
     assert "24" in described and "longest 64 values" in described
-    assert "as their index says" in in_tree(tree, "-m", "data_shards", "validate", f"shards={shards}", "deep=true").stdout
+    assert (
+        "as their index says" in in_tree(tree, "-m", "data_shards", "validate", f"shards={shards}", "deep=true").stdout
+    )
 
     run = tmp_path / "run"
     done = in_tree(tree, "-c", PROGRAM, str(shards), str(run))

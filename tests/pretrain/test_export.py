@@ -13,8 +13,9 @@ from configs.schema_commands import ExportConfig
 from configs.schema_modalities import MODALITIES, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_training import MixtureConfig, ModelConfig, TeacherConfig
 from data_shards.text.tokenizer import train_tokenizer
+from models import huggingface
 from models.data2vec import Data2Vec
-from pretrain import export as export_module
+from pretrain.checkpoints import reading
 from pretrain.export import export, main
 
 TOKENIZER = train_tokenizer(["some text of a few words"], 300)
@@ -44,7 +45,7 @@ def make_run(tmp_path, monkeypatch):
         (folder / "config.yaml").write_text(to_yaml(config))
         student = Data2Vec(config).student.state_dict()
         states = {"student": student, "teacher": {name: torch.ones_like(tensor) for name, tensor in student.items()}}
-        monkeypatch.setattr(export_module, "load_weights", lambda folder, weights: (states[weights], 7))
+        monkeypatch.setattr(reading, "load_weights", lambda folder, weights: (states[weights], 7))
         if "text" in config.modalities:
             TOKENIZER.save(folder / "tokenizer")
         return folder
@@ -114,7 +115,7 @@ def test_a_failed_export_leaves_nothing(make_run, tmp_path, monkeypatch):
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(export_module, "save_pretrained", fail)
+    monkeypatch.setattr(huggingface, "save_pretrained", fail)
     with pytest.raises(OSError, match="No space left"):
         export(ExportConfig(run=str(make_run(config_of("vision"))), out=str(tmp_path / "out")))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -15,10 +15,11 @@ from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from data_shards.shards.index_file import FolderIndex, ShardEntry, index_json
 from pretrain import launch
-from pretrain.launch import check_files, finished_steps
-from pretrain.launching import demo
+from pretrain.checkpoints.manifest import newest_step
+from pretrain.launching import demo, input_files
 from pretrain.launching.command_line import command_line
 from pretrain.launching.demo import demo_overrides
+from pretrain.launching.input_files import check_input_files
 from pretrain.launching.plan import Launch, Machine, plan
 
 ROOT = Path(__file__).parents[2]
@@ -208,25 +209,27 @@ def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_missing_files_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_files(config(REAL, *overrides))
+        check_input_files(config(REAL, *overrides), resumes=False)
 
 
 def test_a_missing_start_and_a_missing_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "resolve", lambda shards, folders: [])
+    monkeypatch.setattr(input_files, "resolve", lambda shards, folders: [])
     with pytest.raises(ValueError, match="run.dir is empty"):
-        check_files(config(REAL, "data.shards=x"))
+        check_input_files(config(REAL, "data.shards=x"), resumes=False)
     with pytest.raises(ValueError, match="init=/nowhere: no such folder"):
-        check_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"))
-    (tmp_path / "checkpoints" / "step_00000005").mkdir(parents=True)
-    check_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"))
+        check_input_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"), resumes=False)
+    check_input_files(config(REAL, "data.shards=x", f"run.dir={tmp_path}", "init=/nowhere"), resumes=True)
 
 
 def test_a_finished_run_is_recognised(tmp_path: Path) -> None:
-    done = config(f"run.dir={tmp_path}")
-    assert finished_steps(done) == 0
+    assert newest_step(tmp_path) == 0
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest").write_text("step_00000600\n")
-    assert finished_steps(done) == 600
+    assert newest_step(tmp_path) == 600
+    probed = config(f"run.dir={tmp_path}", "train.steps=600", "probe.train_shards=x", "probe.test_shards=x")
+    assert not launch.is_complete(probed, 599) and not launch.is_complete(probed, 600)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 600, "modality": "vision", "knn_top1": 0.5}\n')
+    assert launch.is_complete(probed, 600)
 
 
 def test_threads_are_cores_by_ranks() -> None:

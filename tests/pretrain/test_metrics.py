@@ -1,10 +1,9 @@
-"""metrics.jsonl through kills and restarts, rates, and the progress line."""
+"""metrics.jsonl through kills and restarts, and rates."""
 
 import errno
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import pytest
 import torch
 
 from data_shards.loading.cost import Cost
-from pretrain.reporting.metrics import MetricsFile, MetricsRow, ProbeResult, read_rows
-from pretrain.reporting.progress import Progress
+from pretrain.reporting.metrics import MetricsRow, ProbeResult, table
+from pretrain.reporting.metrics_file import MetricsFile, read_rows
 from pretrain.reporting.speed import Meter, Peak, Work, gpu_peak, memory_gib, peak
 
 OPTIONAL = {f.name for f in fields(MetricsRow) if f.default is None}
@@ -52,6 +51,12 @@ def test_rows_hold_every_field_and_are_strict_json(tmp_path):
     file.write(replace(ROW, loss_scale=1024.0, bad_kinds={"decode": 2}, cache_hits=None))
     last = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
     assert last["loss_scale"] == 1024 and last["bad_kinds"] == {"decode": 2} and "cache_hits" not in last
+
+
+def test_the_documented_fields_are_those_of_a_row() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    documented = text.partition("<!-- metrics -->\n")[2].partition("\n<!-- /metrics -->")[0]
+    assert documented == table(), "put the output of `python -m pretrain.reporting.metrics` there"
 
 
 def test_what_was_measured_of_modules_is_strict_json_too(tmp_path):
@@ -165,40 +170,6 @@ def test_memory_counts_what_was_allocated():
     held = torch.ones(2**26)  # 0.25 GiB
     assert held.sum() and memory_gib(torch.device("cpu")) > 0.2
     assert memory_gib(torch.device("cpu")) >= before
-
-
-def test_progress_in_a_log_file_is_a_line_now_and_then():
-    stream = io.StringIO()
-    progress = Progress(first_step=10, steps=1000, every_s=3600, stream=stream)
-    for step in range(11, 1001):
-        progress.update(step, loss=0.25, samples_per_s=12.5)
-    progress.close()
-    first, last = stream.getvalue().splitlines()
-    assert re.fullmatch(r"step 11/1000, loss 0.2500, 12.5 samples/s, [\d:]+ left", first)
-    assert last == "step 1000/1000, loss 0.2500, 12.5 samples/s, 00:00 left"
-
-
-def test_progress_on_a_terminal_is_a_bar():
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    progress = Progress(first_step=90, steps=100, stream=stream)
-    progress.update(95, loss=0.25, samples_per_s=12.5)
-    progress.say("a warning")
-    progress.update(100, loss=0.125, samples_per_s=12.5)
-    progress.close()
-    assert "100/100" in stream.getvalue() and "loss 0.1250" in stream.getvalue()
-    assert "\ra warning\n" in re.sub(" +\r", "\r", stream.getvalue())
-
-
-def test_progress_that_is_off_still_says_warnings():
-    stream = io.StringIO()
-    progress = Progress(first_step=0, steps=1, enabled=False, stream=stream)
-    progress.update(1, loss=1.0, samples_per_s=1.0)
-    progress.say("a warning")
-    assert stream.getvalue() == "a warning\n"
 
 
 class FullDisk(io.RawIOBase):

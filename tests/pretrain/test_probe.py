@@ -18,10 +18,11 @@ from configs.schema_running import ProbeConfig
 from data_shards.batch import MaskedBatch, TokenSpan
 from data_shards.making.build import build
 from models.data2vec import Data2Vec
-from pretrain import probe as probe_module
+from pretrain.checkpoints import reading
 from pretrain.evaluation import classifiers
 from pretrain.evaluation.classifiers import knn_top1, linear_top1
-from pretrain.probe import features, main, probe, table
+from pretrain.evaluation.probing import features, probe, table
+from pretrain.probe import main
 from pretrain.reporting.metrics import ProbeResult
 from tests.models.common import tiny_config
 from tests.own import own
@@ -206,7 +207,7 @@ def test_the_command_probes_the_weights_beside_the_untrained_network(shards, tmp
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     blind = Data2Vec(config).student.state_dict()
     blind["patch_embedding.weight"] = torch.zeros_like(blind["patch_embedding.weight"])
-    monkeypatch.setattr(probe_module, "load_weights", lambda run, weights: (blind, 5))
+    monkeypatch.setattr(reading, "load_weights", lambda run, weights: (blind, 5))
     with pytest.raises(ValueError, match="names no labelled shards: add train_shards=PATTERN"):
         main(ProbeCommandConfig(run=str(tmp_path)))
     main(ProbeCommandConfig(run=str(tmp_path), train_shards=shards, test_shards=shards, k=3))

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from configs.schema_commands import ReshardConfig
-from pretrain import reshard as command
+from pretrain.checkpoints import resharding
 from pretrain.checkpoints.manifest import damage
 from pretrain.checkpoints.reading import load_weights, read_state
-from pretrain.reshard import WHOLE, reshard
+from pretrain.checkpoints.resharding import WHOLE
+from pretrain.reshard import reshard
 from pretrain.run_directory import lock
 from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state
+from tests.test_layering import loaded
 
 
 @pytest.fixture
@@ -47,6 +49,11 @@ def test_it_is_done_twice_without_harm(run):
     assert load_weights(run, "student")[0]["b"].tolist() == [6, 7]
 
 
+def test_the_command_loads_no_deepspeed(run):
+    assert loaded("pretrain.reshard", f"run={run}") == ["torch"]
+    assert loaded("pretrain.reshard", f"run={run}/absent") == []
+
+
 def test_a_run_in_use_or_without_checkpoint_is_refused(run, tmp_path_factory):
     with lock(run), pytest.raises(ValueError, match="is in use"):
         reshard(ReshardConfig(run=str(run)))
@@ -61,7 +68,7 @@ def test_a_full_disk_leaves_the_old_one(run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_partitions", fills)
+        patch.setattr(resharding, "write_partitions", fills)
         with pytest.raises(OSError, match="No space left"):
             reshard(ReshardConfig(run=str(run)))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))

@@ -51,9 +51,11 @@ class Run:
         self.folder = folder
         program = (
             "import os, sys; from pathlib import Path; from pretrain.launching import exits, supervise\n"
+            "from pretrain.checkpoints.manifest import describe_latest\n"
             f"supervise.PEERS_S, supervise.SCAN_S, exits.AGAIN_S = 0.5, 0.05, 0.5\n{patch}\n"
             f"job = supervise.Job({command!r}, dict(os.environ), Path('.'), {len(ranks) if here is None else here}, "
-            "os.environ.get('SLURM_JOB_ID', ''))\nsys.exit(supervise.supervise(job))\n"
+            "lambda: describe_latest(Path('.')), os.environ.get('SLURM_JOB_ID', ''))\n"
+            "sys.exit(supervise.supervise(job))\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
@@ -266,8 +268,8 @@ def test_a_stop_file_alone_does_not_queue_it_again(scontrol: Path) -> None:
     ("codes", "expected"),
     [([0, 0], 0), ([76, 2, 1], 2), ([1, 77, 76], 77), ([75, 1], 1), ([76, 75], 75), ([0, 76], 76)],
 )
-def test_the_most_telling_code(codes: list[int], expected: int) -> None:
-    assert exits.most_telling(codes) == expected
+def test_the_code_of_a_run_follows_the_precedence(codes: list[int], expected: int) -> None:
+    assert exits.run_code(codes) == expected
 
 
 def test_the_first_note_of_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
