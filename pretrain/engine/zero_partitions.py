@@ -1,20 +1,11 @@
-"""Where ZeRO keeps each parameter: the only file that touches DeepSpeed's private attributes.
+"""DeepSpeed's layouts of parameters: the only file that touches its private attributes.
 
-Tested with the DeepSpeed versions of `TESTED_VERSIONS`. Every layout is reduced to three things:
-
-- `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
-- `fragments`: which slice of which partition is which slice of which parameter;
-- `update_teacher_copy()`, which casts the teacher's partitions into the frozen low-precision copy that the forward pass
-  uses, and `write_weights()`, which casts the masters into the weights.
-
-With these, `tensors()` and `restore()` take all that training needs out of one layout and put it into another. And
-`clear_gradients()` undoes what ZeRO keeps of the step before.
+Tested with the DeepSpeed versions of `TESTED_VERSIONS`. `partitions()` reduces every ZeRO stage to `Partitions`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,105 +13,35 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from models.data2vec import Weights
 from models.objective import Tracked
-from pretrain.engine import distributed
-from pretrain.engine.layout import MASTER, Fragment, GroupState
-from pretrain.engine.teacher import STATE
+from pretrain.engine.layout import Fragment
+from pretrain.engine.partitions import Partitions
 
 TESTED_VERSIONS = ("0.19.8",)
 
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""Attributes of DeepSpeed's loss scalers that a checkpoint keeps."""
 
-Read = Callable[[str, str, int, Tensor], None]
-"""Of a parameter, by name, and a key: fills a flat tensor with the elements from a place on."""
 
-
-class Partitions(ABC):
-    """The masters and the teacher of one engine, as ZeRO has laid them out."""
-
-    masters: list[Tensor]
-    groups: list[int]
-    """The optimizer's parameter group that each master belongs to."""
-    fragments: list[Fragment]
-    sharded = True
+class _ZeroPartitions(Partitions):
+    """The attributes that DeepSpeed's optimizer wrappers of all stages share."""
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], shapes: dict[str, torch.Size]) -> None:
-        self._base = engine.basic_optimizer
+        super().__init__(engine.basic_optimizer, shapes)
         self._optimizer = engine.optimizer
         self._names = names
-        self.shapes = shapes
-
-    @abstractmethod
-    def update_teacher_copy(self) -> None:
-        """Cast the teacher into its low-precision copy. Collective: every rank calls it."""
-
-    @abstractmethod
-    def write_weights(self) -> None:
-        """Cast the masters into the weights that the forward pass uses. Collective."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """A name for each master."""
-        return tuple(str(number) for number in range(len(self.masters)))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that training needs of this rank, flat and fp32, as LABEL/KEY: masters and the optimizer's states."""
-        found = {}
-        for label, master in zip(self.labels, self.masters, strict=True):
-            found[f"{label}/{MASTER}"] = _flat(master)
-            for key in self._keys(master):
-                found[f"{label}/{key}"] = _flat(self._base.state[master][key])
-        return found
-
-    def group_states(self) -> list[GroupState]:
-        """One entry per parameter group of the optimizer, alike on every rank."""
-        found = [GroupState(None)] * len(self._base.param_groups)
-        for master, group in zip(self.masters, self.groups, strict=True):
-            if keys := self._keys(master):  # apex counts steps in the group
-                step = self._base.state[master].get("step", self._base.param_groups[group].get("step"))
-                found[group] = GroupState(int(step), keys)
-        return found
-
-    @torch.no_grad()
-    def restore(self, saved: list[GroupState], read: Read) -> None:
-        """Overwrite masters and optimizer states with those of another engine, of whatever layout, and what is derived
-        from them. One slice of one parameter is in memory at a time. Collective."""
-        places = [self._place_states(i, saved[group]) for i, group in enumerate(self.groups)]
-        for f in self.fragments:
-            for key, tensor in places[f.partition].items():
-                read(f.name, key, f.start, tensor.narrow(0, f.offset, f.numel))
-        self.write_weights()
-        self.update_teacher_copy()
-
-    def _place_states(self, number: int, saved: GroupState) -> dict[str, Tensor]:
-        """The flat tensors of one master that are to be filled, its padding zero; the step count is set."""
-        master, group = self.masters[number], self._base.param_groups[self.groups[number]]
-        state = self._base.state[master]
-        old = {key: state[key] for key in self._keys(master)}
-        state.clear()
-        state |= {key: old[key] if key in old else torch.zeros_like(master) for key in saved.keys}
-        if saved.step is None:
-            self._base.state.pop(master)
-        elif isinstance(self._base, torch.optim.AdamW):
-            on_device = group["fused"] or group["capturable"]
-            state["step"] = torch.tensor(float(saved.step), device=master.device if on_device else "cpu")
-        else:  # apex's
-            group["step"] = saved.step
-        return {MASTER: _flat(master)} | {key: _flat(state[key]) for key in saved.keys}
-
-    def _keys(self, master: Tensor) -> tuple[str, ...]:
-        state = self._base.state.get(master, {})
-        return tuple(k for k, v in state.items() if isinstance(v, Tensor) and v.shape == master.shape and k != "step")
 
     @property
     def grad_norm(self) -> Tensor | float:
-        """Norm of the gradient that is about to be applied, before clipping: ZeRO knows it when it calls the base
-        optimizer, DeepSpeed's engine only afterwards."""
+        """Norm of the gradient that is about to be applied, before clipping.
+
+        ZeRO knows it when it calls the base optimizer, DeepSpeed's engine only afterwards.
+        """
         return self._optimizer._global_grad_norm
 
     @property
     def loss_scale(self) -> dict[str, Any]:
-        """The state of fp16's dynamic loss scale; empty in other precisions."""
+        """State of fp16's dynamic loss scale; empty in other precisions."""
         scaler = self._scaler()
         return {key: getattr(scaler, key) for key in _SCALE if hasattr(scaler, key)}
 
@@ -132,61 +53,8 @@ class Partitions(ABC):
     def _scaler(self) -> Any:
         return getattr(self._optimizer, "loss_scaler", None) or getattr(self._optimizer, "loss_scale_config", None)
 
-    def clear_gradients(self) -> None:  # noqa: B027 nothing to do where ZeRO makes or clears them in each step
-        """Forget the gradients of the step before; called before every step.
 
-        Where ZeRO keeps them in buffers that last, it overwrites a parameter's part only when the parameter gets a
-        gradient: a block that layer drop leaves out, or another modality's encoder, would be moved by an old one.
-        """
-
-    def local(self, weights: Weights) -> list[Tensor]:
-        """This rank's partitions, flat and fp32. Before the first update the teacher is the masters."""
-        if weights == "student":
-            return [master.detach().flatten() for master in self.masters]
-        return [self._base.state.get(master, {}).get(STATE, master).detach().flatten() for master in self.masters]
-
-    def teacher_bytes(self) -> int:
-        """Bytes of the teacher's fp32 partitions on this rank; 0 before the first update."""
-        states = [self._base.state.get(master, {}).get(STATE) for master in self.masters]
-        return sum(state.untyped_storage().nbytes() for state in states if state is not None)
-
-    def gather(self, weights: Weights) -> dict[str, Tensor]:
-        """The full fp32 tensors, on the CPU of every rank. Collective and slow: for tests and start-up."""
-        partitions = self.local(weights)
-        mine = [(f, partitions[f.partition].narrow(0, f.offset, f.numel).cpu().clone()) for f in self.fragments]
-        pieces = distributed.gather(mine) if self.sharded else [mine]
-        return assemble(self.shapes, (piece for rank in pieces for piece in rank))
-
-    @torch.no_grad()
-    def load_masters(self, weights: dict[str, Tensor]) -> None:
-        """Overwrite the masters with full fp32 tensors: what the cast to bf16 before ZeRO's start has rounded away."""
-        partitions = self.local("student")
-        for f in self.fragments:
-            values = weights[f.name].flatten()[f.start : f.start + f.numel]
-            partitions[f.partition].narrow(0, f.offset, f.numel).copy_(values)
-
-
-def assemble(shapes: dict[str, torch.Size], pieces: Iterable[tuple[Fragment, Tensor]]) -> dict[str, Tensor]:
-    """Put the fragments of all ranks together. Raises ValueError where a parameter is not covered exactly once."""
-    flat = {name: torch.full((shape.numel(),), float("nan")) for name, shape in shapes.items()}
-    covered = dict.fromkeys(shapes, 0)
-    for fragment, values in pieces:
-        flat[fragment.name][fragment.start : fragment.start + fragment.numel] = values
-        covered[fragment.name] += fragment.numel
-    wrong = [name for name, shape in shapes.items() if covered[name] != shape.numel()]
-    if wrong:
-        raise ValueError(f"the partitions of all ranks do not cover {wrong[0]} exactly once ({len(wrong)} such)")
-    return {name: values.view(shapes[name]) for name, values in flat.items()}
-
-
-_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().view(-1)
-
-
-class Stage0(Partitions):
+class Stage0(_ZeroPartitions):
     """No ZeRO: every rank holds everything, one master per parameter."""
 
     sharded = False
@@ -225,10 +93,15 @@ class Stage0(Partitions):
                 copy.data.flatten().copy_(teacher)
 
 
-class Stage12(Partitions):
+class Stage12(_ZeroPartitions):
     """ZeRO 1 and 2: each group of parameters is one flat tensor, cut into equal partitions.
 
-    The low-precision copy has the same flat layout; its parameters are views, so that one all-gather refreshes it.
+        group, 16 bits, whole on every rank    | a . . . . | b . . | c . . . . . . . | pad |
+        cut into W equal partitions            |   rank 0        |   rank 1                |
+        masters, exp_avg, exp_avg_sq, teacher  | fp32 of rank 0  |                            on rank 0
+
+    The teacher's low-precision copy has the group's flat layout. Its parameters are views, so that one all-gather per
+    group refreshes all of them.
     """
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
@@ -252,7 +125,7 @@ class Stage12(Partitions):
         self._copies = [_flat_copy(*layout, frozen) for layout in zip(flats, groups, offsets, strict=True)]
 
     def _fragment(self, index: int, parameter: nn.Parameter, offset: int) -> Iterable[Fragment]:
-        """The part of a parameter at `offset` of its flat group that lies in this rank's partition, if any."""
+        """Yield the part of a parameter at `offset` of its flat group that lies in this rank's partition, if any."""
         size = self.masters[index].numel()
         left = dist.get_rank() * size
         begin, end = max(left, offset), min(left + size, offset + parameter.numel())
@@ -273,7 +146,7 @@ class Stage12(Partitions):
                 _spread(teacher, copy)
 
 
-class Stage3(Partitions):
+class Stage3(_ZeroPartitions):
     """ZeRO 3: each parameter, the frozen copies included, is cut into equal partitions; refreshing is local."""
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
@@ -318,9 +191,9 @@ class Stage3(Partitions):
 
 
 def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> Partitions:
-    """The layout of `engine`. `names` are the optimizer's parameters, named as in the student.
+    """Return the layout of `engine`. `names` holds the optimizer's parameters and their names in checkpoints.
 
-    Raises RuntimeError where DeepSpeed lacks an attribute that this file reads.
+    Raises RuntimeError if DeepSpeed lacks an attribute that this file reads.
     """
     try:
         match engine.zero_optimization_stage():
@@ -356,7 +229,7 @@ def _cumulative(group: list[nn.Parameter]) -> list[int]:
 def _flat_copy(
     flat: Tensor, group: list[nn.Parameter], offsets: list[int], frozen: dict[nn.Parameter, nn.Parameter]
 ) -> Tensor | None:
-    """Move the frozen copies of `group` into one flat tensor laid out like `flat`; None where nothing is tracked."""
+    """Move the frozen copies of `group` into one flat tensor laid out like `flat`; None if nothing is tracked."""
     if not any(parameter in frozen for parameter in group):
         return None
     copy = torch.zeros_like(flat)

@@ -24,7 +24,7 @@ from pretrain.checkpoints.partition_files import PartitionFiles
 from pretrain.checkpoints.reading import RunState, load_weights, read_state
 from pretrain.checkpoints.saving import Checkpoints
 from pretrain.engine.layout import Fragment, GroupState
-from pretrain.engine.zero_partitions import assemble
+from pretrain.engine.partitions import assemble
 
 
 class Partitions:
