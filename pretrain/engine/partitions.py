@@ -25,8 +25,10 @@ from pretrain.engine.layout import MASTER, Fragment, GroupState
 from pretrain.engine.teacher import STATE
 
 Read = Callable[[str, str, int, Tensor], None]
-"""Fill a flat tensor with elements of a parameter's state. The arguments are the parameter's name, the key of the state,
-the first element, and the tensor."""
+"""Fill a flat tensor with elements of a parameter's state.
+
+The arguments are the parameter's name, the key of the state, the first element, and the tensor.
+"""
 
 
 class Partitions(ABC):
