@@ -29,11 +29,10 @@ import pretrain.engine.teacher
 from benchmarks.data import noise_photo
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.loading.loader import open_loader
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index_file import FolderIndex
-from models.data2vec import Data2Vec
 from models.flops import flops
+from pretrain.assemble import assemble
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 
@@ -86,8 +85,8 @@ def time_phases(clock: Clock, engine: Engine) -> None:
 
 def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:
     """Seconds by phase and the `sgemm` rate in GFLOP/s of each step, after a first one that warms up."""
-    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
-    batches = open_loader(config, 0, 1).steps(0)
+    run = assemble(config, torch.device("cpu"), resume=False)
+    engine, batches = run.engine, run.loader.steps(0)
     clock, results = Clock(), []
     time_phases(clock, engine)
     a, b = torch.randn(SGEMM, SGEMM), torch.randn(SGEMM, SGEMM)
@@ -150,7 +149,7 @@ def main() -> None:
     distributed.start()
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or noise_shards(Path(folder))
-        config = compose_pretrain([*RECIPE, f"data.shards={shards}", *arguments.overrides])
+        config = compose_pretrain([*RECIPE, f"data.shards={shards}", f"run.dir={folder}/run", *arguments.overrides])
         versions = f"torch {torch.__version__}, deepspeed {deepspeed.__version__}, Python {platform.python_version()}"
         print(f"{versions}, {torch.get_num_threads()} threads; {' '.join([*RECIPE, *arguments.overrides])}")
         report(measure(config, arguments.steps), step_flops(config))

@@ -6,16 +6,16 @@ Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `demo_packa
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data_shards.sources.demo_packages import Package, Place, debian_places, fetch_wheel, find_data
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
@@ -72,20 +72,11 @@ def _pixels(path: str) -> np.ndarray:
     return read_idx(Path(path))
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    """Chunk of a PNG file: length, kind, data, checksum."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def encode_png(path: str, row: int) -> bytes:
-    """Image `row` of an IDX file as 8-bit grey PNG, for 70,000 images in a fifth of an image library's time."""
-    pixels = _pixels(path)[row]
-    height, width = pixels.shape
-    lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with its filter, 0: none
-    lines[:, 1:] = pixels
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = zlib.compress(lines.tobytes(), 1)
-    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", data) + _png_chunk(b"IEND", b"")
+    """Return image `row` of an IDX file as an 8-bit grey PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(_pixels(path)[row]).save(buffer, "PNG", compress_level=1)  # more saves hardly any bytes
+    return buffer.getvalue()
 
 
 def _image_file(folder: Path, split: str) -> Path:
