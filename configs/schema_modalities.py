@@ -74,6 +74,7 @@ class VisionConfig(SampleConfig):
     """Images: geometry, augmentation and masks (group `modality`, file vision.yaml)."""
 
     shape_keys: ClassVar[tuple[str, ...]] = ("image_size", "patch_size")
+    """Patch embedding and positions depend on them."""
 
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square crop in pixels. A multiple of `vision.patch_size`. Published: 224."""
@@ -141,6 +142,7 @@ class SpeechConfig(SampleConfig):
     """Speech: waveform, feature encoder, positions and masks (group `modality`, file speech.yaml)."""
 
     shape_keys: ClassVar[tuple[str, ...]] = ("conv_width", "position_layers", "position_kernel", "position_groups")
+    """Feature encoder and positions depend on them."""
 
     sample_rate: Literal[16000] = 16000
     """Samples of the waveform per second; it is mono. No other rate is possible."""
@@ -212,6 +214,7 @@ class TextConfig(SampleConfig):
     """Text: vocabulary, length and masks (group `modality`, file text.yaml)."""
 
     shape_keys: ClassVar[tuple[str, ...]] = ("vocab_size", "max_tokens")
+    """Embeddings of types and positions depend on them."""
 
     vocab_size: Annotated[int, Field(ge=6)] = 50265
     """Number of types of the tokenizer that made the shards, special ones included. Published: 50265 (RoBERTa's)."""
