@@ -6,6 +6,8 @@ given the same overrides.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +74,10 @@ def parse(cls: type[T], arguments: list[str]) -> T:
 def print_help(cls: type, arguments: list[str]) -> None:
     """Print the keys of `cls` and end the process if the user asks for help."""
     if {"-h", "--help"} & set(arguments):
-        print(help_text(cls, GROUPS if cls is PretrainConfig else None))
+        try:
+            print(help_text(cls, GROUPS if cls is PretrainConfig else None), flush=True)
+        except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)
 
 
