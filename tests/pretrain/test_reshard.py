@@ -14,7 +14,7 @@ from pretrain.checkpoints.manifest import damage
 from pretrain.checkpoints.reading import load_weights, read_state
 from pretrain.reshard import WHOLE, reshard
 from pretrain.run_directory import lock
-from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state
+from tests.pretrain.checkpoints.test_saving import checkpoints_of, engine, names, state
 
 
 @pytest.fixture

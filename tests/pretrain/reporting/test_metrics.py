@@ -94,7 +94,7 @@ def test_resume_keeps_the_old_file_when_it_is_killed_while_rewriting(tmp_path, m
 def test_a_killed_process_leaves_every_row_it_wrote(tmp_path):
     path = tmp_path / "metrics.jsonl"
     code = (
-        "import os, signal; from pathlib import Path; from tests.pretrain.test_metrics import *\n"
+        "import os, signal; from pathlib import Path; from tests.pretrain.reporting.test_metrics import *\n"
         f"file = MetricsFile(Path({str(path)!r}), 0)\n"
         "for step in range(1, 6): file.write(replace(ROW, step=step))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -15,7 +15,7 @@ import pytest
 
 from pretrain.launching import exits, supervise
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTHON = [sys.executable, "-I", "-S"]
 
 RANK = """

@@ -14,7 +14,7 @@ from pretrain.health import preempt
 from pretrain.health.preempt import Preemption
 from pretrain.launching import exits
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pretrain.engine.distributed import PeerLost
 from pretrain.health.watchdog import Watchdog
 from pretrain.launching import exits
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEAD = """
 import sys, time
 from pathlib import Path

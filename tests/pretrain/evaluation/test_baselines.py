@@ -7,7 +7,7 @@ import torch
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 from pretrain.evaluation.baselines import log_mel_statistics, pixels, tf_idf
 from pretrain.reporting.log_mel import MELS, log_mel
-from tests.pretrain.test_pictures import clips
+from tests.pretrain.reporting.test_pictures import clips
 
 
 def test_pixels_are_averaged_down_and_grey_is_counted_once():

@@ -22,7 +22,7 @@ from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.pictures import images_picture, spectrograms_picture
 from pretrain.reporting.tensorboard import Board
 from tests.own import own
-from tests.pretrain.test_pictures import TOKENIZER, clips, image_batch, texts
+from tests.pretrain.reporting.test_pictures import TOKENIZER, clips, image_batch, texts
 
 NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
 OPTIONAL = {"loss_scale", *NAMED}
