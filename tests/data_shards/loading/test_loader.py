@@ -227,18 +227,6 @@ def test_shards_of_another_modality(tmp_path, stored, modality, words):
         next(open_loader(small_config(pattern, modality=modality), 0, 1).steps(0))
 
 
-@pytest.mark.parametrize("modality", ["speech", "text"])
-def test_micro_batches_keep_to_their_budget_on_every_rank(tmp_path, modality):
-    pattern = make_shards(tmp_path, (70,), modality=modality)
-    config = small_config(pattern, batch=16, micro=8, micro_tokens=30, modality=modality)
-    ranks = [list(islice(open_loader(config, rank, 2).steps(0), 4)) for rank in range(2)]
-    sizes = {len(step) for step in ranks[0]}
-    assert len(sizes) > 1 and [len(step) for step in ranks[0]] == [len(step) for step in ranks[1]]
-    batches = [batch for rank in ranks for step in rank for batch in step]
-    assert all(batch.mask.numel() <= 30 and len(batch) <= 8 for batch in batches)
-    assert max(map(len, batches)) > 2, "short ones come in greater numbers"
-
-
 def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
     pattern = make_shards(tmp_path, (30, 0, 17))
     for rank in (1, 0):

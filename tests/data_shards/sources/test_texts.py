@@ -1,9 +1,7 @@
-import builtins
 import gzip
 import json
 import os
 import re
-from pathlib import Path
 
 import pyarrow
 import pytest
@@ -15,15 +13,15 @@ from data_shards.making.build import build
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import read_folder_index
 from data_shards.shards.sidecar import read_rows
-from data_shards.sources import documents as documents_module
-from data_shards.sources.documents import Document, Fields, Lines
+from data_shards.sources.documents import Document
 from data_shards.sources.texts import cut, joined
-from data_shards.sources.units import LeftOut
 from data_shards.text.tokenizer import load_tokenizer
 from data_shards.text.tokens import read_tokens
-from tests.data_shards.shard_tools import command, tree
+from tests.data_shards.shard_tools import tree
 
 TEXT = "a glossary of short words that a tokenizer may join into longer types because they come again"
+
+
 WORDS = TEXT.split(" ")
 
 
@@ -86,22 +84,6 @@ def test_every_document_comes_back_from_its_tokens(tmp_path, source):
     assert "310 types, trained" in lines[0] and f"{tokens:,} tokens" in lines[-1]
 
 
-@pytest.mark.parametrize("kind", ["lines", "paragraphs", "json"])
-def test_parts_of_a_file_hold_each_document_once(tmp_path, kind):
-    texts = [article(i, 1 + i % 9) for i in range(60)]
-    encoded = [json.dumps({"text": text}) if kind == "json" else text for text in texts]
-    path = tmp_path / "x.txt"
-    path.write_text(("\n\n" if kind == "paragraphs" else "\n").join(encoded))
-    size = path.stat().st_size
-    for step in (1, 7, 100, 1000, size):
-        found = []
-        for start in range(0, size, step):
-            fields = Fields("text", "") if kind == "json" else None
-            part = Lines("x", str(path), start, min(start + step, size), 0, kind, fields)
-            found += [document.text for document in part.documents(LeftOut())]
-        assert found == texts
-
-
 def document(key):
     return Document(key, "")
 
@@ -139,26 +121,6 @@ def test_classes_of_jsonl(tmp_path):
     assert any("left out 1 (no class in 'topic')" in line for line in lines)
 
 
-def test_what_cannot_be_read_is_left_out_by_place(tmp_path):
-    good = json.dumps({"text": article(0)}).encode()
-    bad = [b"{", b"[]", b'{"text": 3}', b'{"text": "  "}', b'{"text": "\xff"}']
-    (tmp_path / "x.jsonl").write_bytes(b"\n".join([good, *bad, good]))
-    told = "\n".join(build_text("jsonl", tmp_path / "x.jsonl", tmp_path / "out"))
-    for reason in ("1 (not JSON)", "2 (no text in 'text')", "1 (empty)", "1 (not UTF-8)"):
-        assert f"left out {reason}: {tmp_path}/x.jsonl at byte " in told
-    assert len(texts_of(tmp_path / "out")) == 2
-
-
-def test_empty_and_undecodable_files(tmp_path):
-    folder = write_source(tmp_path / "in", "files", [article(0), "", " \n ", article(1)])
-    (folder / "latin.txt").write_bytes("naïve".encode("latin-1"))
-    (folder / "marked.txt").write_bytes(b"\xef\xbb\xbfwith a byte order mark")
-    told = "\n".join(build_text("textfiles", folder, tmp_path / "out"))
-    assert "left out 1 (0 bytes)" in told and "left out 1 (empty)" in told
-    assert f"left out 1 (not UTF-8): {folder}/latin.txt" in told
-    assert "with a byte order mark" in texts_of(tmp_path / "out")
-
-
 @pytest.mark.parametrize(
     ("source", "keys", "told"),
     [
@@ -176,34 +138,6 @@ def test_settings_that_cannot_be(tmp_path, source, keys, told):
     assert not (tmp_path / "out" / "index.json").exists()
 
 
-@pytest.mark.parametrize("source", ["files", "lines", "jsonl", "jsonl.gz", "parquet"])
-def test_unreadable_files_are_left_out_by_name(tmp_path, source, monkeypatch):
-    folder = write_source(tmp_path / "in", source, [article(i) for i in range(20)])
-    bad = folder / ("b" + min(folder.iterdir()).name)
-    bad.write_bytes(min(folder.iterdir()).read_bytes())
-
-    def refusing(function):
-        def call(path, *arguments, **keys):
-            if str(path) == str(bad):
-                raise PermissionError(13, "Permission denied", str(path))
-            return function(path, *arguments, **keys)
-
-        return call
-
-    for place, name in (
-        (builtins, "open"),
-        (Path, "read_bytes"),
-        (documents_module, "_opened"),
-        (parquet, "read_schema"),
-    ):
-        monkeypatch.setattr(place, name, refusing(getattr(place, name)))
-    how = {"documents": source} if source in ("files", "lines") else {}
-    kind = {"files": "textfiles", "lines": "textfiles", "jsonl.gz": "jsonl"}.get(source, source)
-    lines = build_text(kind, folder, tmp_path / "out", **how)
-    assert f"left out 1 (unreadable: Permission denied): {bad}" in lines
-    assert len(texts_of(tmp_path / "out")) == 20
-
-
 def test_a_folder_that_cannot_be_opened_is_left_out(tmp_path, monkeypatch):
     folder = write_source(tmp_path / "in", "files", [article(0)])
     write_source(folder / "secret", "files", [article(1)])
@@ -216,15 +150,6 @@ def test_a_folder_that_cannot_be_opened_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     assert "left out 1 (unreadable: Permission denied): secret/" in build_text("textfiles", folder, tmp_path / "out")
-
-
-def test_a_truncated_download_is_named(tmp_path):
-    folder = write_source(tmp_path / "in", "jsonl.gz", [article(i) for i in range(300)])
-    path = folder / "all.jsonl.gz"
-    path.write_bytes(path.read_bytes()[:-500])
-    done = command("build", "source=jsonl", f"input={folder}", f"output={tmp_path}/out", "vocab_size=300")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {path}: ")
 
 
 def test_one_folder_has_one_tokenizer(tmp_path):

@@ -1,14 +1,13 @@
-import io
 import json
 
-import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
-from data_shards.text.tokens import read_tokens, tokens_npy
 
 PROSE = ["The quick brown fox jumps over the lazy dog.", "A dog's naïve café\n\twith 1,234 foxes 😀"]
+
+
 TEXTS = [*PROSE, "<s><s><s> <mask>"] * 20
 
 
@@ -81,29 +80,3 @@ def test_other_vocabularies_are_refused_by_file(trained, tmp_path, change, told)
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} has neither vocab.json and merges.txt nor encoder.json"):
         load_tokenizer(tmp_path)
-
-
-@pytest.mark.parametrize(("count", "vocab_size"), [(0, 300), (7, 2**16), (600, 2**16 + 1)])
-def test_tokens_are_numpys_format(count, vocab_size):
-    ids = [int(i) for i in np.random.default_rng(0).integers(0, vocab_size, count)]
-    data = tokens_npy(ids, vocab_size)
-    array = np.load(io.BytesIO(data))
-    assert array.tolist() == ids == read_tokens(data).tolist()
-    assert array.dtype == (np.uint16 if vocab_size <= 2**16 else np.uint32)
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    assert buffer.getvalue() == data
-
-
-@pytest.mark.parametrize("data", [b"", b"x" * 300, tokens_npy([1, 2], 9)[:-1], tokens_npy([1, 2], 9) + b"x"])
-def test_damaged_tokens(data):
-    with pytest.raises(ValueError):
-        read_tokens(data)
-
-
-def test_tokens_of_another_shape_or_type():
-    for array in (np.zeros((2, 2), np.uint16), np.zeros(3), np.array([object()])):
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=True)
-        with pytest.raises(ValueError, match="not a sequence of unsigned integers"):
-            read_tokens(buffer.getvalue())

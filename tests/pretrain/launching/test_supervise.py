@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,10 @@ import pytest
 from pretrain.launching import exits, supervise
 
 ROOT = Path(__file__).parents[3]
+
+
 PYTHON = [sys.executable, "-I", "-S"]
+
 
 RANK = """
 import os, signal, sys, time
@@ -28,6 +30,8 @@ def ready(handler=lambda *_: leave(75)):
     open(f"rank{sys.argv[1]}", "w").close()
 def deaf(): ready(lambda *_: None)
 """
+
+
 LAUNCHER = """
 import os, signal, subprocess, sys, time
 def stop(*_): open("terminated", "w").close(); sys.exit(1)
@@ -40,6 +44,8 @@ while not failed and any(rank.poll() is None for rank in ranks):
 if failed and failed[0] != 75: [rank.wait() for rank in ranks]
 sys.exit(failed[0] if failed else 0)
 """
+
+
 WAIT = "time.sleep(30)"
 
 
@@ -209,70 +215,3 @@ def test_a_second_notice_ends_ranks_elsewhere_through_the_runner(tmp_path: Path)
     run.signal(signal.SIGTERM)
     code, said = run.end()
     assert code == exits.STOPPED and "there is no checkpoint yet" in said and (tmp_path / "terminated").exists()
-
-
-@pytest.fixture
-def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A scontrol that writes down what it is told, and knows a job whose state is in a file."""
-    script = tmp_path / "bin" / "scontrol"
-    script.parent.mkdir()
-    script.write_text(
-        f'#!/bin/bash\necho "$*" >>{tmp_path}/told\n'
-        f'[[ $1 == requeue ]] || {{ echo "JobId=7 JobName=a JobState=$(<{tmp_path}/state) Reason=None"; exit 0; }}\n'
-        f'[[ ! -e {tmp_path}/broken ]] || {{ echo "slurm_requeue error: batch jobs only" >&2; exit 1; }}\n'
-    )
-    script.chmod(0o755)
-    (tmp_path / "state").write_text("RUNNING")
-    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    yield tmp_path
-
-
-def stopped_by_slurm(folder: Path) -> str:
-    """What a run says that SIGTERM has stopped."""
-    run = Run(folder, f"ready(); {WAIT}")
-    run.wait_for("rank0")
-    run.signal(signal.SIGTERM)
-    code, said = run.end()
-    assert code == exits.STOPPED
-    return said.splitlines()[-1]
-
-
-def test_a_job_that_slurm_stops_is_put_into_the_queue_again(scontrol: Path) -> None:
-    assert stopped_by_slurm(scontrol) == "job 7 is put into the queue again"
-    assert (scontrol / "told").read_text() == "show job -o 7\nrequeue 7\n"
-
-
-@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING"])
-def test_a_job_that_its_user_has_cancelled_is_not(scontrol: Path, state: str) -> None:
-    (scontrol / "state").write_text(state)
-    assert stopped_by_slurm(scontrol).startswith(f"job 7 is {state}: not put into the queue again")
-    assert (scontrol / "told").read_text() == "show job -o 7\n"
-
-
-def test_a_job_that_cannot_be_queued_is_told(scontrol: Path) -> None:
-    (scontrol / "broken").touch()
-    assert stopped_by_slurm(scontrol) == (
-        "error: job 7 could not be put into the queue again: slurm_requeue error: batch jobs only; submit it again"
-    )
-
-
-def test_a_stop_file_alone_does_not_queue_it_again(scontrol: Path) -> None:
-    code, said = Run(scontrol, "ready(); time.sleep(0.2); leave(75)").end()
-    assert (code, said) == (exits.STOPPED, "") and not (scontrol / "told").exists()
-
-
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [([0, 0], 0), ([76, 2, 1], 2), ([1, 77, 76], 77), ([75, 1], 1), ([76, 75], 75), ([0, 76], 76)],
-)
-def test_the_most_telling_code(codes: list[int], expected: int) -> None:
-    assert exits.most_telling(codes) == expected
-
-
-def test_the_first_note_of_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(exits.NOTES, str(tmp_path / "notes"))
-    exits.note(exits.MISTAKE)
-    exits.note(exits.STOPPED)
-    assert exits.read_notes(tmp_path / "notes") == {os.getpid(): exits.MISTAKE}
-    assert exits.read_notes(tmp_path / "none") == {}

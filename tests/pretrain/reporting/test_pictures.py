@@ -7,11 +7,15 @@ import torch
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch
 from data_shards.text.tokenizer import train_tokenizer
-from pretrain.reporting.log_mel import MELS, log_mel
+from pretrain.reporting.log_mel import MELS
 from pretrain.reporting.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
 
 IDENTITY = torch.eye(3, 4)
+
+
 TOKENIZER = train_tokenizer(["the cat sat on the mat"] * 4, vocab_size=300)
+
+
 MASK = TOKENIZER.vocab_size - 1
 
 
@@ -79,14 +83,6 @@ def test_colors_are_jittered_as_the_affine_map_says_and_clamped():
     assert jitter_colors(image, color).flatten().tolist() == [153, 102, 255]
     color[0, 0, 3] = -1.0
     assert jitter_colors(image, color)[0, 0].item() == 0
-
-
-def test_a_tone_lies_in_its_band_and_a_column_is_a_frame():
-    bands = log_mel(clips())
-    assert bands.shape == (2, 20, MELS)
-    mel = [2595 * math.log10(1 + hertz / 700) for hertz in (500, 4000, 8000)]
-    expected = [round(mel[i] / mel[2] * (MELS + 1)) - 1 for i in range(2)]
-    assert (bands.argmax(2) == torch.tensor(expected)[:, None]).all()
 
 
 def test_spectrograms_have_their_masked_frames_shaded_and_white_behind_their_end():

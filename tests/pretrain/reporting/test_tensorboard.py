@@ -2,15 +2,8 @@
 
 import errno
 import io
-import json
-import socket
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from time import monotonic, sleep
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 import torch
@@ -25,8 +18,14 @@ from tests.own import own
 from tests.pretrain.reporting.test_pictures import TOKENIZER, clips, image_batch, texts
 
 NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
+
+
 OPTIONAL = {"loss_scale", *NAMED}
+
+
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}
+
+
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
 
 
@@ -139,41 +138,6 @@ def test_text_without_a_tokenizer_has_no_picture(tmp_path):
     board.write_picture(7, texts())
     board.close()
     assert not read(tmp_path).Tags()["tensors"]
-
-
-def test_the_command_names_a_folder_without_files(tmp_path):
-    command = [sys.executable, "-m", "pretrain.board", f"run={tmp_path}"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == (
-        f"error: run={tmp_path} holds no TensorBoard files: give the folder of a run, or of several"
-    )
-
-
-def test_the_command_serves_the_run(tmp_path):
-    write(tmp_path / "demo" / "tensorboard", 0, range(1, 3), loss=1.0)
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "pretrain.board", f"run={tmp_path}/demo", f"port={port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            assert fetch(f"http://localhost:{port}/data/runs", seconds=60) == ["tensorboard"]
-        finally:
-            server.terminate()
-
-
-def fetch(url: str, seconds: float) -> list[str]:
-    """The runs that TensorBoard lists once it is up and has read some."""
-    deadline = monotonic() + seconds
-    while True:
-        try:
-            if runs := json.load(urlopen(url)):
-                return runs
-        except URLError:
-            pass
-        assert monotonic() < deadline, f"no runs at {url} after {seconds} s"
-        sleep(0.2)
 
 
 def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch, caplog):
