@@ -27,6 +27,7 @@ from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex, TokenizerEntry
 from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
 from data_shards.speech.audio import flac
 from data_shards.text.tokens import tokens_npy
 
@@ -159,3 +160,8 @@ def runs(mask):
     """Lengths of the runs of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
     return edges[1::2] - edges[::2]
+
+
+def damage(folder):
+    """Flip a byte of sample 5."""
+    flip_byte(folder / "train-000000.tar", int(read_rows(folder / "train-000000.tar")["offset"][5]) + 600)

@@ -1,9 +1,14 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 
 from configs.schema_training import DataConfig
 from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.loading.loader import MaskedBatchLoader, open_loader
 from data_shards.shards.bad_sample import Report
+from tests.data_shards.shard_tools import damage, make_shards, small_config
+from tests.own import own
 
 GOOD, BAD = np.zeros(1, bool), np.ones(1, bool)
 
@@ -59,3 +64,49 @@ def test_a_streak_stops_the_run_wherever_micro_batches_end():
         ValueError, match=r"^4 samples in a row .*data\.max_bad_streak.*a\.tar, key '9'.*validate shards=a\.tar"
     ):
         bad.add(BAD, [report(9)])
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Shards of which sample 5 has a flipped byte."""
+    pattern = make_shards(tmp_path, (30, 17, 23))
+    damage(tmp_path)
+    return pattern
+
+
+def test_only_replacements_of_consumed_steps_count(damaged):
+    loader = MaskedBatchLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
+    counts = []
+    for step in islice(loader.steps(0), 8):
+        assert sum(map(len, step)) == 8
+        counts.append(loader.bad_samples)
+    assert counts[-1] == 1 and sorted(counts) == counts
+
+
+def test_kinds_of_bad_samples(damaged):
+    loader = open_loader(small_config(damaged), 0, 1)
+    for _ in islice(loader.steps(0), 8):
+        pass
+    assert loader.bad_kinds == {"checksum": 1}
+
+
+def test_counts_of_an_earlier_process_are_carried_on(damaged):
+    config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
+    first, second = (MaskedBatchLoader(own(config), 0, 1) for _ in range(2))
+    for _ in islice(first.steps(0), 8):
+        pass
+    assert first.bad_counts == (1, 64)
+    second.restore_bad_counts(*first.bad_counts)
+    assert second.bad_samples == 1 and second.state_dict(8) == first.state_dict(8)
+    with pytest.raises(ValueError, match=r"^2 of \d+ samples could not be used"):
+        for _ in islice(second.steps(0), 8):
+            pass
+    assert second.bad_counts[0] == 2 and second.bad_counts[1] > 64
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
+    config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
+    with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
+        for _ in islice(MaskedBatchLoader(own(config), 0, 1).steps(0), 8):
+            pass

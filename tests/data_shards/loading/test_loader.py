@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from configs.signals import samples_of
 from data_shards.loading.loader import MaskedBatchLoader, open_loader
 from data_shards.loading.microbatch import MicroBatches
 from data_shards.order.plain import EpochOrder
-from data_shards.shards.sidecar import read_rows
-from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import damage, make_shards, small_config
 from tests.own import own
 
 
@@ -56,18 +54,6 @@ def same(a, b):
         for left, right in zip(a, b, strict=True)
         for (i, x), (j, y) in zip(left, right, strict=True)
     )
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("shards"), (30, 0, 17, 23))
-
-
-@pytest.fixture(scope="module", params=MODALITIES)
-def of_modality(request, tmp_path_factory):
-    """A function that makes configurations of one modality, over shards of 70 samples."""
-    pattern = make_shards(tmp_path_factory.mktemp(request.param), (30, 0, 17, 23), modality=request.param)
-    return partial(small_config, pattern, modality=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +111,6 @@ def test_state_is_json_and_resumes(of_modality):
         open_loader(of_modality(lanes=8), 0, 1).load_state_dict(state)
 
 
-@pytest.fixture
-def damaged(tmp_path):
-    """Shards of which sample 5 has a flipped byte."""
-    pattern = make_shards(tmp_path, (30, 17, 23))
-    damage(tmp_path)
-    return pattern
-
-
-def damage(folder):
-    """Flip a byte of sample 5."""
-    flip_byte(folder / "train-000000.tar", int(read_rows(folder / "train-000000.tar")["offset"][5]) + 600)
-
-
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_bad_sample_is_replaced_by_the_next_of_its_window(tmp_path, caplog, modality):
     pattern = make_shards(tmp_path, (30, 17, 23), modality=modality)
@@ -157,54 +130,6 @@ def test_a_bad_sample_is_replaced_by_the_next_of_its_window(tmp_path, caplog, mo
         assert [[sample for sample, _ in step] for step in found] == [inside(step) for step in expected]
         assert caplog.text.count("bad sample 1, replaced") == caplog.text.count("bad samples: 1 (checksum 1)") == 1
         assert "train-000000.tar, key '000005' (row 5): checksum" in caplog.text
-
-
-def test_only_replacements_of_consumed_steps_count(damaged):
-    loader = MaskedBatchLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
-    counts = []
-    for step in islice(loader.steps(0), 8):
-        assert sum(map(len, step)) == 8
-        counts.append(loader.bad_samples)
-    assert counts[-1] == 1 and sorted(counts) == counts
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_step_cost(of_modality, workers):
-    loader = open_loader(of_modality(batch=8, micro=4, workers=workers), 0, 2)
-    next(loader.steps(0))
-    samples, *seconds, read, hits, misses = loader.cost
-    assert samples == 4 and min(seconds) > 0 and read > 4 * 1024 and (hits, misses) == (0, 0)
-    assert 0 <= loader.waiting < 1 and (loader.waiting == 0 or loader._config.modality != "vision")
-    loader.close()
-
-
-def test_kinds_of_bad_samples(damaged):
-    loader = open_loader(small_config(damaged), 0, 1)
-    for _ in islice(loader.steps(0), 8):
-        pass
-    assert loader.bad_kinds == {"checksum": 1}
-
-
-def test_counts_of_an_earlier_process_are_carried_on(damaged):
-    config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
-    first, second = (MaskedBatchLoader(own(config), 0, 1) for _ in range(2))
-    for _ in islice(first.steps(0), 8):
-        pass
-    assert first.bad_counts == (1, 64)
-    second.restore_bad_counts(*first.bad_counts)
-    assert second.bad_samples == 1 and second.state_dict(8) == first.state_dict(8)
-    with pytest.raises(ValueError, match=r"^2 of \d+ samples could not be used"):
-        for _ in islice(second.steps(0), 8):
-            pass
-    assert second.bad_counts[0] == 2 and second.bad_counts[1] > 64
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
-    config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
-    with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
-        for _ in islice(MaskedBatchLoader(own(config), 0, 1).steps(0), 8):
-            pass
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -321,16 +246,6 @@ def test_signals_to_the_whole_tree_leave_the_workers_alone(program):
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "50 more\n"
-
-
-def test_without_its_read_ahead_process_a_run_goes_on(shards):
-    loader = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1)
-    steps = loader.steps(0)
-    process = loader._ahead._process
-    process.kill()
-    process.join()
-    assert [len(next(steps)) for _ in range(9)] == [2] * 9
-    loader.close()
 
 
 def test_no_process_outlives_a_killed_program(program):

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -61,15 +60,6 @@ def test_an_evaluation_sees_the_beginning_whole():
 def test_what_cannot_be_used(members, reason):
     with pytest.raises(BadSample, match=reason):
         TEXTS.load(members, np.array([0.5]), 12)
-
-
-def test_a_vocabulary_of_another_size_is_refused_with_the_remedy(tmp_path):
-    config = small_config(make_shards(tmp_path, (8,), modality="text"), modality="text")
-    other = replace(config, text=replace(TEXT, vocab_size=50265))
-    with pytest.raises(
-        ValueError, match=r"text\.vocab_size=50265, .*tokenizer\) has 300 types: set text\.vocab_size=300"
-    ):
-        open_loader(other, 0, 1)
 
 
 def test_windows_of_long_texts_come_from_everywhere_over_the_epochs(tmp_path):

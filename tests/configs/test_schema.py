@@ -1,4 +1,4 @@
-"""One modality's keys: the run's, the mixture's, or the published values."""
+"""One modality's keys: the run's word, the mixture's, or the published values."""
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
