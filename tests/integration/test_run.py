@@ -26,7 +26,6 @@ from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch, session_processes, signal_all
 from tests.integration.real_shards import COUNT, build_shards
 from tests.integration.runs import assert_same_run, rows
-from tests.own import own
 
 pytestmark = pytest.mark.slow
 
@@ -270,7 +269,7 @@ def test_events_of_the_run_are_read_back(straight):
     board.Reload()
     losses = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in board.Scalars("loss")]
     assert losses == [(row["step"], row["loss"]) for row in rows(straight)]
-    assert board.Images(own("masked_batch"))
+    assert board.Images("masked_batch")
     assert "batch:" in board.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
 
 

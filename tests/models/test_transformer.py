@@ -26,7 +26,7 @@ NORMS = ["pre", "post", "deep"]
 def make_encoder(norm: str = "pre", **model) -> Encoder:
     options = {"layers": 3, "dropout": 0.0, "attention_dropout": 0.0} | model
     part = PretrainConfig(model=ModelConfig(width=32, heads=4, ffn=64, norm=norm, **options))
-    encoder = Encoder(own(part), PUBLISHED["vision" if norm == "pre" else "speech"])
+    encoder = Encoder(own(part), PUBLISHED["v1", "vision" if norm == "pre" else "speech"])
     randomise(encoder)
     return encoder
 
@@ -182,7 +182,7 @@ def test_bfloat16_sums_of_post_norm_blocks_are_float32():
 def test_initial_weights_of_deep_norm():
     """arXiv 2203.00555: gain 1 for queries and keys, (8 N)^(-1/4) for the rest; alpha (2 N)^(1/4)."""
     model = ModelConfig(layers=12, width=128, heads=4, ffn=512, norm="deep", dropout=0.0, attention_dropout=0.0)
-    encoder = Encoder(own(PretrainConfig(model=model)), PUBLISHED["speech"])
+    encoder = Encoder(own(PretrainConfig(model=model)), PUBLISHED["v1", "speech"])
     initialise_blocks(encoder.blocks, "deep")
     q, k, v = encoder.blocks[3].attention.qkv.weight.detach().chunk(3)
     fc1 = encoder.blocks[3].feed_forward.fc1.weight.detach()

@@ -198,8 +198,9 @@ PROGRAM = """
 import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
 from tests.data_shards.shard_tools import small_config
+from tests.own import own
 from data_shards.loading.loader import MaskedBatchLoader
-steps = MaskedBatchLoader(small_config({shards!r}, workers=2), 0, 1).steps(0)
+steps = MaskedBatchLoader(own(small_config({shards!r}, workers=2)), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGINT, lambda *_: None)
@@ -216,7 +217,7 @@ sys.stdin.readline()
 @pytest.fixture
 def program(shards):
     """A program without a main guard, as `python -c`, that loads with two workers; its workers' pids."""
-    code = PROGRAM.format(folder=os.path.dirname(__file__), shards=shards)
+    code = PROGRAM.format(folder=str(Path(__file__).parents[3]), shards=shards)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, start_new_session=True
     ) as process:

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from configs.signals import frames
-from data_shards.kinds import length_of
 from data_shards.speech.audio import TooLong, audio_samples, flac, is_stored_form, read_audio, read_part
 
 
@@ -26,7 +24,6 @@ def test_flac_is_lossless_and_the_stored_form():
     assert np.array_equal(read_audio(data), samples)
     assert is_stored_form(data) and not is_stored_form(encoded(samples))
     assert audio_samples(data) == 5000
-    assert length_of({"flac": data, "cls": b"1"}) == frames(5000)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +88,6 @@ def damaged(case):
 def test_what_cannot_be_read_is_said(case, told):
     with pytest.raises(ValueError, match=told):
         read_audio(damaged(case))
-    assert length_of({"flac": damaged("text")}) == 0
 
 
 def unknown_length(samples):

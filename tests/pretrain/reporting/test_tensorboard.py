@@ -14,7 +14,6 @@ from pretrain.reporting import tensorboard
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.pictures import images_picture, spectrograms_picture
 from pretrain.reporting.tensorboard import Board
-from tests.own import own
 from tests.pretrain.reporting.test_pictures import TOKENIZER, clips, image_batch, texts
 
 NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
@@ -125,7 +124,7 @@ def test_picture_in_the_event_file_is_the_picture_of_the_batch(tmp_path, modalit
     board = Board(tmp_path, 0)
     board.write_picture(7, batch)
     board.close()
-    [event] = read(tmp_path).Images(own("masked_batch"))
+    [event] = read(tmp_path).Images("masked_batch")
     png = Image.open(io.BytesIO(event.encoded_image_string))
     pixels = torch.frombuffer(bytearray(png.tobytes()), dtype=torch.uint8)
     expected = images_picture(batch) if modality == "vision" else spectrograms_picture(batch)
