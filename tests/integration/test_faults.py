@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -149,13 +150,24 @@ VICTIMS = {
 }
 
 
+def test_kill_9_at_three_random_moments(shards, undisturbed, run):
+    """Of one rank while they start, of all between two rows, of the launcher in the middle of a save."""
+    kill_at(list(zip(("start", "step", "save"), VICTIMS.values(), strict=True)), shards, undisturbed, run)
+
+
+@pytest.mark.soak
 def test_kill_9_at_twenty_random_moments(shards, undisturbed, run):
     """Of one rank, of all, of the launcher; while they start, between two rows, and in the middle of a save."""
+    victims = list(VICTIMS.values())
+    moments = [(moment, victims[number // 3 % 3]) for number, moment in enumerate(["start", "step", "save"] * 7)]
+    kill_at(moments[:20], shards, undisturbed, run)
+
+
+def kill_at(moments: list[tuple[str, Callable]], shards: Path, undisturbed: Path, run: Path) -> None:
+    """Kill the victims at each of the moments, one life each; then finish."""
     dice = random.Random(os.environ.get("FAULTS_SEED", "0"))
-    moments = ["start", "step", "save"] * 7
     killed = 0
-    for number, moment in enumerate(moments[:20]):
-        victims = list(VICTIMS.values())[number // 3 % 3]
+    for moment, victims in moments:
         life, before = Life(shards, run, "slow"), rows(run)
         if moment == "start":
             life.wait_until(lambda life=life, victims=victims: victims(life))
@@ -172,7 +184,7 @@ def test_kill_9_at_twenty_random_moments(shards, undisturbed, run):
         life.kill(chosen)
         assert life.end() in (STOPPED, STALLED), life.said()
         assert "Traceback" not in life.said()
-    assert killed == 20
+    assert killed == len(moments)
     assert len(rows(run)) < STEPS, "every life was cut short"
     finish(shards, run)
     assert_same_run(run, undisturbed)
