@@ -31,7 +31,7 @@ FEW = [Layout(1, 3), Layout(2, 1), Layout(4, 2)]
 
 Case = tuple[str, Layout, Layout]
 """What is trained, the layout that saved, and the one that goes on."""
-WHOLE: list[Case] = [
+EVERY: list[Case] = [
     *(("vision", one, other) for one, other in product(MATRIX, MATRIX)),
     *(("vision", one, other) for one, other in product(OTHERS, FEW)),
     *(("vision", one, other) for one, other in product(FEW, OTHERS)),
@@ -92,8 +92,8 @@ def test_layouts_go_on_from_each_other(left, tmp_path):
 
 @pytest.mark.soak
 def test_every_layout_goes_on_from_every_other(tmp_path_factory, tmp_path):
-    left = leave(tmp_path_factory.mktemp("left_by_all"), WHOLE)
-    assert go_on(left, WHOLE, tmp_path) >= 2 * len(MATRIX)
+    left = leave(tmp_path_factory.mktemp("left_by_all"), EVERY)
+    assert go_on(left, EVERY, tmp_path) >= 2 * len(MATRIX)
 
 
 def go_on(left: Left, cases: list[Case], tmp_path: Path) -> int:
