@@ -1,4 +1,4 @@
-"""A run goes on anywhere: at any step, with other ranks and workers, it has the samples that it would have had."""
+"""Across order and loading. A run goes on with other ranks and workers, with the samples that it would have had."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Damaged tars, sidecars and index files of every kind that chance makes: clear errors alone, and no wrong bytes.
-
-Across rooms: from a file of `shards` to what a loader makes of it.
-"""
+"""Across shards and loading. Files damaged as chance does it: clear errors alone, and no wrong bytes."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
+"""Across shards and loading. Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
 
 import itertools
 import logging

@@ -40,32 +40,45 @@ def stacks(folder: Path) -> dict[str, str]:
     return {path.name[-9:-4]: path.read_text() for path in (folder / "hangs").iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("phase", "said"),
-    [
-        ("data", "step 13 has waited 0 s for its data (watchdog.data_s)"),
-        ("step", "step 13 has taken 0 s, waiting for other ranks included (watchdog.step_s)"),
-        ("save", "the checkpoint of step 12 has taken 0 s to write (watchdog.save_s)"),
-    ],
-)
-def test_a_phase_that_stands_still_is_named_with_its_key_and_leaves_stacks(tmp_path, phase, said):
-    process = start(tmp_path, 3, f"with dog.watch('{phase}', 0.3, 12): stand_still()")
-    _, errors = process.communicate(timeout=30)
+PHASES = {
+    "data": "step 13 has waited 0 s for its data (watchdog.data_s)",
+    "step": "step 13 has taken 0 s, waiting for other ranks included (watchdog.step_s)",
+    "save": "the checkpoint of step 12 has taken 0 s to write (watchdog.save_s)",
+}
+
+
+@pytest.fixture(scope="module")
+def stalled(tmp_path_factory) -> dict[str, tuple[Path, subprocess.Popen[str]]]:
+    """A process for each phase that stands still, and one whose folder cannot be written; started together."""
+    found = {}
+    for name in (*PHASES, "no folder"):
+        folder = tmp_path_factory.mktemp("stalled")
+        if name == "no folder":
+            (folder / "hangs").touch()  # in the folder's place
+        phase = name if name in PHASES else "step"
+        found[name] = folder, start(folder, 3, f"with dog.watch('{phase}', 0.3, 12): stand_still()")
+    return found
+
+
+@pytest.mark.parametrize(("phase", "said"), PHASES.items())
+def test_a_phase_that_stands_still_is_named_with_its_key_and_leaves_stacks(stalled, phase, said):
+    folder, process = stalled[phase]
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == exits.STALLED
     assert errors == (
         f"error (rank 3): {said}; stacks of every rank are in hangs; start it again: it resumes from its last "
         "checkpoint\n"
     )
-    (text,) = stacks(tmp_path).values()
+    (text,) = stacks(folder).values()
     assert text.startswith(f"rank 3, process {process.pid} on ") and said in text and "in stand_still" in text
-    assert exits.read_notes(tmp_path / "notes") == {process.pid: exits.STALLED}
+    assert exits.read_notes(folder / "notes") == {process.pid: exits.STALLED}
 
 
 def test_the_other_ranks_write_their_stacks_though_their_own_limit_is_far(tmp_path):
-    other = start(tmp_path, 1, "with dog.watch('step', 60, 12): stand_still()")
-    time.sleep(1.5)
-    first = start(tmp_path, 0, "with dog.watch('data', 0.3, 12): stand_still()")
-    assert first.wait(30) == exits.STALLED
+    other = start(tmp_path, 1, "with dog.watch('step', 60, 12): Path('there').touch(); stand_still()")
+    wait = "while not Path('there').exists(): time.sleep(0.01)\n"
+    first = start(tmp_path, 0, wait + "with dog.watch('data', 0.3, 12): stand_still()")
+    assert first.wait(60) == exits.STALLED
     assert set(stacks(tmp_path)) == {"00000", "00001"}
     assert "another rank stands still" in stacks(tmp_path)["00001"] and "in stand_still" in stacks(tmp_path)["00001"]
     assert other.poll() is None
@@ -83,10 +96,9 @@ def test_phases_that_end_in_time_no_limit_and_what_is_in_no_phase_do_not_end_a_r
     assert not (tmp_path / "hangs").exists()
 
 
-def test_a_folder_that_cannot_be_written_does_not_hold_the_end_up(tmp_path):
-    (tmp_path / "hangs").touch()  # in the folder's place
-    process = start(tmp_path, 0, "with dog.watch('step', 0.3, 12): stand_still()")
-    _, errors = process.communicate(timeout=30)
+def test_a_folder_that_cannot_be_written_does_not_hold_the_end_up(stalled):
+    _, process = stalled["no folder"]
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == exits.STALLED
     assert "hangs cannot be written" in errors and "in stand_still" in errors
 
