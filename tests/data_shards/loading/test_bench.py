@@ -30,8 +30,8 @@ def test_every_stage_of_every_modality(tmp_path, modality):
 
 def test_the_command(tmp_path):
     shards = make_shards(tmp_path, (3,), modality="text")
-    done = command("bench", f"shards={shards}", "seconds=0.01", "workers=0")
-    assert done.returncode == 0 and "loader, workers=0" in done.stdout, done.stderr
+    done = command("bench", f"shards={shards}", "seconds=0.01", "workers=1")
+    assert done.returncode == 0 and "loader, workers=1" in done.stdout, done.stderr
 
 
 def test_shards_of_another_modality_are_refused(tmp_path):
