@@ -45,7 +45,8 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     other.start()
     said = [order.get()]
     with locked(tmp_path / "new"):
-        said += [order.get(), "this one"]
+        order.put("this one")
+    said += [order.get(), order.get()]
     other.join()
     assert said == ["other in", "other out", "this one"]
 

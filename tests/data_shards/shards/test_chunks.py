@@ -33,8 +33,8 @@ def test_another_content_or_part_has_another_identity(tmp_path):
 
 
 def test_remote_bytes_are_fetched_once_and_local_caches_of_any_size_suffice(tmp_path):
-    local = load_index(make_shards(tmp_path / "store", (4, 4)))
-    assert small_cache(local, 10**9) is None, "what is local is not cached"
+    pattern = make_shards(tmp_path / "store", (4, 4))
+    assert small_cache(load_index(DataConfig(shards=pattern, cache_gb=1e-6)), 8) is None, "what is local is not cached"
     tar = (tmp_path / "store/train-000001.tar").read_bytes()
     with serve(tmp_path / "store") as store:
         data = DataConfig(shards=f"{store.url}/train-{{000000..000001}}.tar", cache_dir=str(tmp_path / "cache"))
