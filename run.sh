@@ -5,7 +5,7 @@ set -euo pipefail
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=$HERE/.venv
 LOG=$HERE/.venv.log
-COMMANDS="setup shards pretrain reshard export probe board test"
+COMMANDS="setup shards pretrain reshard export probe board test docs"
 
 usage() {
   cat <<'USAGE'
@@ -25,6 +25,7 @@ usage: ./run.sh COMMAND [key=value ...]
   probe run=DIR                                           k-NN and linear probe of a run's features
   board run=DIR                                           TensorBoard
   test [pytest arguments]                                 the tests
+  docs [serve]                                            build the documentation into site/; serve it on this machine
 
 COMMAND --help lists a command's keys. PYTHON=/path/to/python3 chooses the interpreter of .venv.
 USAGE
@@ -49,7 +50,7 @@ find_python() {
 # What an installed environment is made from. $1: its interpreter.
 fingerprint() { printf '%s %s' "$("$1" -V 2>&1)" "$(cksum <"$HERE/pyproject.toml")"; }
 
-# Is the environment complete and current? $1: core or test. A chosen PYTHON has to be the one it was made with.
+# Is the environment complete and current? $1: core, or an extra (test, docs). A chosen PYTHON has to be the one it was made with.
 ready() {
   [[ ! -e $VENV/installing && -x $VENV/bin/python && -f $VENV/stamp-$1 ]] &&
     [[ $(<"$VENV/stamp-$1") == "$(fingerprint "$VENV/bin/python")" ]] &&
@@ -112,7 +113,7 @@ claim_names() {
   done
 }
 
-# Make or refresh .venv. $1: core or test. What a killed call left (`installing` marks it), or another Python made, is
+# Make or refresh .venv. $1: core, or the extra to add. What a killed call left (`installing` marks it), or another Python made, is
 # thrown away.
 install() {
   local python requirement start=$SECONDS
@@ -138,7 +139,7 @@ install() {
   say "ready after $((SECONDS - start)) s"
 }
 
-# Install where needed; one call at a time, the others wait for it. $1: core or test.
+# Install where needed; one call at a time, the others wait for it. $1: core, or an extra.
 ensure() {
   ! ready "$1" || return 0
   exec 9>"$HERE/.venv.lock"
@@ -190,6 +191,18 @@ case $command in
     ensure test
     cd -- "$HERE"
     module pytest "$@"
+    ;;
+  docs)
+    if [[ $# -gt 1 || ${1:-serve} != serve ]]; then
+      say "error: unknown arguments '$*': ./run.sh docs builds the pages, ./run.sh docs serve shows them"
+      exit 2
+    fi
+    ensure docs
+    cd -- "$HERE"
+    export NO_MKDOCS_2_WARNING=1  # an advertisement, not about these pages
+    [[ $# -eq 0 ]] || module mkdocs serve
+    (module mkdocs build --strict)
+    say "the pages are in $HERE/site: open $HERE/site/index.html"
     ;;
   help | -h | --help) usage ;;
   "")

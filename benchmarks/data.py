@@ -25,7 +25,7 @@ from PIL import Image
 from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
 from configs.schema_training import BatchConfig, DataConfig
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.randomness import Stream, uniforms
 from data_shards.shards.index import load_index
@@ -109,7 +109,7 @@ def loader_rate(shards: str, workers: int, steps: int) -> tuple[float, float]:
         data=DataConfig(shards=shards, workers=workers),
     )
     started = time.perf_counter()
-    loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
+    loader = ModalityLoader(config.for_modality("vision"), 0, 1)
     batches = loader.steps(0)
     next(batches)
     first = time.perf_counter() - started

@@ -14,7 +14,7 @@ from configs.compose import compose_pretrain
 from models.data2vec import Data2Vec
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
-from pretrain.health import collapse as health
+from pretrain.health import collapse
 
 
 def main() -> None:
@@ -23,11 +23,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = compose_pretrain([*RECIPE, f"run.dir={folder}"])
-        engine, batch = Engine(Data2Vec(config), config, distributed.start()), made_up(config)
+        model, batch = Data2Vec(config), made_up(config)
+        engine = Engine(model, config, distributed.start())
         engine.step(batch)
         pairs = []
         for _ in range(arguments.rounds):
-            measured = seconds_of(lambda: health.measure(engine.model, batch[0], engine.device))
+            measured = seconds_of(lambda: collapse.measure(model, batch[0], engine.device))
             pairs.append((measured, seconds_of(lambda: engine.step(batch))))
     measure, step = (statistics.median(values) for values in zip(*pairs, strict=True))
     every = config.guard.collapse_every

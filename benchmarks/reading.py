@@ -33,7 +33,7 @@ from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
 from configs.schema_training import BatchConfig, DataConfig
 from data_shards.batch import BOS, EOS
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.randomness import Stream, uniforms
 from data_shards.shards.index import load_index
@@ -149,7 +149,7 @@ def our_pipeline(tars: list[Path]) -> float:
         batch=BatchConfig(global_=BATCH, micro=BATCH),
         data=DataConfig(shards=str(tars[0].parent), workers=WORKERS),
     )
-    loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
+    loader = ModalityLoader(config.for_modality("vision"), 0, 1)
     figure = rate(loader.steps(0))
     loader.close()
     return figure
@@ -207,7 +207,7 @@ def remote(folder: Path, cache: Path) -> None:
             batch=BatchConfig(global_=BATCH, micro=BATCH),
             data=DataConfig(shards=store.url, workers=WORKERS, cache_dir=str(cache), chunk_bytes=2**20, window=64),
         )
-        loader = MaskedBatchLoader(config.for_modality("vision"), 0, 1)
+        loader = ModalityLoader(config.for_modality("vision"), 0, 1)
         for _ in islice(loader.steps(0), loader.steps_per_epoch):
             pass
         loader.close()

@@ -39,10 +39,15 @@ def made_up(config: PretrainConfig) -> list[MaskedBatch]:
     """A micro-batch of noise, half of it masked."""
     vision, count = config.vision, config.batch.micro
     pixels = torch.randint(0, 256, (count, 3, vision.image_size, vision.image_size), dtype=torch.uint8)
-    mask = torch.zeros(count, vision.tokens, dtype=torch.bool)
-    mask[:, : vision.mask.patches] = True
+    masks = torch.zeros(count, 1, vision.tokens, dtype=torch.bool)
+    masks[..., : vision.mask.patches] = True
     lengths = torch.full((count,), vision.tokens)
-    return [MaskedBatch("vision", pixels, mask, lengths, torch.arange(count), torch.eye(3, 4).repeat(count, 1, 1))]
+    color = torch.eye(3, 4).repeat(count, 1, 1)
+    return [
+        MaskedBatch(
+            modality="vision", inputs=pixels, lengths=lengths, sample_ids=torch.arange(count), color=color, masks=masks
+        )
+    ]
 
 
 def seconds_of(function) -> float:

@@ -75,13 +75,13 @@ class Clock:
 
 def time_phases(clock: Clock, engine: Engine) -> None:
     """Time the engine's own calls, in place."""
-    clock.time(engine.model, "local", "student")
+    clock.time(engine.model, "embed", "student")
     clock.time(engine.model, "targets", "teacher")
     clock.time(engine.model, "predictions", "student")
     clock.time(engine.deepspeed, "backward", "backward")
     clock.time(engine.deepspeed, "step", "optimizer")
     clock.time(pretrain.engine.teacher, "update", "teacher update")
-    clock.time(engine.partitions, "refresh", "refresh")
+    clock.time(engine.partitions, "update_teacher_copy", "refresh")
 
 
 def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.published import PUBLISHED, Averaged, Normalisation, Objective, Published, Reduction, Target
-from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_modalities import Modality, SampleConfig, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_running import ProbeConfig
 from configs.schema_training import BatchConfig, DataConfig
 
@@ -73,6 +73,11 @@ class ModalityConfig:
         return PUBLISHED[self.objective, self.modality]
 
     @property
+    def own(self) -> SampleConfig:
+        """The section of the modality: `vision`, `speech` or `text`."""
+        return getattr(self, self.modality)
+
+    @property
     def longest(self) -> int | None:
         """Tokens of the longest sample, to which longer ones are cropped; None where all samples are of one size."""
-        return getattr(self, self.modality).longest
+        return self.own.longest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -17,6 +17,33 @@ Modality = Literal["vision", "speech", "text"]
 
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+
+
+class SampleConfig:
+    """What the house asks of a modality's section; each section says what differs from this."""
+
+    shape_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that the shapes of the modality's own parameters depend on; a resume cannot change them."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample, to which longer ones are cropped; None where all samples are of one size."""
+        return None
+
+    @property
+    def most_masked(self) -> int | None:
+        """Masked tokens of a sample at most, so that shapes are static; None: as many as each micro-batch has."""
+        return None
+
+    @property
+    def crop_to_shortest(self) -> bool:
+        """True if the samples of a step are cropped to the shortest of them."""
+        return False
+
+    @property
+    def equal_masks(self) -> bool:
+        """True if samples of about one length are masked to one count."""
+        return False
 
 
 @dataclass(config=STRICT)
@@ -34,8 +61,10 @@ class VisionMaskConfig:
 
 
 @dataclass(config=STRICT)
-class VisionConfig:
+class VisionConfig(SampleConfig):
     """Images: geometry, augmentation and masks (group `modality`, file vision.yaml)."""
+
+    shape_keys: ClassVar[tuple[str, ...]] = ("image_size", "patch_size")
 
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square crop, in pixels; a multiple of `patch_size`."""
@@ -61,8 +90,9 @@ class VisionConfig:
     """The patch masks."""
 
     @property
-    def longest(self) -> None:
-        """All images are of one size."""
+    def most_masked(self) -> int:
+        """`mask.patches`."""
+        return self.mask.patches
 
     @property
     def grid(self) -> int:
@@ -89,8 +119,10 @@ class SpeechMaskConfig:
 
 
 @dataclass(config=STRICT)
-class SpeechConfig:
+class SpeechConfig(SampleConfig):
     """Speech: waveform, feature encoder, positions and masks (group `modality`, file speech.yaml)."""
+
+    shape_keys: ClassVar[tuple[str, ...]] = ("conv_width", "position_layers", "position_kernel", "position_groups")
 
     sample_rate: Literal[16000] = 16000
     """Samples per second, mono."""
@@ -123,6 +155,16 @@ class SpeechConfig:
         """Frames of the longest clip."""
         return frames(int(self.max_seconds * self.sample_rate))
 
+    @property
+    def crop_to_shortest(self) -> bool:
+        """True for `crop=shortest`."""
+        return self.crop == "shortest"
+
+    @property
+    def equal_masks(self) -> bool:
+        """`mask.same_count`."""
+        return self.mask.same_count
+
 
 @dataclass(config=STRICT)
 class TextMaskConfig:
@@ -143,8 +185,10 @@ class TextMaskConfig:
 
 
 @dataclass(config=STRICT)
-class TextConfig:
+class TextConfig(SampleConfig):
     """Text: vocabulary, length and masks (group `modality`, file text.yaml)."""
+
+    shape_keys: ClassVar[tuple[str, ...]] = ("vocab_size", "max_tokens")
 
     vocab_size: Annotated[int, Field(ge=6)] = 50265
     """Types of the tokenizer that the shards were made with, special ones included."""

@@ -1,9 +1,16 @@
-"""The contract between `data_shards` and `models`: what a sample and a masked micro-batch are."""
+"""The contract between `data_shards` and `models`: the micro-batches that a loader gives and an objective takes.
+
+`SampleBatch` holds samples alone, `MaskedBatch` their masks too, `LabelledBatch` their labels or transcripts.
+
+Shapes: B samples; T tokens, the most of any sample (vision: patches in row-major order, CLS not counted; speech: frames
+of 20 ms; text: subwords, <s> and </s> among them); M masks of each sample; S pixels a side, or waveform samples.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,32 +29,47 @@ from configs.signals import (
     frames,
     samples_of,
 )
-from data_shards.shards.tar import Sample
 
 __all__ = [
     "BOS", "CONV_KERNELS", "CONV_STRIDES", "EOS", "FRAME_STRIDE", "PAD", "RECEPTIVE_FIELD", "UNK",
-    "MaskedBatch", "Sample", "frames", "samples_of",
+    "Counts", "LabelledBatch", "MaskedBatch", "SampleBatch", "TokenSpan", "frames", "label_fields", "samples_of",
 ]  # fmt: skip
 
-
 WITHIN_MESSAGE = 2**18
-"""Bytes of a tensor up to which it goes to another process as it is, and not in shared memory."""
+"""Bytes of a tensor up to which it goes to another process as bytes; larger ones go through shared memory."""
+
+Batch = TypeVar("Batch", bound="SampleBatch")
 
 
-@dataclass(frozen=True)
-class MaskedBatch:
-    """Samples of one forward pass on one rank, and the positions the student has to predict.
+class TokenSpan(NamedTuple):
+    """The elements of `inputs` that the tokens of a sample cover, along the second dimension."""
 
-    B samples, T tokens, the most of any sample (vision: patches in row-major order, CLS not counted; speech: frames of
-    20 ms; text: subwords, <s> and </s> among them), S pixels a side or waveform samples.
-    """
+    first: int
+    """Elements of the first token."""
+    step: int
+    """Elements from one token to the next."""
+
+
+class Counts(NamedTuple):
+    """Whole numbers of a micro-batch; of a step their sums."""
+
+    targets: int
+    """Positions or samples that have a target: the loss of a step is divided by their number."""
+    tokens: int
+    """Real tokens."""
+    positions: int
+    """Tokens that are computed, padding included: B * T."""
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch:
+    """Samples of one forward pass on one rank."""
 
     modality: Modality
     inputs: Tensor
     """Vision: uint8 [B, 3, S, S], cropped and flipped, colours not yet jittered or normalised. Speech: int16 [B, S],
-    cropped, not yet normalised, any value behind a clip's end. Text: int32 [B, T], whole, <pad> behind its end."""
-    mask: Tensor
-    """bool [B, T], True where the student has a target; never behind a sample's end."""
+    cropped, not yet normalised, any value behind a clip's end. Text: int32 [B, T], <pad> behind its end."""
     lengths: Tensor
     """int64 [B], real tokens of each sample; vision: T of all."""
     sample_ids: Tensor
@@ -56,22 +78,36 @@ class MaskedBatch:
     """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
     scale: Tensor | None = None
     """Speech: float32 [B, 2], mean of the int16 samples and 1 / their standard deviation (`speech.normalise`)."""
-    corrupted: Tensor | None = None
-    """Text: int32 [B, T], what the student sees: <mask> at `mask`, random tokens at some others."""
-    most_masked: int | None = None
-    """Masked tokens of the sample that has the most, or more. Shapes follow from this and from `padded`: known on the
-    host, so that a GPU need not be waited for. None: counted here, where the batch is made."""
+    span: TokenSpan | None = None
+    """How tokens lie in `inputs`; None where all samples are of one size, so that no padding can be cut off."""
+    longest: int | None = None
+    """T. Shapes follow from this and from `padded`: known on the host, so that a GPU need not be waited for. None: the
+    largest of `lengths`, counted here, where the batch is made."""
     padded: bool | None = None
-    """Whether any sample has fewer than T real tokens. None: looked up here."""
+    """True if any sample has fewer than T real tokens. None: looked up here."""
 
     def __post_init__(self) -> None:
-        if self.most_masked is None:
-            object.__setattr__(self, "most_masked", int(self.mask.sum(1).max()))
+        if self.longest is None:
+            object.__setattr__(self, "longest", self._longest())
         if self.padded is None:
-            object.__setattr__(self, "padded", int(self.lengths.min()) < self.mask.shape[1])
+            object.__setattr__(self, "padded", int(self.lengths.min()) < self.tokens)
+
+    def _longest(self) -> int:
+        return int(self.lengths.max())
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        assert self.longest is not None
+        return self.longest
+
+    @property
+    def counts(self) -> Counts:
+        """Numbers of this micro-batch. Every sample is a target."""
+        return Counts(len(self), int(self.lengths.sum()), len(self) * self.tokens, len(self))
 
     def __getstate__(self) -> dict[str, Any]:
         """Small tensors go to another process as bytes: files of shared memory cost more than copying them."""
@@ -86,30 +122,86 @@ class MaskedBatch:
         for name, value in state.items():
             object.__setattr__(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
-    def map(self, function) -> MaskedBatch:
-        """Apply `function`, which may leave samples out, to every tensor."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})
+    def map(self: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Apply `function`, which keeps the number of samples, to every tensor."""
+        tensors = {
+            f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
+        }
+        mapped: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items()}
+        return replace(self, **mapped)
 
-    def take(self, rows: Tensor) -> MaskedBatch:
-        """The samples `rows` int64 [b], without the padding that none of them needs."""
-        taken = self.map(lambda tensor: tensor.index_select(0, rows))
-        longest = int(taken.lengths.max()) if self.padded else self.mask.shape[1]
-        match self.modality:
-            case "vision":
-                return taken
-            case "speech":
-                inputs, corrupted = taken.inputs[:, : samples_of(longest)], None
-            case "text":
-                inputs = taken.inputs[:, :longest]
-                corrupted = None if taken.corrupted is None else taken.corrupted[:, :longest]
-        mask = taken.mask[:, :longest]
-        return replace(taken, inputs=inputs, mask=mask, corrupted=corrupted, most_masked=None, padded=None)
+    def take(self: Batch, rows: Tensor) -> Batch:
+        """Return the samples `rows` int64 [b], without the padding that none of them needs."""
+        taken = self._select(rows)
+        longest = int(taken.lengths.max()) if self.padded else self.tokens
+        return replace(taken, **taken._cut(longest), longest=longest, padded=None)
 
-    def to(self, device, non_blocking: bool = False) -> MaskedBatch:
+    def _select(self: Batch, rows: Tensor) -> Batch:
+        return self.map(lambda tensor: tensor.index_select(0, rows))
+
+    def _cut(self, longest: int) -> dict[str, Any]:
+        """Fields of this batch at `longest` tokens."""
+        if self.span is None:
+            assert longest == self.tokens, "samples of one size have no padding to cut off"
+            return {}
+        return {"inputs": self.inputs[:, : self.span.first + (longest - 1) * self.span.step]}
+
+    def to(self: Batch, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copy every tensor to `device`."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> MaskedBatch:
+    def pin_memory(self: Batch) -> Batch:
         """Copy every tensor to page-locked memory (called by torch's DataLoader)."""
         return self.map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedBatch(SampleBatch):
+    """Samples, and for each of their masks the positions that the student has to predict."""
+
+    masks: Tensor
+    """bool [B, M, T], True where the student has a target; never behind a sample's end. M = 1 in data2vec."""
+    corrupted: Tensor | None = None
+    """Text: int32 [B, M, T], the ids that the student sees: <mask> at `masks`, random tokens at some others."""
+    most_masked: int | None = None
+    """Masked tokens of the mask that has the most, or more. None: counted here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most_masked is None:
+            object.__setattr__(self, "most_masked", int(self.masks.sum(-1).max()))
+
+    def _longest(self) -> int:
+        return self.masks.shape[-1]
+
+    @property
+    def counts(self) -> Counts:
+        """Numbers of this micro-batch; targets are the masked positions of all masks."""
+        return super().counts._replace(targets=int(self.masks.sum()))
+
+    def _cut(self, longest: int) -> dict[str, Any]:
+        corrupted = None if self.corrupted is None else self.corrupted[..., :longest]
+        masks = self.masks[..., :longest]
+        return {**super()._cut(longest), "masks": masks, "corrupted": corrupted, "most_masked": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch(SampleBatch):
+    """Samples with the classes or the transcripts that lie beside them in the shards."""
+
+    labels: Tensor | None = None
+    """int64 [B], numbers of the classes (member `cls`)."""
+    transcripts: tuple[str, ...] | None = None
+    """B texts (member `txt`)."""
+
+    def _select(self, rows: Tensor) -> LabelledBatch:
+        taken = super()._select(rows)
+        if self.transcripts is None:
+            return taken
+        return replace(taken, transcripts=tuple(self.transcripts[row] for row in rows.tolist()))
+
+
+def label_fields(labels: Sequence[int] | None, transcripts: Sequence[str] | None) -> dict[str, Any]:
+    """Return the fields that a `LabelledBatch` adds to its samples."""
+    numbers = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+    return {"labels": numbers, "transcripts": None if transcripts is None else tuple(transcripts)}

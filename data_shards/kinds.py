@@ -1,56 +1,189 @@
-"""What differs between modalities in shards: the one `match` on the modality of this package."""
+"""What differs between modalities in shards and batches: one frozen object for each.
+
+`kind_of` is the only `match` on the modality in this package. No torch here: building shards does not wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from configs.schema_modalities import Modality
+import numpy as np
+
+from configs.modality_config import ModalityConfig
+from configs.schema_modalities import MODALITIES, Modality
 from configs.signals import FRAME_STRIDE, SAMPLE_RATE
-from data_shards.shards.tar import Data
-from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length
-from data_shards.text.tokens import TOKEN_EXTENSION, token_count
-from data_shards.vision.decoding import IMAGE_EXTENSIONS, image_length
+from data_shards.randomness import Epochs
+from data_shards.request import Neighbours
+from data_shards.shards.bad_sample import find_member
+from data_shards.shards.index import Index
+from data_shards.shards.tar import Data, Members
+from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length, read_audio
+from data_shards.speech.masks import FEWEST_FRAMES
+from data_shards.text.masks import FEWEST_TOKENS
+from data_shards.text.stored_tokenizer import check_tokenizer
+from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, token_count
+from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode, image_length
+
+if TYPE_CHECKING:
+    from data_shards.batch import LabelledBatch, MaskedBatch, SampleBatch
 
 
-class _Unit(NamedTuple):
-    """What lengths of a modality are in words."""
+class SampleKind(Protocol):
+    """The way from a sample's bytes to a batch; a sample that was loaded is of a type of the modality's own."""
+
+    draws: int
+    """Uniform numbers that loading a sample takes."""
+
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> Any:
+        """Decode a sample and crop it at random to `limit` tokens (0: no limit). Raises BadSample."""
+
+    def load_whole(self, members: Members) -> Any:
+        """Decode a sample for evaluation, nothing in it random. Raises BadSample."""
+
+    def masked(
+        self, epochs: Epochs, samples: np.ndarray, loaded: list[Any], neighbours: Neighbours | None
+    ) -> MaskedBatch:
+        """Return the masked batch of loaded samples; `epochs` and `neighbours` as in `Request`."""
+
+    def labelled(
+        self,
+        epochs: Epochs,
+        samples: np.ndarray,
+        loaded: list[Any],
+        labels: Sequence[int] | None,
+        transcripts: Sequence[str] | None,
+    ) -> LabelledBatch:
+        """Return the batch of loaded samples with their labels or transcripts; nothing is masked."""
+
+    def whole(self, samples: np.ndarray, loaded: list[Any]) -> SampleBatch:
+        """Return the batch of samples that `load_whole` gave."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Lengths of a modality in words."""
 
     name: str
+    """The unit of one sample's length."""
     one: float
-    """So many of the name's in one of the index."""
+    """How many of it one unit of the index's column `length` is."""
     total: str
+    """The unit of all lengths together."""
     total_one: float
+    summary: str = ""
+    """Format of the total for the line that ends a build; "" leaves it out."""
 
 
-_UNITS: dict[Modality | None, _Unit] = {
-    "vision": _Unit("megapixels", 1e-3, "megapixels", 1e-3),
-    "speech": _Unit("seconds", FRAME_STRIDE / SAMPLE_RATE, "hours", FRAME_STRIDE / SAMPLE_RATE / 3600),
-    "text": _Unit("tokens", 1, "tokens", 1),
-    None: _Unit("(unit unknown)", 1, "(unit unknown)", 1),
-}
+UNKNOWN_UNIT = Unit("(unit unknown)", 1, "(unit unknown)", 1)
+
+
+def _nothing_to_check(config: ModalityConfig, index: Index) -> None:
+    """Accept any index."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One modality's samples."""
+
+    modality: Modality
+    noun: str
+    """The member that holds the sample, for messages."""
+    extensions: tuple[str, ...]
+    """Extensions of that member, the first present one being read."""
+    length: Callable[[Data], int]
+    """Read the length that samples are sorted by (see `sidecar.ROW`) from the member's header. Raises anything."""
+    decode: Callable[[Data, int | None], object]
+    """Decode the member; raises anything where it is damaged. The number: types of the shards' tokenizer, if any."""
+    unit: Unit
+    fewest_tokens: int
+    """Tokens of the shortest sample that can be used."""
+    samples: Callable[[ModalityConfig], SampleKind]
+    check_index: Callable[[ModalityConfig, Index], None] = _nothing_to_check
+    """Raise ValueError where shards do not fit the configuration."""
+
+    def member(self, members: Mapping[str, Data]) -> Data | None:
+        """Return the member that holds the sample; None where there is none."""
+        return next((members[extension] for extension in self.extensions if extension in members), None)
+
+    def content(self, members: Members) -> Data:
+        """Return the member that holds the sample. Raises BadSample if there is none."""
+        return find_member(members, self.extensions, self.noun)
+
+
+def _image_samples(config: ModalityConfig) -> SampleKind:
+    from data_shards.vision.samples import Images  # torch takes seconds to import
+
+    return Images(config)
+
+
+def _speech_samples(config: ModalityConfig) -> SampleKind:
+    from data_shards.speech.samples import Clips
+
+    return Clips(config)
+
+
+def _text_samples(config: ModalityConfig) -> SampleKind:
+    from data_shards.text.samples import Texts
+
+    return Texts(config)
+
+
+def kind_of(modality: Modality) -> Kind:
+    """Return the kind of a modality's samples."""
+    match modality:
+        case "vision":
+            return Kind(
+                modality=modality,
+                noun="image",
+                extensions=IMAGE_EXTENSIONS,
+                length=image_length,
+                decode=lambda data, _: decode(data),
+                unit=Unit("megapixels", 1e-3, "megapixels", 1e-3),
+                fewest_tokens=1,
+                samples=_image_samples,
+            )
+        case "speech":
+            seconds = FRAME_STRIDE / SAMPLE_RATE
+            return Kind(
+                modality=modality,
+                noun="recording",
+                extensions=AUDIO_EXTENSIONS,
+                length=audio_length,
+                decode=lambda data, _: read_audio(data),
+                unit=Unit("seconds", seconds, "hours", seconds / 3600, "{:,.2f} hours"),
+                fewest_tokens=FEWEST_FRAMES,
+                samples=_speech_samples,
+            )
+        case "text":
+            return Kind(
+                modality=modality,
+                noun=f"token ids (.{TOKEN_EXTENSION})",
+                extensions=(TOKEN_EXTENSION,),
+                length=token_count,
+                decode=check_tokens,
+                unit=Unit("tokens", 1, "tokens", 1, "{:,.0f} tokens"),
+                fewest_tokens=FEWEST_TOKENS,
+                samples=_text_samples,
+                check_index=check_tokenizer,
+            )
+
+
+KINDS = tuple(kind_of(modality) for modality in MODALITIES)
 
 
 def modality_of(members: Collection[str]) -> Modality | None:
-    """What a sample is, as the extensions of its members tell; None where they do not."""
-    kinds: tuple[tuple[Modality, tuple[str, ...]], ...] = (
-        ("vision", IMAGE_EXTENSIONS), ("speech", AUDIO_EXTENSIONS), ("text", (TOKEN_EXTENSION,))
-    )  # fmt: skip
-    return next((modality for modality, known in kinds if any(extension in members for extension in known)), None)
+    """Return the modality that the extensions of a sample's members tell; None where they tell none."""
+    return next((kind.modality for kind in KINDS if any(name in members for name in kind.extensions)), None)
 
 
 def length_of(members: Mapping[str, Data]) -> int:
-    """What a sample is bucketed by (see `index.ROW`), from the header of its member; 0 where unreadable."""
-    kinds: tuple[tuple[tuple[str, ...], Callable[[Data], int]], ...] = (
-        (IMAGE_EXTENSIONS, image_length),
-        (AUDIO_EXTENSIONS, audio_length),
-        ((TOKEN_EXTENSION,), token_count),
-    )
-    found = next(((read, members[e]) for extensions, read in kinds for e in extensions if e in members), None)
-    if found is None:
-        return 0
-    read, data = found
-    try:
-        return min(read(data), 2**32 - 1)
-    except Exception:  # codecs raise anything on damaged bytes; the reader deals with the sample when it comes
-        return 0
+    """Return the length that a sample is sorted by (see `sidecar.ROW`), from its header; 0 where unreadable."""
+    for kind in KINDS:
+        if (data := kind.member(members)) is not None:
+            try:
+                return min(kind.length(data), 2**32 - 1)
+            except Exception:  # codecs raise anything on damaged bytes; the reader deals with the sample when it comes
+                return 0
+    return 0

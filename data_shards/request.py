@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+TRIM_GROUP = 16
+"""Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
+
 
 class Neighbours(NamedTuple):
     """The clips of about the same length that a micro-batch's clips are trimmed with, in whole groups."""

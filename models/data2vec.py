@@ -1,13 +1,14 @@
-"""The objective: a student sees a masked sample and predicts, where it is masked, what a teacher sees in the whole.
+"""data2vec: a student sees a masked sample and predicts, where it is masked, a teacher's view of the whole sample.
 
-Shapes: B samples, T tokens, M rows: the masked tokens of a sample, padded to a common number, H width, K top blocks.
-The teacher is the exponential moving average of the student; who averages it is not this file's business.
+Shapes: B samples, T tokens, R rows: the masked tokens of a sample, padded to a common number, H width, K top blocks.
+The teacher is the exponential moving average of the student; the optimizer averages it (`pretrain.engine.teacher`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,15 @@ from configs.modality_config import ModalityConfig, RegressionConfig, TargetConf
 from configs.published import Normalisation
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
-from configs.schema_training import OptimizerConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import MaskedBatch, SampleBatch
 from models.build import make_student, make_teacher, modality_of, network_of, part_state
+from models.flops import flops
 from models.network import Network, real_tokens
+from models.objective import Objective, ObjectiveOutput, Tracked
 from models.statistics import moments
 from models.transformer import Block, select_tokens
 
-__all__ = ["Data2Vec", "Data2VecOutput", "Weights", "parameter_groups", "part_state"]
+__all__ = ["Data2Vec", "Weights", "part_state"]
 
 Weights = Literal["teacher", "student"]
 
@@ -35,18 +37,7 @@ FEATURE_TOKENS = 8192  # and speech and text tokens: a pass of the feature encod
 _EPS = 1e-5  # of normalised targets (data2vec.md section 1)
 
 
-class Data2VecOutput(NamedTuple):
-    """What one micro-batch adds to the step."""
-
-    loss: Tensor
-    """float32 scalar: this micro-batch's share of the step's loss."""
-    target_moments: Tensor
-    """float64 [1 + 2 H], see `statistics.moments`."""
-    prediction_moments: Tensor
-    """float64 [1 + 2 H]."""
-
-
-class Data2Vec(nn.Module):
+class Data2Vec(Objective):
     """Student and teacher of one modality, or of several that take turns."""
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -71,55 +62,66 @@ class Data2Vec(nn.Module):
             if isinstance(module, Block):
                 module.compile(dynamic=any(config.longest is not None for config in self.configs.values()))
 
-    def forward(self, batch: MaskedBatch, masked_count: Tensor, shared_seed: int = 0) -> Data2VecOutput:
-        """Loss and statistics of a micro-batch.
+    def forward(self, batch: SampleBatch, count: Tensor, shared_seed: int = 0) -> ObjectiveOutput:
+        """Compute the loss of a micro-batch, and the moments of its targets and predictions.
 
-        masked_count: scalar, the masked tokens of the whole optimizer step over all ranks; the losses of its
-        micro-batches then sum to the mean over every masked token. shared_seed: the same on every rank; layer drop is
-        drawn from it.
+        batch: a `MaskedBatch` of one mask per sample. count: scalar, the masked tokens of the whole optimizer step over
+        all ranks. shared_seed: as `Objective`. Statistics `target` and `prediction`: float64 [1 + 2 H], see
+        `statistics.moments`.
         """
+        assert isinstance(batch, MaskedBatch)
         config = self.configs[batch.modality]
-        rows, weight = masked_rows(batch.mask, _row_count(config, batch))
-        seen, whole = self.local(batch)
-        targets = self.targets(batch, whole, rows)
-        predictions = self.predictions(batch, seen, rows, shared_seed)
-        loss = regression_loss(predictions, targets, weight, config.loss) / masked_count
+        rows, weight = masked_rows(only_mask(batch), config.own.most_masked or max(1, batch.most_masked or 0))
+        student_input, teacher_input = self.embed(batch)
+        targets = self.targets(batch, teacher_input, rows)
+        predictions = self.predictions(batch, student_input, rows, shared_seed)
+        loss = regression_loss(predictions, targets, weight, config.loss) / count
         flat = weight.flatten()
-        return Data2VecOutput(loss, moments(targets.flatten(0, 1), flat), moments(predictions.flatten(0, 1), flat))
+        statistics = {
+            "target": moments(targets.flatten(0, 1), flat),
+            "prediction": moments(predictions.flatten(0, 1), flat),
+        }
+        return ObjectiveOutput(loss, statistics)
 
     def network(self, modality: Modality, weights: Weights) -> Network:
         """The student's or the teacher's network of one modality."""
         return network_of(self.teacher if weights == "teacher" else self.student, self.config, modality)
 
-    def local(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """[B, T, H] twice: what each token says on its own, to the student and to the teacher.
+    def embed(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """Return the local features of every token, [B, T, H]: the student's, and those that the teacher starts from.
 
-        Computed once where the teacher averages none of it and sees what the student sees (unmasked).
+        They are computed once if the teacher averages none of the local encoder and sees what the student sees.
         """
         student, teacher = self.network(batch.modality, "student"), self.network(batch.modality, "teacher")
-        seen, whole = student.views(batch)
-        features = student.local(seen)
-        if whole is seen and self.configs[batch.modality].teacher.average != "all":
+        student_input, teacher_input = student.student_teacher_inputs(batch)
+        features = student.embed(student_input)
+        if teacher_input is student_input and self.configs[batch.modality].teacher.average != "all":
             return features, features.detach()
         with torch.no_grad():
-            return features, teacher.local(whole)
+            return features, teacher.embed(teacher_input)
 
     @torch.no_grad()
-    def targets(self, batch: MaskedBatch, whole: Tensor, rows: Tensor) -> Tensor:
-        """float32 [B, M, H]: the teacher's top K blocks at the rows, normalised, averaged, normalised."""
+    def targets(self, batch: MaskedBatch, features: Tensor, rows: Tensor) -> Tensor:
+        """Return the targets, float32 [B, R, H]: the teacher's top K blocks at the rows, normalised and averaged.
+
+        features: the teacher's, from `embed`. rows: int64 [B, R].
+        """
         options = self.configs[batch.modality].teacher
         network = self.network(batch.modality, "teacher")
         if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
-            outputs = network(whole, _lengths(batch), top=options.layers, target=options.target)
+            outputs = network(features, _lengths(batch), top=options.layers, target=options.target)
             return select_tokens(average(outputs, batch.lengths, options), rows)
-        *lower, last = network(whole, _lengths(batch), rows=rows, top=options.layers, target=options.target)
+        *lower, last = network(features, _lengths(batch), rows=rows, top=options.layers, target=options.target)
         outputs = [select_tokens(output, rows + network.prefix) for output in lower] + [last]
         return average(outputs, batch.lengths, options)
 
-    def predictions(self, batch: MaskedBatch, seen: Tensor, rows: Tensor, shared_seed: int = 0) -> Tensor:
-        """float32 [B, M, H]: the regression head on the student's last block at the rows."""
+    def predictions(self, batch: MaskedBatch, features: Tensor, rows: Tensor, shared_seed: int = 0) -> Tensor:
+        """Return the predictions, float32 [B, R, H]: the regression head on the student's last block at the rows.
+
+        features: the student's, from `embed`. rows: int64 [B, R].
+        """
         network = self.network(batch.modality, "student")
-        (last,) = network(seen, _lengths(batch), batch.mask, rows, layer_seed=shared_seed)
+        (last,) = network(features, _lengths(batch), only_mask(batch), rows, layer_seed=shared_seed)
         return network.predict(last).float()
 
     def train(self, mode: bool = True) -> Data2Vec:
@@ -128,19 +130,47 @@ class Data2Vec(nn.Module):
         self.teacher.eval()
         return self
 
-    def tracked(self) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
-        """(name, student's parameter, teacher's parameter) of all that is averaged."""
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Name every parameter of the student."""
+        return self.student.named_parameters()
+
+    def tracked(self) -> list[Tracked]:
+        """Return all that the teacher averages."""
         teacher = dict(self.teacher.named_parameters())
-        student = self.student.named_parameters()
-        return [(name, parameter, teacher[name]) for name, parameter in student if name in teacher]
+        return [Tracked(name, student, teacher[name]) for name, student in self.trained() if name in teacher]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the student's parameters as optimizer groups.
+
+        The decay rule `matrices` spares one-dimensional parameters, biases and the CLS vector. Vision's mask vector and
+        relative position table are decayed, as in the authors' code (data2vec_vision).
+        """
+        options = self.config.optimizer
+        averaged = {entry.name for entry in self.tracked()}
+        groups: dict[tuple, list[nn.Parameter]] = {}
+        for name, parameter in self.trained():
+            exempt = parameter.dim() <= 1 or name.endswith(("bias", "tokens.cls"))
+            key = (modality_of(name, self.config), name in averaged, exempt and options.decay_rule == "matrices")
+            groups.setdefault(key, []).append(parameter)
+        decay = options.weight_decay
+        return [
+            {"params": groups[key], "weight_decay": 0.0 if spared else decay, "teacher": teacher, "modality": modality}
+            for key in sorted(groups, key=lambda key: (key[0] or "", not key[1], key[2]))
+            for modality, teacher, spared in [key]
+        ]
+
+    def flops(self, batch: SampleBatch) -> float:
+        """Return the operations of student and teacher (see `models.flops`)."""
+        assert isinstance(batch, MaskedBatch)
+        masked = batch.masks.sum(-1).flatten().tolist()
+        return flops(self.configs[batch.modality], batch.lengths.tolist(), masked)
 
     @torch.no_grad()
-    def features(self, batch: MaskedBatch, weights: Weights = "teacher") -> Tensor:
-        """float32 [N, H]: what the targets are made of, all K blocks averaged, as its mean over a sample's content.
+    def features(self, batch: SampleBatch, weights: Weights = "teacher") -> Tensor:
+        """Return a vector for each of N samples, float32 [N, H]: the average of the top K blocks over its content.
 
-        `batch` is of any size, on the model's device, and nothing in it is masked. The number of forward passes
-        depends on N alone (ZeRO 3 needs it equal on all ranks). Over a sample's tokens the mean of an instance norm
-        is zero, so LayerNorm takes its place.
+        `batch` is of any size, on the model's device. The number of forward passes depends on N alone (ZeRO 3 needs it
+        equal on all ranks). Over a sample's tokens the mean of an instance norm is zero, so LayerNorm takes its place.
         """
         network = self.network(batch.modality, weights)
         was_training = network.training
@@ -152,23 +182,24 @@ class Data2Vec(nn.Module):
         network.train(was_training)
         return features
 
-    def _features(self, network: Network, batch: MaskedBatch) -> Tensor:
+    def _features(self, network: Network, batch: SampleBatch) -> Tensor:
         options = self.configs[batch.modality].teacher
         norm: Normalisation = "layer" if options.block_norm == "instance" else options.block_norm
-        _, whole = network.views(batch)
-        outputs = network(network.local(whole), _lengths(batch), top=options.layers, target=options.target)
+        _, whole = network.student_teacher_inputs(batch)
+        outputs = network(network.embed(whole), _lengths(batch), top=options.layers, target=options.target)
         outputs = [output[:, network.prefix :] for output in outputs]
         content = network.content(batch)[..., None]
         mean = average(outputs, batch.lengths, replace(options, block_norm=norm, mean_norm="none"))
         return mean.masked_fill(~content, 0).sum(1) / content.sum(1).clamp(min=1)
 
 
-def _row_count(config: ModalityConfig, batch: MaskedBatch) -> int:
-    """Rows of every sample: static for images; for others as many as this micro-batch needs."""
-    return config.vision.mask.patches if config.modality == "vision" else max(1, batch.most_masked or 0)
+def only_mask(batch: MaskedBatch) -> Tensor:
+    """Return the mask of each sample, bool [B, T]: data2vec masks a sample once."""
+    assert batch.masks.shape[1] == 1
+    return batch.masks[:, 0]
 
 
-def _lengths(batch: MaskedBatch) -> Tensor | None:
+def _lengths(batch: SampleBatch) -> Tensor | None:
     """None where no sample is padded: fused attention has its fastest kernels for no bias at all."""
     return batch.lengths if batch.padded else None
 
@@ -228,23 +259,3 @@ def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: 
         case _:
             of_tokens = elements.mean(-1)
     return (of_tokens * weight).sum()
-
-
-def parameter_groups(model: Data2Vec, config: OptimizerConfig) -> list[dict]:
-    """The student's parameters as optimizer groups: params, weight_decay, teacher, modality.
-
-    `teacher`: whether they are averaged. `modality`: in a mixture the only one whose steps may move them, None where
-    all may. The decay rule `matrices` spares one-dimensional parameters, biases and the CLS vector; vision's mask
-    vector and relative position table are decayed (data2vec.md 2.6, BV).
-    """
-    averaged = {name for name, _, _ in model.tracked()}
-    groups: dict[tuple, list[nn.Parameter]] = {}
-    for name, parameter in model.student.named_parameters():
-        exempt = parameter.dim() <= 1 or name.endswith(("bias", "tokens.cls"))
-        key = (modality_of(name, model.config), name in averaged, exempt and config.decay_rule == "matrices")
-        groups.setdefault(key, []).append(parameter)
-    return [
-        {"params": groups[key], "weight_decay": 0.0 if spared else config.weight_decay, "teacher": t, "modality": m}
-        for key in sorted(groups, key=lambda key: (key[0] or "", not key[1], key[2]))
-        for m, t, spared in [key]
-    ]

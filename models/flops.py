@@ -14,11 +14,7 @@ import torch
 
 from configs.modality_config import ModalityConfig, TransformerConfig
 from configs.schema import PretrainConfig
-from configs.schema_modalities import SpeechConfig
-from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
-from models.build import make_student
-
-_Count = np.ndarray | float
+from models.build import make_student, network_class
 
 
 def parameters(config: PretrainConfig) -> int:
@@ -40,41 +36,13 @@ def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> 
     model, teacher = config.model, config.teacher
     keep = [(1 - model.drop_path * i / max(model.layers - 1, 1)) * (1 - model.layer_drop) for i in range(model.layers)]
     teacher_rows = tokens if "instance" in (teacher.block_norm, teacher.mean_norm) else masked
-    first, local, positions, head = _around_blocks(config, tokens)
-    tokens = tokens + (config.modality == "vision")  # CLS
+    network = network_class(config.modality)
+    first, local, positions, head = network.flops_around_blocks(config, tokens)
+    tokens = tokens + network.prefix
     student_pass = local + positions + _blocks(model, tokens, masked, keep) + masked * head
     teacher_pass = positions + _blocks(model, tokens, teacher_rows, [1.0] * model.layers)
     teacher_pass += first + local if teacher.average == "all" else 0
     return teacher_pass + 3 * student_pass + 2 * first
-
-
-def _around_blocks(config: ModalityConfig, tokens: np.ndarray) -> tuple[_Count, _Count, _Count, float]:
-    """Forward operations of each sample before and after the blocks.
-
-    What takes the sample itself, which needs no gradient; what else each token says on its own; the positions; and the
-    head for one token.
-    """
-    width = config.model.width
-    match config.modality:
-        case "vision":
-            return 2 * tokens * 3 * config.vision.patch_size**2 * width, 0, 0, 2 * width**2
-        case "speech":
-            first, *others = _convolutions(config.speech, tokens)
-            projection = 2 * tokens * config.speech.conv_width * width
-            window = config.speech.position_layers * config.speech.position_kernel
-            positions = 2 * tokens * window * width**2 / config.speech.position_groups
-            return first, sum(others) + projection, positions, 2 * width**2
-    return 0, 0, 0, 8 * width**2
-
-
-def _convolutions(speech: SpeechConfig, frames: np.ndarray) -> list[np.ndarray]:
-    """Forward operations of each layer of the feature encoder."""
-    length, channels, operations = samples_of(frames), 1, []
-    for kernel, stride in zip(CONV_KERNELS, CONV_STRIDES, strict=True):
-        length = (length - kernel) // stride + 1
-        operations.append(2.0 * length * kernel * channels * speech.conv_width)
-        channels = speech.conv_width
-    return operations
 
 
 def _blocks(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:

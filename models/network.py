@@ -1,29 +1,49 @@
-"""What the networks of all modalities have in common: the way from a micro-batch to predictions."""
+"""The base of the networks of all modalities: from a micro-batch to predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
 from models.transformer import Encoder, initialise_blocks, layer_norm
 
 
+class Around(NamedTuple):
+    """Forward operations of samples outside the blocks, float64 [B] or one number."""
+
+    first: np.ndarray | float
+    """The layer that takes the sample itself, which needs no gradient."""
+    local: np.ndarray | float
+    """The rest of the local encoder."""
+    positions: np.ndarray | float
+    head: float
+    """The regression head, for one token."""
+
+
 class Network(nn.Module, ABC):
-    """One modality's way: views of the batch, what each token says on its own, the encoder, the regression head.
+    """One modality's network: the inputs, the local encoder, the Transformer, the regression head.
 
     B samples, T tokens, H width. The final norm is there where the blocks are pre-norm.
     """
 
     prefix = 0
     """Tokens that stand in front of the sample's own in the encoder's outputs."""
+    first_module: str
+    """Name of the first child that has weights: its outputs are watched for collapse."""
     encoder: Encoder
     norm: nn.Module | None
     head: nn.Module
+
+    @abstractmethod
+    def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
+        """`config` has passed `configs.checks.check_sizes`. blocks: those of all modalities; None makes own ones."""
+        super().__init__()
 
     def _add_transformer(
         self, config: ModalityConfig, head: nn.Module, blocks: nn.ModuleList | None, input_norm: bool = False
@@ -40,18 +60,18 @@ class Network(nn.Module, ABC):
             initialise_blocks(self.encoder.blocks, self.encoder.config.norm)
 
     @abstractmethod
-    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """What `local` takes: the student's and the teacher's view of the batch, one tensor where they are the same."""
+    def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
+        """Return the inputs of `embed` for the student and for the teacher: one tensor if they are the same."""
 
     @abstractmethod
-    def local(self, view: Tensor) -> Tensor:
-        """[B, T, H]: what each token says on its own; where the teacher does not average it, both networks share it."""
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the local features of each token, [B, T, H], before any token sees another."""
 
     @abstractmethod
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """x [B, T, H] of `local`, lengths int64 [B] -> what the encoder hands out, [B, prefix + T, H] each.
+        """x [B, T, H] of `embed`, lengths int64 [B] -> the outputs of the encoder, [B, prefix + T, H] each.
 
         lengths: None where all tokens are real. mask: bool [B, T], the tokens that are hidden. rows: int64 [B, M], the
         tokens whose output the last block computes; its output is then [B, M, H]. asked: `top`, `target` and
@@ -63,8 +83,13 @@ class Network(nn.Module, ABC):
         return self.head(x if self.norm is None else self.norm(x))
 
     @abstractmethod
-    def content(self, batch: MaskedBatch) -> Tensor:
-        """bool [B, T]: the tokens whose mean represents a sample."""
+    def content(self, batch: SampleBatch) -> Tensor:
+        """Return bool [B, T], True for the tokens whose mean represents a sample."""
+
+    @staticmethod
+    def flops_around_blocks(config: ModalityConfig, tokens: np.ndarray) -> Around:
+        """Return the forward operations of each sample before and after the blocks; `tokens` float64 [B]."""
+        return Around(0, 0, 0, 2 * config.model.width**2)
 
 
 def real_tokens(lengths: Tensor, tokens: int) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.modality_config import ModalityConfig
 from configs.published import PUBLISHED
-from configs.signals import CONV_KERNELS, CONV_STRIDES
-from data_shards.batch import MaskedBatch
-from models.network import Network, real_tokens
+from configs.schema_modalities import SpeechConfig
+from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
+from data_shards.batch import SampleBatch
+from models.network import Around, Network, real_tokens
 from models.transformer import layer_norm
 
 _EPS = PUBLISHED["v1", "speech"].norm_eps
@@ -184,9 +186,11 @@ def without(x: Tensor, padding: Tensor | None) -> Tensor:
 class SpeechNetwork(Network):
     """Waveforms to block outputs, and the regression head."""
 
+    first_module = "feature_encoder"
+
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
-        super().__init__()
+        """As `Network`."""
+        super().__init__(config, blocks)
         width, speech = config.model.width, config.speech
         layers, kernel, groups = speech.position_layers, speech.position_kernel, speech.position_groups
         self.feature_encoder = FeatureEncoder(speech.conv_width, config.model.activation_checkpointing)
@@ -196,15 +200,15 @@ class SpeechNetwork(Network):
         self._add_transformer(config, nn.Linear(width, width), blocks, input_norm=True)
         self._initialise_blocks()
 
-    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+    def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
         """Normalised waveforms [B, S] in the parameters' dtype, the same for both networks."""
         assert batch.scale is not None
         waveform = normalise(batch.inputs, batch.scale, self.masking.vector.dtype)
         return waveform, waveform
 
-    def local(self, view: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """Projected features of the waveforms, [B, T, H]."""
-        return self.projection(self.feature_encoder(view))
+        return self.projection(self.feature_encoder(inputs))
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
@@ -214,6 +218,26 @@ class SpeechNetwork(Network):
         x = without(x if mask is None else self.masking(x, mask), padding)
         return self.encoder(x + self.positions(x, padding), lengths=lengths, rows=rows, **asked)
 
-    def content(self, batch: MaskedBatch) -> Tensor:
+    def content(self, batch: SampleBatch) -> Tensor:
         """All real frames."""
-        return real_tokens(batch.lengths, batch.mask.shape[1])
+        return real_tokens(batch.lengths, batch.tokens)
+
+    @staticmethod
+    def flops_around_blocks(config: ModalityConfig, tokens: np.ndarray) -> Around:
+        """Return the operations of the feature encoder, the positional convolutions and the head."""
+        width, speech = config.model.width, config.speech
+        first, *others = _convolution_flops(speech, tokens)
+        projection = 2 * tokens * speech.conv_width * width
+        window = speech.position_layers * speech.position_kernel
+        positions = 2 * tokens * window * width**2 / speech.position_groups
+        return Around(first, sum(others) + projection, positions, 2 * width**2)
+
+
+def _convolution_flops(speech: SpeechConfig, frames: np.ndarray) -> list[np.ndarray]:
+    """Return the forward operations of each layer of the feature encoder, float64 [B] each."""
+    length, channels, operations = samples_of(frames), 1, []
+    for kernel, stride in zip(CONV_KERNELS, CONV_STRIDES, strict=True):
+        length = (length - kernel) // stride + 1
+        operations.append(2.0 * length * kernel * channels * speech.conv_width)
+        channels = speech.conv_width
+    return operations

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch
-from models.network import Network
+from data_shards.batch import BOS, EOS, PAD, MaskedBatch, SampleBatch
+from models.network import Around, Network
 from models.transformer import INIT_STD, FeedForward, layer_norm
 
 FIRST_POSITION = PAD + 1
@@ -55,9 +56,11 @@ def _table(rows: int, width: int) -> Tensor:
 class TextNetwork(Network):
     """Subwords to block outputs, and the regression head."""
 
+    first_module = "embedding"
+
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
-        super().__init__()
+        """As `Network`."""
+        super().__init__(config, blocks)
         width, text = config.model.width, config.text
         self.embedding = Embedding(text.vocab_size, width)
         self.positions = Positions(text.max_tokens, width)
@@ -65,13 +68,14 @@ class TextNetwork(Network):
         self._add_transformer(config, FeedForward(width, 2 * width), blocks)
         self._initialise()
 
-    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """Ids int32 [B, T]: the corrupted ones for the student, the whole text for the teacher."""
-        return (batch.inputs if batch.corrupted is None else batch.corrupted), batch.inputs
+    def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
+        """Return ids int32 [B, T]: for the student the corrupted ones, if any, for the teacher the whole text."""
+        corrupted = batch.corrupted if isinstance(batch, MaskedBatch) else None
+        return (batch.inputs if corrupted is None else corrupted[:, 0]), batch.inputs
 
-    def local(self, view: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """Embedded ids [B, T, H]."""
-        return self.embedding(view)
+        return self.embedding(inputs)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
@@ -80,9 +84,14 @@ class TextNetwork(Network):
         x = self.norm_embeddings(self.positions(x))
         return self.encoder(x, lengths=lengths, rows=rows, **asked)
 
-    def content(self, batch: MaskedBatch) -> Tensor:
+    def content(self, batch: SampleBatch) -> Tensor:
         """All but <s>, </s> and <pad>."""
         return (batch.inputs != BOS) & (batch.inputs != EOS) & (batch.inputs != PAD)
+
+    @staticmethod
+    def flops_around_blocks(config: ModalityConfig, tokens: np.ndarray) -> Around:
+        """Return the operations of the head, of two layers."""
+        return Around(0, 0, 0, 8 * config.model.width**2)
 
     @torch.no_grad()
     def _initialise(self) -> None:

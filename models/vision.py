@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
 from models.attention import ALIGNMENT
-from models.network import Network
+from models.network import Around, Network
 from models.transformer import truncated_normal_
 
 
@@ -93,10 +94,11 @@ class VisionNetwork(Network):
     """Patches to block outputs, and the regression head; positions come from the relative bias alone."""
 
     prefix = 1  # CLS
+    first_module = "patch_embedding"
 
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`config` has passed `configs.checks.check_sizes`; blocks: those that it shares with other modalities."""
-        super().__init__()
+        """As `Network`."""
+        super().__init__(config, blocks)
         width, vision = config.model.width, config.vision
         self.config = vision
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
@@ -105,16 +107,16 @@ class VisionNetwork(Network):
         self._add_transformer(config, nn.Linear(width, width), blocks)
         self._initialise()
 
-    def views(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+    def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
         """Augmented, normalised patches [B, T, 3 * P * P] in the parameters' dtype, the same for both networks."""
         vision, dtype = self.config, self.patch_embedding.weight.dtype
         assert batch.color is not None
         patches = patchify(normalise(batch.inputs, batch.color, vision.mean, vision.std, dtype), vision.patch_size)
         return patches, patches
 
-    def local(self, view: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """Embedded patches [B, T, H]."""
-        return self.patch_embedding(view)
+        return self.patch_embedding(inputs)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
@@ -123,9 +125,15 @@ class VisionNetwork(Network):
         rows = None if rows is None else rows + self.prefix
         return self.encoder(self.tokens(x, mask), self.positions(), rows=rows, **asked)
 
-    def content(self, batch: MaskedBatch) -> Tensor:
+    def content(self, batch: SampleBatch) -> Tensor:
         """All patches."""
-        return torch.ones_like(batch.mask)
+        return torch.ones(len(batch), batch.tokens, dtype=torch.bool, device=batch.inputs.device)
+
+    @staticmethod
+    def flops_around_blocks(config: ModalityConfig, tokens: np.ndarray) -> Around:
+        """Return the operations of the patch embedding and of the head."""
+        width = config.model.width
+        return Around(2 * tokens * 3 * config.vision.patch_size**2 * width, 0, 0, 2 * width**2)
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -1,4 +1,4 @@
-"""The run: set up or resume, step until `train.steps`, save, probe; and what is done about a step that is bad."""
+"""The run: step until `train.steps`, save, probe; skip, locate or roll back steps that are bad."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ import torch
 
 from configs.deepspeed import NEVER
 from configs.schema import PretrainConfig
-from data_shards.batch import MaskedBatch
-from data_shards.loading.loader import MaskedBatchLoader, MixtureLoader, open_loader
+from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.order.mixture import mixture_of
 from models.data2vec import Data2Vec
-from pretrain.checkpoints.reading import RunState
-from pretrain.checkpoints.saving import Checkpoints
+from pretrain.assemble import Assembly, assemble
 from pretrain.engine import distributed
-from pretrain.engine.engine import Engine, StepResult
-from pretrain.health import collapse as health
-from pretrain.health.collapse import CollapseGuard
-from pretrain.health.guard import Finding, Guard, RunStopped
+from pretrain.engine.engine import StepResult
+from pretrain.health.collapse import ModuleHealth, measure
+from pretrain.health.guard import Finding, RunStopped
 from pretrain.health.non_finite import first_not_finite
 from pretrain.health.preempt import Preemption
 from pretrain.health.watchdog import Watchdog
@@ -32,7 +29,6 @@ from pretrain.probe import probes, table
 from pretrain.reporting.metrics import ProbeResult, read_rows
 from pretrain.reporting.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
-from pretrain.start_weights import load_student
 
 log = logging.getLogger(__name__)
 
@@ -42,73 +38,53 @@ BAD_STEPS = "bad_steps.jsonl"
 def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     """Run until `config.train.steps`, or until a notice to stop, which gives False; every rank calls it.
 
-    Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError where the configuration and the
-    data or the checkpoint do not fit, RunStopped where the run had to stop by itself, OSError where its last checkpoint
-    could not be written.
+    Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError if the configuration does not fit the
+    data or the checkpoint, RunStopped if the run had to stop by itself, OSError if its last checkpoint cannot be
+    written.
     """
-    folder = Path(config.run.dir)
-    preemption = Preemption(folder)
-    checkpoints = Checkpoints(folder, config.checkpoint)
-    resume = checkpoints.newest_good()
-    model = Data2Vec(config)
-    start = load_student(model, config.init) if config.init and not resume else "student and teacher start at random"
-    engine = Engine(model, config, device)
-    checkpoints.prepare(engine)
-    loader = open_loader(config, distributed.rank(), distributed.world())
-    guard, collapse = Guard(config.guard), CollapseGuard(config.guard)
-    if resume:
-        state = checkpoints.load(engine, resume)
-        loader.load_state_dict(state.data)
-        if distributed.rank() == 0:  # the counts are of all ranks
-            loader.restore_bad_counts(*state.bad_samples)
-        guard.load_state_dict(state.guard["steps"])
-        collapse.load_state_dict(state.guard["collapse"])
-        start = f"resuming from {resume} (step {state.steps})"
-    changes, text = "", ""
-    if distributed.rank() == 0:
-        keep_tokenizer(folder, config)
-        changes, text = write_config(folder, config, distributed.world())
-    if changes and resume:
-        start += f"; changed since the last start: {changes}"
-    report = Report(folder, config, engine, text)
-    training = Training(config, model, engine, loader, checkpoints, report, preemption, guard, collapse)
+    preemption = Preemption(Path(config.run.dir))
+    run = assemble(config, device)
+    start, text = _record_config(run)
+    report = Report(Path(config.run.dir), config, run.engine, text)
     try:
-        report.say(f"{engine.description}; {loader.description}\n{start}")
-        if engine.steps == 0:
-            _probe(model, config, report)
-        finished = training.run()
+        report.say(f"{run.engine.description}; {run.loader.description}\n{start}")
+        if run.engine.steps == 0:
+            _probe(run, report)
+        finished = Training(run, report, preemption).run()
         if finished:
-            results = _probe(model, config, report)
+            results = _probe(run, report)
             if distributed.rank() == 0:
                 for result in results:
-                    report.say(_summary(config, engine.steps, result))
+                    report.say(_summary(config, run.engine.steps, result))
         return finished
     finally:
-        loader.close()
+        run.loader.close()
         report.close()
 
 
-class Training:
-    """The steps of a run, and all that is decided at their boundaries; every decision is the same on every rank."""
+def _record_config(run: Assembly) -> tuple[str, str]:
+    """Write the configuration into the run directory; return the log's line about the start, and the text written."""
+    if distributed.rank():
+        return run.start, ""
+    folder = Path(run.config.run.dir)
+    keep_tokenizer(folder, run.config)
+    changes, text = write_config(folder, run.config, distributed.world())
+    changed = f"; changed since the last start: {changes}" if changes and run.resumed else ""
+    return run.start + changed, text
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        model: Data2Vec,
-        engine: Engine,
-        loader: MaskedBatchLoader | MixtureLoader,
-        checkpoints: Checkpoints,
-        report: Report,
-        preemption: Preemption,
-        guard: Guard,
-        collapse: CollapseGuard,
-    ) -> None:
-        self._config, self._model, self._engine, self._loader = config, model, engine, loader
-        self._checkpoints, self._report, self._preemption = checkpoints, report, preemption
-        self._guard, self._collapse = guard, collapse
-        self._folder = Path(config.run.dir)
-        self._mixture = mixture_of(config)
-        self._watchdog = Watchdog(self._folder, config.watchdog, distributed.rank())
+
+class Training:
+    """The steps of a run, and every decision at their boundaries, the same on every rank."""
+
+    def __init__(self, run: Assembly, report: Report, preemption: Preemption) -> None:
+        assert isinstance(run.model, Data2Vec)
+        self._run, self._config, self._model = run, run.config, run.model
+        self._engine, self._loader, self._checkpoints = run.engine, run.loader, run.checkpoints
+        self._guard, self._collapse = run.guard, run.collapse
+        self._report, self._preemption = report, preemption
+        self._folder = Path(run.config.run.dir)
+        self._mixture = mixture_of(run.config)
+        self._watchdog = Watchdog(self._folder, run.config.watchdog, distributed.rank())
 
     def run(self) -> bool:
         """Step until `train.steps`, saving on the way; False where a notice to stop ended it."""
@@ -130,7 +106,7 @@ class Training:
         place = self._checkpoints.newest
         self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
 
-    def _step(self, steps: Iterator[list[MaskedBatch]]) -> bool:
+    def _step(self, steps: Iterator[list[SampleBatch]]) -> bool:
         """One step and what follows from it; True where a notice asks to stop."""
         engine, watchdog, seconds = self._engine, self._config.watchdog, time.perf_counter
         begin = seconds()
@@ -144,30 +120,26 @@ class Training:
             took = seconds() - begin
             self._checkpoints.settle(written)
             finding = self._guard.check(engine.steps, result)
-            collapsed = self._show(result, micro_batches[0], took)
+            collapsed = self._report_step(result, micro_batches[0], took)
             if finding:
-                self._bad_step(finding, result, micro_batches)
-            self._collapsed(collapsed)
+                self._handle_bad_step(finding, result, micro_batches)
+            self._act_on_collapse(collapsed)
         every, last = self._config.checkpoint.every, engine.steps >= self._config.train.steps
         if last or (not noticed and every and engine.steps % every == 0):
             self._save(wait=last)
         return bool(noticed) and not last
 
     def _save(self, wait: bool) -> None:
-        """Begin a checkpoint, or with `wait` write it; OSError where one that is the run's last cannot be written."""
+        """Begin a checkpoint; with `wait` write it. Raises OSError if the run's last one cannot be written."""
         with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
-            bad = torch.tensor(self._loader.bad_counts, device=self._engine.device)
-            replaced, read = distributed.all_sum(bad).tolist()
-            guards = {"steps": self._guard.state_dict(), "collapse": self._collapse.state_dict()}
-            state = RunState(self._loader.state_dict(self._engine.steps), (replaced, read), guards)
-            self._checkpoints.save(self._engine, state, wait)
+            self._run.save(wait)
         if wait and self._checkpoints.failure:
             raise OSError(
                 f"{self._checkpoints.failure}. Make room, then start again: the run goes on from its last one"
             )
 
-    def _show(self, result: StepResult, batch: MaskedBatch, took: float) -> list[str]:
-        """Report the step; returns a line for each module, and for targets and predictions, that has collapsed."""
+    def _report_step(self, result: StepResult, batch: SampleBatch, took: float) -> list[str]:
+        """Report the step, and return a line for each module that has collapsed, and for targets and predictions."""
         step, watched, lines = self._engine.steps, self._config.guard.collapse != "off", []
         self._report.picture(batch)
         modules = self._measure(batch) if watched else None
@@ -179,13 +151,14 @@ class Training:
             lines += self._collapse.check_spread(step, self._engine.applied, result.modality, *spread)
         return lines
 
-    def _measure(self, batch: MaskedBatch) -> dict[str, health.ModuleHealth] | None:
-        """How much the modules' outputs vary, every `guard.collapse_every` steps of each modality."""
+    def _measure(self, batch: SampleBatch) -> dict[str, ModuleHealth] | None:
+        """Measure how much the modules' outputs vary, every `guard.collapse_every` steps of each modality."""
         if not self._mixture.last_of(self._engine.steps, self._config.guard.collapse_every, NEVER):
             return None
-        return health.measure(self._model, batch, self._engine.device)
+        assert isinstance(batch, MaskedBatch)
+        return measure(self._model, batch, self._engine.device)
 
-    def _collapsed(self, lines: list[str]) -> None:
+    def _act_on_collapse(self, lines: list[str]) -> None:
         if not lines:
             return
         if self._config.guard.collapse == "stop":
@@ -198,30 +171,30 @@ class Training:
             for line in lines:
                 log.warning("%s", line)
 
-    def _bad_step(self, finding: Finding, result: StepResult, micro_batches: list[MaskedBatch]) -> None:
+    def _handle_bad_step(self, finding: Finding, result: StepResult, micro_batches: list[SampleBatch]) -> None:
         """Say what is wrong with the step, write it down with its samples, and go back or stop where that is due."""
-        where = self._where(finding, result, micro_batches)
+        where = self._locate_non_finite(finding, result, micro_batches)
         if distributed.rank() == 0:
             text = finding.text + (f"; first there: {where}" if where else "")
             done = {"skipped": "nothing moved", "applied": "it was applied", "rollback": "going back"}[finding.action]
             log.warning("step %d: %s: %s", finding.step, text, done)
-        self._write_down(finding, result, where, micro_batches)
+        self._log_bad_step(finding, result, where, micro_batches)
         if finding.action == "rollback":
             self._roll_back(finding)
         self._guard.stop_if_too_many(finding)
 
-    def _where(self, finding: Finding, result: StepResult, micro_batches: list[MaskedBatch]) -> str | None:
-        """The module in which the first step in a row that is not finite went wrong.
+    def _locate_non_finite(self, finding: Finding, result: StepResult, micro_batches: list[SampleBatch]) -> str | None:
+        """Name the module in which a step went wrong: the first of a row of steps that are not finite.
 
-        Not where fp16's loss scale is only finding its place.
+        Returns None for other steps, and while fp16's loss scale is finding its place.
         """
         scaling = self._engine.loss_scale is not None and result.loss == result.loss
         if finding.kind != "not finite" or scaling or not self._guard.first_in_a_row(finding):
             return None
         return first_not_finite(self._engine, micro_batches, finding.step - 1)
 
-    def _write_down(
-        self, finding: Finding, result: StepResult, where: str | None, micro_batches: list[MaskedBatch]
+    def _log_bad_step(
+        self, finding: Finding, result: StepResult, where: str | None, micro_batches: list[SampleBatch]
     ) -> None:
         """Append the step and its samples to RUN/bad_steps.jsonl; a full disk does not stop the run."""
         try:
@@ -239,8 +212,11 @@ class Training:
             log.warning("%s cannot be written: %s", self._folder / BAD_STEPS, error)
 
     def _roll_back(self, finding: Finding) -> None:
-        """Go back to the last checkpoint; the steps since then count as taken and not applied, so that the data goes on
-        behind the bad step's batch while schedules and weights are the checkpoint's."""
+        """Go back to the last checkpoint.
+
+        The steps since then count as taken and not applied: the data goes on behind the bad step's batch, while
+        schedules and weights are the checkpoint's.
+        """
         engine, samples = self._engine, self._engine.samples
         self._checkpoints.finish()
         place = self._checkpoints.newest_good()
@@ -256,9 +232,10 @@ class Training:
             log.warning("back at %s: its weights go on at step %d; %d steps are lost", place, finding.step + 1, lost)
 
 
-def _probe(model: Data2Vec, config: PretrainConfig, report: Report) -> list[ProbeResult]:
+def _probe(run: Assembly, report: Report) -> list[ProbeResult]:
     """Probe the teacher on each modality for which the configuration names labelled samples."""
-    results = probes(model, config)
+    assert isinstance(run.model, Data2Vec)
+    results = probes(run.model, run.config)
     for result in results:
         report.probe(result)
     return results

@@ -20,7 +20,7 @@ from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_commands import ProbeCommandConfig
 from configs.schema_modalities import Modality
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
 from data_shards.loading.labelled import labelled_samples
 from models.data2vec import Data2Vec, Weights
 from pretrain.checkpoints.reading import load_weights
@@ -32,7 +32,7 @@ from pretrain.reporting.metrics import ProbeResult
 _NOUNS: dict[Modality, str] = {"vision": "images", "speech": "recordings", "text": "texts"}
 
 
-def features(model: Data2Vec, batch: MaskedBatch, weights: Weights, size: int, device: torch.device) -> Tensor:
+def features(model: Data2Vec, batch: SampleBatch, weights: Weights, size: int, device: torch.device) -> Tensor:
     """Features fp32 [N, H] of all samples on every rank; each rank computes its share, `size` samples at a time.
 
     Samples of like length go together. Every rank runs the same number of equal batches, repeating the longest sample
@@ -70,9 +70,10 @@ def probe(model: Data2Vec, config: ModalityConfig, weights: Weights = "teacher")
     """Probe the features of one modality."""
     modality = config.modality
     device = next(model.parameters()).device
-    train, train_labels = labelled_samples(config.probe.train_shards, config, config.probe.train_samples)
-    test, test_labels = labelled_samples(config.probe.test_shards, config, config.probe.test_samples)
-    train_labels, test_labels = train_labels.to(device), test_labels.to(device)
+    train = labelled_samples(config.probe.train_shards, config, config.probe.train_samples)
+    test = labelled_samples(config.probe.test_shards, config, config.probe.test_samples)
+    assert train.labels is not None and test.labels is not None
+    train_labels, test_labels = train.labels.to(device), test.labels.to(device)
     own = [features(model, batch, weights, config.batch.micro, device) for batch in (train, test)]
     plain = [values.to(device) for values in baseline(train, test)]
     knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, config.probe.k) for a, b in (own, plain))

@@ -16,7 +16,7 @@ from typing import IO, NoReturn
 from configs.checks import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.loading.loader import LoaderFailed
+from data_shards.loading.modality_loader import LoaderFailed
 from pretrain.engine import distributed
 from pretrain.health.guard import RunStopped
 from pretrain.launching import exits

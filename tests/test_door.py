@@ -88,6 +88,18 @@ def test_test_adds_its_requirements_and_runs_in_the_tree(door: Door) -> None:
     assert len(door.installs()) == 2
 
 
+def test_docs_builds_or_serves_and_keeps_the_other_extras(door: Door) -> None:
+    door.run("test")
+    code, out, err = door.run("docs")
+    assert (code, out) == (0, f"ran mkdocs build in {door.root} with {door.root}\n")
+    assert err.endswith(f"open {door.root}/site/index.html\n")
+    assert door.run("docs", "serve")[1] == f"ran mkdocs serve in {door.root} with {door.root}\n"
+    assert door.run("docs", "sreve")[0] == 2
+    assert door.run("docs", FAKE_EXIT="1")[0] == 1
+    door.run("test")
+    assert len(door.installs()) == 2 and " mkdocs>=" in door.installs()[1]
+
+
 def test_a_changed_pyproject_or_python_installs_again(door: Door) -> None:
     door.run("setup")
     file = door.root / "pyproject.toml"
@@ -199,9 +211,9 @@ def test_ci_and_the_readme_run_the_same_command() -> None:
 
 def test_every_requirement_is_bounded_and_none_is_apex() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|s3|gs|export|test) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    lists = re.findall(r"^(?:dependencies|s3|gs|export|test|docs) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
     requirements = re.findall(r'"(.+?)"', "".join(lists))
-    assert len(lists) == 5 and len(requirements) > 15
+    assert len(lists) == 6 and len(requirements) > 15
     for requirement in requirements:
         assert "<" in requirement and not requirement.startswith("apex"), requirement
 

@@ -16,18 +16,12 @@ from configs.schema import PretrainConfig
 from configs.schema_commands import BenchConfig
 from configs.schema_modalities import Modality
 from configs.schema_training import BatchConfig, DataConfig
-from data_shards.kinds import modality_of
-from data_shards.loading.loader import MaskedBatchLoader
-from data_shards.loading.microbatch import sample_kind
+from data_shards.kinds import kind_of, modality_of
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.tar import Members
-from data_shards.speech.audio import read_audio
-from data_shards.speech.samples import recording_bytes
-from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
-from data_shards.vision.decoding import decode
-from data_shards.vision.samples import image_bytes
 
 _HELD = 256  # samples that are held in memory for the stages without reading
 _HELD_BYTES = 256 * 2**20
@@ -73,7 +67,7 @@ def bench(config: BenchConfig) -> Iterator[str]:
         ("read to masked batch, this process", 0),
         (f"loader, workers={config.workers}", config.workers),
     ):
-        loader = MaskedBatchLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
+        loader = ModalityLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
         yield _measured(name, _loading(loader, 1 + workers * run.data.prefetch), config.seconds).line
         loader.close()
 
@@ -111,12 +105,13 @@ def _stages(
     config: ModalityConfig, index: Index, held: list[Members]
 ) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
     """Names of the stages without batches, and their work, without end: samples and bytes of each piece."""
-    kind = sample_kind(config)
+    kind = kind_of(config.modality)
+    samples = kind.samples(config)
     limit = config.longest or 0
-    draws = cycle(np.random.default_rng(0).random((len(held), kind.draws)))
+    draws = cycle(np.random.default_rng(0).random((len(held), samples.draws)))
     yield "read, checksum, parse", _reading(index)
-    yield "decode", _each(held, lambda members: _decoded(members, config))
-    yield "decode, augment", _each(held, lambda members: kind.load(members, next(draws), limit))
+    yield "decode", _each(held, lambda members: kind.decode(kind.content(members), None))
+    yield "decode, augment", _each(held, lambda members: samples.load(members, next(draws), limit))
 
 
 def _reading(index: Index) -> Iterator[tuple[int, int]]:
@@ -149,17 +144,7 @@ def _works(function: Callable[[Members], object], members: Members) -> bool:
     return True
 
 
-def _decoded(members: Members, config: ModalityConfig) -> object:
-    match config.modality:
-        case "vision":
-            return decode(image_bytes(members), config.vision)
-        case "speech":
-            return read_audio(recording_bytes(members))
-        case _:
-            return read_tokens(members[TOKEN_EXTENSION])
-
-
-def _loading(loader: MaskedBatchLoader, prepared: int) -> Iterator[tuple[int, int]]:
+def _loading(loader: ModalityLoader, prepared: int) -> Iterator[tuple[int, int]]:
     """Steps of a loader, after those that its processes have prepared."""
     for _ in islice(steps := loader.steps(0), prepared):
         pass

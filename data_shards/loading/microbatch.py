@@ -1,96 +1,69 @@
-"""One masked micro-batch from a request: read, crop, mask, stack; bad samples replaced by others of their windows."""
+"""One micro-batch from a request: read, crop, mask or label, stack; bad samples replaced by others of their windows."""
 
 from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, get_worker_info
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
+from data_shards.kinds import kind_of
 from data_shards.loading.cost import Cost
+from data_shards.loading.labels import LabelMember, read_label, read_transcript
 from data_shards.loading.slots import Slots
 from data_shards.order.blend import order_of
 from data_shards.order.plain import OrderConfig
 from data_shards.randomness import Epochs, Stream, uniforms
-from data_shards.request import Neighbours, Request
+from data_shards.request import Request
 from data_shards.shards.bad_sample import BadSample, Report
 from data_shards.shards.index import Index
 from data_shards.shards.reader import Reader
 from data_shards.shards.storage import Unreachable
 from data_shards.shards.tar import Members
-from data_shards.speech.samples import Clips
-from data_shards.text.samples import Texts
-from data_shards.vision.samples import Images
 
 _TRIES = 100  # bad samples in a row before the run is given up
 
 
 class Loaded(NamedTuple):
-    """A micro-batch, the bad samples met, and what it took."""
+    """A micro-batch, the bad samples met, and the cost of loading it."""
 
-    batch: MaskedBatch
+    batch: SampleBatch
     last: bool
-    """Whether it is the last one of its step."""
+    """True for the last micro-batch of its step."""
     replaced: np.ndarray
-    """Which of its samples are replacements, bool [B]."""
+    """bool [B], True for samples that are replacements."""
     reports: list[Report]
     cost: Cost
 
 
 class NoUsableSample(Exception):
-    """So many bad samples in a row that replacing them is no answer."""
-
-
-class SampleKind(Protocol):
-    """What differs between modalities on the way from a sample's bytes to a batch."""
-
-    draws: int
-    """Uniform numbers that loading a sample takes."""
-
-    def load(self, members: Members, draws: np.ndarray, limit: int) -> Any:
-        """A sample, cropped at random; BadSample where it cannot be used."""
-
-    def load_whole(self, members: Members) -> Any:
-        """A sample for evaluation, nothing in it random; BadSample where it cannot be used."""
-
-    def masked(
-        self, epochs: Epochs, samples: np.ndarray, loaded: list[Any], neighbours: Neighbours | None
-    ) -> MaskedBatch:
-        """The masked batch of loaded samples; `epochs` and `neighbours` as `Request` has them."""
-
-    def unmasked(self, samples: np.ndarray, loaded: list[Any]) -> MaskedBatch:
-        """The batch of samples that were loaded for evaluation."""
-
-
-def sample_kind(config: ModalityConfig) -> SampleKind:
-    """How the samples of the modality are made."""
-    match config.modality:
-        case "vision":
-            return Images(config)
-        case "speech":
-            return Clips(config)
-        case "text":
-            return Texts(config)
-    raise AssertionError(f"a mixture has no samples of its own: {config.modality}")
+    """Too many bad samples in a row to replace them."""
 
 
 class MicroBatches(Dataset):
     """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
 
-    def __init__(self, index: Index, config: ModalityConfig, order: OrderConfig, slots: Slots | None = None) -> None:
-        """slots: where workers leave the inputs of their batches."""
-        self.slots = slots
+    def __init__(
+        self,
+        index: Index,
+        config: ModalityConfig,
+        order: OrderConfig,
+        slots: Slots | None = None,
+        labels: LabelMember | None = None,
+    ) -> None:
+        """slots: shared memory for the inputs of batches. labels: give labelled batches in place of masked ones."""
+        self.slots, self.labels = slots, labels
         self.seed, self.order = order.seed, order_of(index.counts, order)
-        self.kind = sample_kind(config)
+        self.kind = kind_of(config.modality).samples(config)
         self.reader = Reader(index, order.chunk, config.data.max_sample_mb)
         self._read_s = self._decode_s = 0.0
 
     def __getitem__(self, request: Request) -> Loaded | str:
-        """The micro-batch, or what to tell the user: an exception would arrive as a worker's traceback."""
+        """Return the micro-batch, or a text for the user: an exception would arrive as a worker's traceback."""
         try:
             loaded = self._load(request)
             worker = get_worker_info()
@@ -107,7 +80,7 @@ class MicroBatches(Dataset):
         self._read_s, self._decode_s, counted = 0.0, 0.0, self._counted()
         samples = request.samples.copy()
         draws = self._draws(request.epochs, samples)
-        loaded = []
+        loaded: list[tuple[Any, int | str | None]] = []
         for i, sample in enumerate(samples.tolist()):
             try:
                 loaded.append(self._sample(sample, draws[i], int(request.limits[i])))
@@ -116,10 +89,27 @@ class MicroBatches(Dataset):
                 samples[i], replacement = self._replacement(request, i, reports)
                 loaded.append(replacement)
         started = time.perf_counter()
-        batch = self.kind.masked(request.epochs, samples, loaded, request.neighbours)
+        batch = self._batch(request, samples, loaded)
         seconds = self._read_s, self._decode_s, time.perf_counter() - started
         counts = (after - before for after, before in zip(self._counted(), counted, strict=True))
         return Loaded(batch, request.last, samples != request.samples, reports, Cost(len(samples), *seconds, *counts))
+
+    def _batch(self, request: Request, samples: np.ndarray, loaded: list[tuple[Any, Any]]) -> SampleBatch:
+        contents, labels = ([entry[i] for entry in loaded] for i in (0, 1))
+        match self.labels:
+            case "cls":
+                return self.kind.labelled(request.epochs, samples, contents, labels, None)
+            case "txt":
+                return self.kind.labelled(request.epochs, samples, contents, None, labels)
+        return self.kind.masked(request.epochs, samples, contents, request.neighbours)
+
+    def _label(self, members: Members) -> int | str | None:
+        match self.labels:
+            case "cls":
+                return read_label(members)
+            case "txt":
+                return read_transcript(members)
+        return None
 
     def _counted(self) -> tuple[int, int, int]:
         return self.reader.bytes_read, self.reader.cache_hits, self.reader.cache_misses
@@ -127,17 +117,22 @@ class MicroBatches(Dataset):
     def _draws(self, epochs: Epochs, samples: np.ndarray) -> np.ndarray:
         return uniforms(self.seed, epochs, samples, Stream.CROP, self.kind.draws)
 
-    def _sample(self, sample: int, draws: np.ndarray, limit: int) -> Any:
+    def _sample(self, sample: int, draws: np.ndarray, limit: int) -> tuple[Any, int | str | None]:
+        """Read, decode and crop a sample, and read its label. Raises BadSample."""
         started = time.perf_counter()
         members = self.reader.read(sample).members
         read = time.perf_counter()
+        label = self._label(members)
         loaded = self.kind.load(members, draws, limit)
         self._read_s += read - started
         self._decode_s += time.perf_counter() - read
-        return loaded
+        return loaded, label
 
-    def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, Any]:
-        """The next good sample of the window, which does not depend on ranks or workers, cropped to its place."""
+    def _replacement(self, request: Request, i: int, reports: list[Report]) -> tuple[int, tuple[Any, int | str | None]]:
+        """Return the next good sample of the window, cropped to the place of the bad one.
+
+        It does not depend on ranks or workers.
+        """
         epoch, lane, position = (int(of[i]) for of in (request.epochs, request.lanes, request.positions))
         tries = 1
         for sample in islice(self.order.instead(epoch, lane, position), _TRIES - 1):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import WITHIN_MESSAGE, MaskedBatch
+from data_shards.batch import WITHIN_MESSAGE, SampleBatch
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Slots:
         storage = torch.UntypedStorage._new_shared(workers * self._each * self._size)
         self._memory = torch.empty(0, dtype=torch.uint8).set_(storage)
 
-    def put(self, batch: MaskedBatch, worker: int) -> MaskedBatch:
+    def put(self, batch: SampleBatch, worker: int) -> SampleBatch:
         """The batch with its inputs in this worker's next piece; as it is where they are small."""
         tensor = batch.inputs
         if not WITHIN_MESSAGE < tensor.nbytes <= self._size:
@@ -40,7 +40,7 @@ class Slots:
         return replace(batch, inputs=inputs)
 
 
-def out_of_slots(batch: MaskedBatch) -> MaskedBatch:
+def out_of_slots(batch: SampleBatch) -> SampleBatch:
     """The batch with inputs of its own, in the process that has got it."""
     return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
 

@@ -10,14 +10,13 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from configs.modality_config import ModalityConfig
+from data_shards.kinds import kind_of
 from data_shards.order.blend import order_of
 from data_shards.order.cursor import Cursor, StepSplit
 from data_shards.order.length_bins import Bins, Lengths, Step, cut, waiting
 from data_shards.order.plain import Order
-from data_shards.request import Neighbours, Request
+from data_shards.request import TRIM_GROUP, Neighbours, Request
 from data_shards.shards.index import Index
-from data_shards.speech.masks import FEWEST_FRAMES, TRIM_GROUP
-from data_shards.text.masks import FEWEST_TOKENS
 
 _REMEMBERED = 1000  # steps whose waiting share is kept
 
@@ -71,11 +70,9 @@ class BinSteps:
     """Speech and text: a step's samples are of about one length, and micro-batches are cut by length."""
 
     def __init__(self, bins: Bins, split: StepSplit, config: ModalityConfig) -> None:
-        speech = config.modality == "speech"
         self.bins, self.split, self.batch = bins, split, config.batch
-        self.fewest = FEWEST_FRAMES if speech else FEWEST_TOKENS
-        self.crop_to_shortest = speech and config.speech.crop == "shortest"
-        self.same_count = speech and config.speech.mask.same_count
+        self.fewest = kind_of(config.modality).fewest_tokens
+        self.crop_to_shortest, self.equal_masks = config.own.crop_to_shortest, config.own.equal_masks
         self._waiting: dict[int, float] = {}
 
     def requests(self, step: int) -> list[Request]:
@@ -95,7 +92,7 @@ class BinSteps:
                 mine.samples[p],
                 p is parts[-1],
                 mine.lengths[p],
-                self._neighbours(whole._replace(lengths=counted), p) if self.same_count else None,
+                self._neighbours(whole._replace(lengths=counted), p) if self.equal_masks else None,
             )
             for p in parts
         ]

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from configs.signals import FRAME_STRIDE, SAMPLE_RATE
 from data_shards.files import locked, replacing
+from data_shards.kinds import kind_of
 from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.processes import each
@@ -214,11 +214,9 @@ def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
     """What was made, in a line."""
     length = sum(entry.length_sum for entry in entries)
     facts = [f"{sum(entry.nsamples for entry in entries):,} samples in {len(entries)} shards"]
-    match split.modality:
-        case "speech":
-            facts.append(f"{length * FRAME_STRIDE / SAMPLE_RATE / 3600:,.2f} hours")
-        case "text":
-            facts.append(f"{length:,} tokens")
+    unit = kind_of(split.modality).unit
+    if unit.summary:
+        facts.append(unit.summary.format(length * unit.total_one))
     facts.append(f"{len(split.classes)} classes" if split.classes else "no labels")
     return f"{split.name}: {', '.join(facts)}: {output}"
 

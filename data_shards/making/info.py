@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.schema_modalities import Modality
 from configs.schema_training import Patterns
-from data_shards.kinds import _UNITS, _Unit, modality_of
+from data_shards.kinds import UNKNOWN_UNIT, Unit, kind_of, modality_of
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
@@ -57,11 +57,12 @@ def _group_lines(index: Index, group: list[int]) -> Iterator[str]:
     if index.tokenizer:
         yield f"  tokenizer  {index.tokenizer.vocab_size:,} types, sha256 {index.tokenizer.sha256[:12]}"
     if samples:
-        unit = _UNITS["text" if index.tokenizer else _modality(index, group)]
+        modality = "text" if index.tokenizer else _modality(index, group)
+        unit = kind_of(modality).unit if modality else UNKNOWN_UNIT
         yield from _length_lines(np.concatenate([index.rows(shard)["length"] for shard in group]), unit)
 
 
-def _length_lines(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
+def _length_lines(lengths: np.ndarray, unit: Unit) -> Iterator[str]:
     known = lengths[lengths > 0]
     if len(known):
         yield f"  total      {_number(float(known.sum(dtype=np.int64)) * unit.total_one)} {unit.total}"
@@ -73,7 +74,7 @@ def _length_lines(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
         yield f"  unreadable {len(lengths) - len(known):,} samples have length 0; shards validate deep=true names them"
 
 
-def _histogram(lengths: np.ndarray, unit: _Unit) -> Iterator[str]:
+def _histogram(lengths: np.ndarray, unit: Unit) -> Iterator[str]:
     """Bars of equal width or, where lengths differ much, of equal ratio."""
     low, high = int(lengths.min()), int(lengths.max()) + 1
     step = -(-(high - low) // _BINS)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +13,14 @@ import numpy as np
 
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256
+from data_shards.kinds import KINDS
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.making.progress import Progress
 from data_shards.processes import each
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import crc32, read_rows, sidecar
-from data_shards.shards.tar import Data, Members, damaged_name, parse_sample, scan
-from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio
-from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
-from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode
+from data_shards.shards.tar import Members, damaged_name, parse_sample, scan
 
 _SHOWN = 20
 """Samples listed per shard."""
@@ -51,25 +48,14 @@ class _Checked:
     """sha256 of the tar, where it is not that of index.json."""
 
 
-def _decode_tokens(data: Data, vocab_size: int | None) -> None:
-    ids = read_tokens(data)
-    if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
-        raise ValueError(f"token {ids.max()}, and the tokenizer has {vocab_size} types")
-
-
 def _undecodable(members: Members, vocab_size: int | None) -> str:
-    """Why a sample cannot be decoded, "" where it can be."""
-    kinds: tuple[tuple[tuple[str, ...], Callable[[Data], object]], ...] = (
-        (IMAGE_EXTENSIONS, decode),
-        (AUDIO_EXTENSIONS, read_audio),
-        ((TOKEN_EXTENSION,), partial(_decode_tokens, vocab_size=vocab_size)),
-    )
-    found = [(extension, read) for extensions, read in kinds for extension in extensions if extension in members]
+    """Return the reason why a sample cannot be decoded, "" if it can be."""
+    found = [(name, kind.decode) for kind in KINDS for name in kind.extensions if name in members]
     if not found:
         return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
-    for extension, read in found:
+    for extension, decode in found:
         try:
-            read(members[extension])
+            decode(members[extension], vocab_size)
         except Exception as error:  # codecs raise anything on damaged bytes
             return f".{extension}: {error}"
     return ""

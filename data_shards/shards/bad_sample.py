@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from data_shards.shards.tar import Data, Members
+
 BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
 """unreadable: the file; checksum: bytes that are not those that were indexed; format: no tar members; member: none of
 this modality; decode: its content; too_large, too_long, too_short: beyond a limit of the configuration."""
@@ -25,3 +27,11 @@ class Report(NamedTuple):
     """Its key as far as it can be read, and its row."""
     kind: BadKind
     reason: str
+
+
+def find_member(members: Members, extensions: tuple[str, ...], noun: str) -> Data:
+    """Return the first member that has one of the extensions. Raises BadSample that names `noun` if there is none."""
+    for extension in extensions:
+        if extension in members:
+            return members[extension]
+    raise BadSample("member", f"no {noun} among its members: {', '.join(sorted(members))}")

@@ -6,11 +6,8 @@ import numpy as np
 
 from configs.schema_modalities import SpeechMaskConfig
 from data_shards.randomness import Epochs, Stream, uniforms
-from data_shards.request import Neighbours
+from data_shards.request import TRIM_GROUP, Neighbours
 from data_shards.spans import choose_positions, cover_spans
-
-TRIM_GROUP = 16
-"""Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
 
 
 def span_masks(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from configs.modality_config import ModalityConfig
 from configs.schema_modalities import SpeechConfig
-from configs.signals import samples_of
-from data_shards.batch import MaskedBatch, frames
+from data_shards.batch import (
+    FRAME_STRIDE,
+    RECEPTIVE_FIELD,
+    LabelledBatch,
+    MaskedBatch,
+    SampleBatch,
+    TokenSpan,
+    frames,
+    label_fields,
+    samples_of,
+)
 from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
-from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.tar import Data, Members
 from data_shards.speech.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
 from data_shards.speech.masks import FEWEST_FRAMES, fewest_masked, span_masks, trimmed
@@ -29,14 +39,6 @@ class Clip(NamedTuple):
     """int16 [S]; S is the fewest that give its frames."""
     scale: tuple[float, float]
     """Mean of the samples, and 1 / their standard deviation: the whole recording's, or the crop's."""
-
-
-def recording_bytes(members: Members) -> Data:
-    """The member that is a recording; BadSample where there is none."""
-    for extension in AUDIO_EXTENSIONS:
-        if extension in members:
-            return members[extension]
-    raise BadSample("member", f"no recording among its members: {', '.join(sorted(members))}")
 
 
 def decode(data: Data, speech: SpeechConfig, limit: int, place: float) -> Clip:
@@ -103,31 +105,45 @@ class Clips:
         return self._clip(members, self.speech.longest, 0.5)
 
     def _clip(self, members: Members, limit: int, place: float) -> Clip:
-        return decode(recording_bytes(members), self.speech, limit, place)
+        return decode(find_member(members, AUDIO_EXTENSIONS, "recording"), self.speech, limit, place)
 
     def masked(
         self, epochs: Epochs, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None
     ) -> MaskedBatch:
-        """The batch of these samples, int64 [B]; no more masked frames in any than in the least of its neighbours."""
+        """Return the batch of these samples, int64 [B], one mask each.
+
+        With `neighbours`, no clip has more masked frames than the neighbour that has the fewest.
+        """
         lengths = np.array([frames(len(clip.samples)) for clip in loaded])
         masks = span_masks(self.seed, epochs, samples, lengths, self.speech.mask)
         if neighbours is not None:
             fewest = fewest_masked(self.seed, neighbours, self.speech.mask)
             masks = trimmed(self.seed, epochs, samples, masks, fewest)
-        return self._batch(samples, loaded, lengths, masks)
+        return MaskedBatch(**self._fields(samples, loaded), masks=torch.from_numpy(masks[:, None]))
 
-    def unmasked(self, samples: np.ndarray, loaded: list[Clip]) -> MaskedBatch:
-        """The same for evaluation, without masks."""
+    def labelled(
+        self,
+        epochs: Epochs,
+        samples: np.ndarray,
+        loaded: list[Clip],
+        labels: Sequence[int] | None,
+        transcripts: Sequence[str] | None,
+    ) -> LabelledBatch:
+        """Return the batch of these samples with their labels or transcripts."""
+        return LabelledBatch(**self._fields(samples, loaded), **label_fields(labels, transcripts))
+
+    def whole(self, samples: np.ndarray, loaded: list[Clip]) -> SampleBatch:
+        """Return the batch of these samples for evaluation."""
+        return SampleBatch(**self._fields(samples, loaded))
+
+    def _fields(self, samples: np.ndarray, loaded: list[Clip]) -> dict[str, Any]:
         lengths = np.array([frames(len(clip.samples)) for clip in loaded])
-        return self._batch(samples, loaded, lengths, np.zeros((len(samples), lengths.max()), bool))
-
-    def _batch(self, samples: np.ndarray, loaded: list[Clip], lengths: np.ndarray, mask: np.ndarray) -> MaskedBatch:
         longest = samples_of(int(lengths.max()))
-        return MaskedBatch(
-            modality="speech",
-            inputs=torch.from_numpy(np.stack([_padded(clip.samples, longest) for clip in loaded])),
-            mask=torch.from_numpy(mask),
-            lengths=torch.from_numpy(lengths),
-            sample_ids=torch.from_numpy(samples),
-            scale=torch.tensor([clip.scale for clip in loaded], dtype=torch.float32),
-        )
+        return {
+            "modality": "speech",
+            "inputs": torch.from_numpy(np.stack([_padded(clip.samples, longest) for clip in loaded])),
+            "lengths": torch.from_numpy(lengths),
+            "sample_ids": torch.from_numpy(samples),
+            "scale": torch.tensor([clip.scale for clip in loaded], dtype=torch.float32),
+            "span": TokenSpan(RECEPTIVE_FIELD, FRAME_STRIDE),
+        }

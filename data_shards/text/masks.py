@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.schema_modalities import TextConfig
-from data_shards.batch import UNK
+from configs.signals import UNK
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.spans import choose_positions, cover_spans
 

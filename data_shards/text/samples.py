@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import PAD, UNK, MaskedBatch
+from data_shards.batch import PAD, UNK, LabelledBatch, MaskedBatch, SampleBatch, TokenSpan, label_fields
 from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
-from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.tar import Members
 from data_shards.text.masks import FEWEST_TOKENS, token_masks
 from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
@@ -41,11 +44,9 @@ class Texts:
         return self._ids(members, self.text.max_tokens, 0.0)
 
     def _ids(self, members: Members, limit: int, place: float) -> np.ndarray:
-        if TOKEN_EXTENSION not in members:
-            names = ", ".join(sorted(members))
-            raise BadSample("member", f"no token ids (.{TOKEN_EXTENSION}) among its members: {names}")
+        data = find_member(members, (TOKEN_EXTENSION,), f"token ids (.{TOKEN_EXTENSION})")
         try:
-            tokens = read_tokens(members[TOKEN_EXTENSION])
+            tokens = read_tokens(data)
         except ValueError as error:
             raise BadSample("decode", f"not decodable: {error}") from error
         ids = window(tokens, limit, place)
@@ -58,15 +59,29 @@ class Texts:
     def masked(
         self, epochs: Epochs, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None
     ) -> MaskedBatch:
-        """The batch of these samples, int64 [B]."""
+        """Return the batch of these samples, int64 [B], one mask each."""
         lengths, tokens = self._padded(loaded)
         mask, corrupted = token_masks(self.seed, epochs, samples, tokens, lengths, self.text)
-        return self._batch(samples, lengths, tokens, mask, corrupted)
+        return MaskedBatch(
+            **self._fields(samples, lengths, tokens),
+            masks=torch.from_numpy(mask[:, None]),
+            corrupted=torch.from_numpy(corrupted[:, None]),
+        )
 
-    def unmasked(self, samples: np.ndarray, loaded: list[np.ndarray]) -> MaskedBatch:
-        """The same for evaluation: nothing is masked, the student sees the whole text."""
-        lengths, tokens = self._padded(loaded)
-        return self._batch(samples, lengths, tokens, np.zeros(tokens.shape, bool), tokens.copy())
+    def labelled(
+        self,
+        epochs: Epochs,
+        samples: np.ndarray,
+        loaded: list[np.ndarray],
+        labels: Sequence[int] | None,
+        transcripts: Sequence[str] | None,
+    ) -> LabelledBatch:
+        """Return the batch of these samples with their labels or transcripts."""
+        return LabelledBatch(**self._fields(samples, *self._padded(loaded)), **label_fields(labels, transcripts))
+
+    def whole(self, samples: np.ndarray, loaded: list[np.ndarray]) -> SampleBatch:
+        """Return the batch of these samples for evaluation."""
+        return SampleBatch(**self._fields(samples, *self._padded(loaded)))
 
     def _padded(self, loaded: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Lengths int64 [B] and ids int32 [B, T]."""
@@ -76,14 +91,11 @@ class Texts:
             row[: len(ids)] = ids
         return lengths, tokens
 
-    def _batch(
-        self, samples: np.ndarray, lengths: np.ndarray, tokens: np.ndarray, mask: np.ndarray, corrupted: np.ndarray
-    ) -> MaskedBatch:
-        return MaskedBatch(
-            modality="text",
-            inputs=torch.from_numpy(tokens),
-            mask=torch.from_numpy(mask),
-            lengths=torch.from_numpy(lengths),
-            sample_ids=torch.from_numpy(samples),
-            corrupted=torch.from_numpy(corrupted),
-        )
+    def _fields(self, samples: np.ndarray, lengths: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
+        return {
+            "modality": "text",
+            "inputs": torch.from_numpy(tokens),
+            "lengths": torch.from_numpy(lengths),
+            "sample_ids": torch.from_numpy(samples),
+            "span": TokenSpan(1, 1),
+        }

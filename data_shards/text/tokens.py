@@ -60,3 +60,10 @@ def read_tokens(data: Data) -> np.ndarray:
 def token_count(data: Data) -> int:
     """Number of ids; ValueError as `read_tokens`."""
     return len(read_tokens(data))
+
+
+def check_tokens(data: Data, types: int | None) -> None:
+    """Raise ValueError as `read_tokens`, and if an id is not below the tokenizer's number of `types`."""
+    ids = read_tokens(data)
+    if types is not None and len(ids) and ids.max() >= types:
+        raise ValueError(f"token {ids.max()}, and the tokenizer has {types} types")

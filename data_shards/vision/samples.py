@@ -12,8 +12,9 @@ large JPEG is decoded at a fraction of its size, within 1 on average; the jitter
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -23,10 +24,10 @@ from torch.nn import functional as F
 
 from configs.modality_config import ModalityConfig
 from configs.schema_modalities import VisionConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import LabelledBatch, MaskedBatch, SampleBatch, label_fields
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.request import Neighbours
-from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.bad_sample import find_member
 from data_shards.shards.tar import Data, Members
 from data_shards.vision.decoding import (
     DEFAULTS,
@@ -65,14 +66,6 @@ class Box(NamedTuple):
     def scaled(self, y: float, x: float) -> Box:
         """The box in an image that was decoded at a fraction of its size."""
         return Box(int(self.top * y), int(self.left * x), max(1, int(self.height * y)), max(1, int(self.width * x)))
-
-
-def image_bytes(members: Members) -> Data:
-    """The member that is an image; BadSample where there is none."""
-    for extension in IMAGE_EXTENSIONS:
-        if extension in members:
-            return members[extension]
-    raise BadSample("member", f"no image among its members: {', '.join(sorted(members))}")
 
 
 def _decode_crop(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[np.ndarray, Box]:
@@ -179,6 +172,10 @@ def centre_crop(data: Data, size: int, vision: VisionConfig = DEFAULTS) -> Tenso
     return pixels[:, top : top + size, left : left + size].contiguous()
 
 
+Loaded = tuple[Tensor, np.ndarray]
+"""Pixels uint8 [3, S, S] and the mean RGB of the whole image, float64 [3]."""
+
+
 class Images:
     """Images of a run: members of a sample -> augmented pixels -> masked batch."""
 
@@ -188,37 +185,51 @@ class Images:
     def __init__(self, config: ModalityConfig) -> None:
         self.vision, self.seed = config.vision, config.seed
 
-    def load(self, members: Members, draws: np.ndarray, limit: int) -> tuple[Tensor, np.ndarray]:
-        """As `augment`, `limit` being of no use to images; BadSample where there is no image that can be decoded."""
-        return augment(image_bytes(members), draws, self.vision)
+    def load(self, members: Members, draws: np.ndarray, limit: int) -> Loaded:
+        """Decode and augment (see `augment`); images have no `limit`. Raises BadSample if none can be decoded."""
+        return augment(find_member(members, IMAGE_EXTENSIONS, "image"), draws, self.vision)
 
-    def load_whole(self, members: Members) -> tuple[Tensor, np.ndarray]:
-        """The same for evaluation: the central square, the colours as they are."""
-        return centre_crop(image_bytes(members), self.vision.image_size, self.vision), np.zeros(3)
+    def load_whole(self, members: Members) -> Loaded:
+        """Decode the central square, for evaluation. Raises BadSample as `load`."""
+        return centre_crop(
+            find_member(members, IMAGE_EXTENSIONS, "image"), self.vision.image_size, self.vision
+        ), np.zeros(3)
 
-    def masked(
-        self, epochs: Epochs, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], _: Neighbours | None
-    ) -> MaskedBatch:
-        """The batch of these samples, int64 [B]."""
+    def masked(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded], _: Neighbours | None) -> MaskedBatch:
+        """Return the batch of these samples, int64 [B], one mask each."""
+        masks = block_masks(self.seed, epochs, samples, self.vision)[:, None]
+        return MaskedBatch(**self._augmented(epochs, samples, loaded), masks=torch.from_numpy(masks))
+
+    def labelled(
+        self,
+        epochs: Epochs,
+        samples: np.ndarray,
+        loaded: list[Loaded],
+        labels: Sequence[int] | None,
+        transcripts: Sequence[str] | None,
+    ) -> LabelledBatch:
+        """Return the augmented batch of these samples with their labels or transcripts."""
+        return LabelledBatch(**self._augmented(epochs, samples, loaded), **label_fields(labels, transcripts))
+
+    def whole(self, samples: np.ndarray, loaded: list[Loaded]) -> SampleBatch:
+        """Return the batch of these samples for evaluation, the colours as they are."""
+        return SampleBatch(
+            **self._fields(samples, loaded, np.tile(np.eye(3, 4, dtype=np.float32), (len(samples), 1, 1)))
+        )
+
+    def _augmented(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded]) -> dict[str, Any]:
+        """Fields of the batch with a colour jitter drawn for each sample."""
         draws = uniforms(self.seed, epochs, samples, Stream.JITTER, JITTER_DRAWS)
         color = color_jitter(np.stack([mean for _, mean in loaded]), draws, self.vision.jitter)
-        return self._batch(samples, loaded, block_masks(self.seed, epochs, samples, self.vision), color)
+        return self._fields(samples, loaded, color)
 
-    def unmasked(self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]]) -> MaskedBatch:
-        """The same for evaluation, without masks and jitter."""
-        color = np.tile(np.eye(3, 4, dtype=np.float32), (len(samples), 1, 1))
-        return self._batch(samples, loaded, np.zeros((len(samples), self.vision.tokens), bool), color)
-
-    def _batch(
-        self, samples: np.ndarray, loaded: list[tuple[Tensor, np.ndarray]], mask: np.ndarray, color: np.ndarray
-    ) -> MaskedBatch:
+    def _fields(self, samples: np.ndarray, loaded: list[Loaded], color: np.ndarray) -> dict[str, Any]:
         # In the order in which resizing leaves the channels.
         images = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in loaded])
-        return MaskedBatch(
-            modality="vision",
-            inputs=images.permute(0, 3, 1, 2),
-            mask=torch.from_numpy(mask),
-            lengths=torch.full((len(samples),), self.vision.tokens),
-            sample_ids=torch.from_numpy(samples),
-            color=torch.from_numpy(color),
-        )
+        return {
+            "modality": "vision",
+            "inputs": images.permute(0, 3, 1, 2),
+            "lengths": torch.full((len(samples),), self.vision.tokens),
+            "sample_ids": torch.from_numpy(samples),
+            "color": torch.from_numpy(color),
+        }

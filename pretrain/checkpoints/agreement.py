@@ -35,14 +35,8 @@ def agreement(config: PretrainConfig) -> dict[str, Any]:
 
 def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
     """What the parameters of a modality's own modules depend on."""
-    match modality:
-        case "vision":
-            keys = ["image_size", "patch_size"]
-        case "speech":
-            keys = ["conv_width", "position_layers", "position_kernel", "position_groups"]
-        case "text":
-            keys = ["vocab_size", "max_tokens"]
-    return {f"{modality}.{key}": getattr(getattr(config, modality), key) for key in keys}
+    section = getattr(config, modality)
+    return {f"{modality}.{key}": getattr(section, key) for key in section.shape_keys}
 
 
 def _common(values: Sequence[str | None]) -> str | None:

@@ -1,7 +1,7 @@
-"""The student, its teacher and ZeRO behind one `step()`.
+"""One optimizer step of any objective: ZeRO, and a teacher if the objective has one, behind one `step()`.
 
-DeepSpeed averages gradients over ranks. The objective wants the sum over all masked positions of the step divided by
-their number, so the model divides by the whole step's count and `step()` undoes the averaging.
+DeepSpeed averages gradients over ranks. An objective wants the sum over all targets of the step divided by their
+number, so it divides by the whole step's count and `step()` undoes the averaging.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import deepspeed
@@ -20,43 +20,42 @@ from configs.checks import resolve_precision
 from configs.deepspeed import deepspeed_config
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
 from models import kernels
-from models.data2vec import Data2Vec, parameter_groups
-from models.flops import flops, parameters
+from models.objective import Objective, ObjectiveOutput
 from pretrain.engine import distributed
 from pretrain.engine.schedules import learning_rate, teacher_decay
 from pretrain.engine.teacher import teacher_optimizer
-from pretrain.engine.zero_partitions import Tracked, partitions
+from pretrain.engine.zero_partitions import partitions
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, on this rank. Sums over ranks are taken when a row is logged, not every step."""
+    """The outcome of one step on this rank. Sums over ranks are taken when a row is logged, not every step."""
 
     modality: Modality
     applied: bool
-    """False where nothing moved: the loss or a gradient was not finite, or the guard held the step back."""
+    """False if nothing moved: the loss or a gradient was not finite, or the guard held the step back."""
     loss: float
-    """Over the masked positions of the whole step; the same on every rank."""
+    """Mean over the targets of the whole step; the same on every rank."""
     grad_norm: float
-    """Norm of the whole gradient before clipping; not finite where a gradient was not."""
+    """Norm of the whole gradient before clipping; not finite if a gradient was not."""
     lr: float
     teacher_decay: float
-    masked: Tensor
+    targets: Tensor
     tokens: Tensor
     positions: Tensor
     samples: Tensor
-    """int64 scalars of the whole step: masked positions, real tokens, tokens that were computed, samples."""
+    """int64 scalars of the whole step: `data_shards.batch.Counts`."""
     flops: float
-    """Floating-point operations of this rank (`models.flops`)."""
-    target_moments: Tensor
-    prediction_moments: Tensor
-    """Additive moments of this rank's masked positions (`models.statistics`)."""
+    """Floating-point operations of this rank (`Objective.flops`)."""
+    statistics: dict[str, Tensor]
+    """Additive figures of this rank, as the objective gives them."""
 
 
 Judge = Callable[[Modality, float, float], bool]
-"""Whether a step of a modality with this loss and gradient norm may be applied; asked on every rank, alike."""
+"""Return True if a step of a modality with this loss and gradient norm may be applied. Every rank asks, and gets the
+same answer."""
 
 
 def _finite(modality: Modality, loss: float, grad_norm: float) -> bool:
@@ -70,26 +69,25 @@ class Engine:
     `samples` counts the samples of each modality over all ranks.
     """
 
-    def __init__(self, model: Data2Vec, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, model: Objective, config: PretrainConfig, device: torch.device) -> None:
+        """Move `model` to `device` and hand its parameters to ZeRO."""
         self.config = config
         self.device = device
         self.precision = resolve_precision(config, device.type == "cuda")
         self.steps = 0
         self.skipped = 0
         self._samples = {modality: torch.zeros((), dtype=torch.int64, device=device) for modality in config.modalities}
-        self._configs = {modality: config.for_modality(modality) for modality in config.modalities}
         self.model = model.to(device)
         settings = deepspeed_config(config, distributed.world(), cuda=device.type == "cuda")
         self.optimizer = self._optimizer(settings)
-        names = {parameter: name for name, parameter in model.student.named_parameters()}
-        tracked = [Tracked(*entry) for entry in model.tracked()]
+        names = {parameter: name for name, parameter in model.trained()}
         rounds = self.precision != "fp32"
         exact = {name: p.detach().cpu().clone() for p, name in names.items()} if rounds else None
         self.deepspeed, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=settings)
-        self.partitions = partitions(self.deepspeed, names, tracked)
+        self.partitions = partitions(self.deepspeed, names, model.tracked())
         if exact is not None:  # DeepSpeed makes the masters from weights that it has already rounded
             self.partitions.load_masters(exact)
-        self.partitions.refresh()
+        self.partitions.update_teacher_copy()
         self.optimizer.armed = True
 
     def _optimizer(self, settings: dict):
@@ -100,7 +98,7 @@ class Engine:
             adam = kernels.adam(device)
         self.adam = adam
         options = self.config.optimizer
-        groups = [{**group, "teacher_decay": 1.0} for group in parameter_groups(self.model, options)]
+        groups = [{**group, "teacher_decay": 1.0} for group in self.model.parameter_groups()]
         optimizer = teacher_optimizer(adam.cls)(
             groups, lr=options.lr, betas=options.betas, eps=options.eps, **adam.arguments
         )
@@ -138,30 +136,33 @@ class Engine:
     @property
     def description(self) -> str:
         """One line for the log: parameters, precision, and the kernels with the reasons for their choice."""
-        size = f"{parameters(self.config) / 1e6:.2f} M parameters in {self.precision}"
+        count = sum(self.partitions.shapes[name].numel() for name in self.partitions.shapes)
+        size = f"{count / 1e6:.2f} M parameters in {self.precision}"
         return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
-    def step(self, micro_batches: list[MaskedBatch], judge: Judge = _finite) -> StepResult:
+    def step(self, micro_batches: Sequence[SampleBatch], judge: Judge = _finite) -> StepResult:
         """Forward and backward of this rank's micro-batches, then one update of student and teacher if `judge` agrees.
 
         All micro-batches are of one modality; their number is the same on every rank, and may differ between steps.
         """
         modality = micro_batches[0].modality
         lr, decay = self._set_schedules()
-        masked, tokens, positions, samples = self.counts(micro_batches)
-        self._samples[modality] += samples
+        counts = self.counts(micro_batches)
+        self._samples[modality] += counts[3]
         self.optimizer.active = modality
         self.partitions.clear_gradients()
         self.deepspeed.train()
-        outputs = [self._micro_step(micro_batches, index, masked) for index in range(len(micro_batches))]
-        losses, targets, predictions = (torch.stack(values).sum(0) for values in zip(*outputs, strict=True))
-        loss = float(distributed.all_sum(losses.double()))
+        outputs = [self._micro_step(micro_batches, index, counts[0]) for index in range(len(micro_batches))]
+        loss = float(distributed.all_sum(torch.stack([output.loss for output in outputs]).sum(0).double()))
+        first = outputs[0].statistics
+        statistics = {name: torch.stack([output.statistics[name] for output in outputs]).sum(0) for name in first}
         norm, applied = self._update(lambda norm: judge(modality, loss, norm))
         self.steps += 1
         self.skipped += not applied
-        work = sum(self._flops(batch) for batch in micro_batches)
+        work = sum(self.model.flops(batch) for batch in micro_batches)
+        targets, tokens, positions, samples = counts
         return StepResult(
-            modality, applied, loss, norm, lr, decay, masked, tokens, positions, samples, work, targets, predictions
+            modality, applied, loss, norm, lr, decay, targets, tokens, positions, samples, work, statistics
         )
 
     def _update(self, judge: Callable[[float], bool]) -> tuple[float, bool]:
@@ -184,36 +185,32 @@ class Engine:
             norm = self.deepspeed.get_global_grad_norm()
             return float("nan") if norm is None else float(norm), False
         if judged[0][1]:
-            self.partitions.refresh()
+            self.partitions.update_teacher_copy()
         return judged[0]
 
     def inputs(
-        self, micro_batches: list[MaskedBatch], index: int, masked: Tensor, step: int
-    ) -> tuple[MaskedBatch, Tensor, int]:
-        """What the model is given of a micro-batch in a step, just before it is: dropout and dropped blocks will be
-        that step's."""
+        self, micro_batches: Sequence[SampleBatch], index: int, count: Tensor, step: int
+    ) -> tuple[SampleBatch, Tensor, int]:
+        """Seed dropout for (step, micro-batch) and return the model's inputs. Call it right before the forward pass."""
         seed, batch = self.config.train.seed, micro_batches[index]
         # One pattern of dropped blocks for the whole step: its gradient does not depend on how the step is cut, and
         # DeepSpeed loses what a parameter got in earlier micro-batches, if it gets nothing in the last one, where it
         # reduces or offloads at the last one only (stage 1 with overlapped communication; offload).
         shared_seed = _seed(seed, step)
         torch.manual_seed(_seed(seed, step, index, distributed.rank()))
-        return batch.to(self.device, non_blocking=True), masked, shared_seed
+        return batch.to(self.device, non_blocking=True), count, shared_seed
 
-    def _micro_step(self, micro_batches: list[MaskedBatch], index: int, masked: Tensor) -> tuple[Tensor, ...]:
-        """Add the gradient of a micro-batch; loss and moments of targets and predictions."""
+    def _micro_step(self, micro_batches: Sequence[SampleBatch], index: int, count: Tensor) -> ObjectiveOutput:
+        """Add the gradient of a micro-batch."""
         self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
-        output = self.deepspeed(*self.inputs(micro_batches, index, masked, self.steps))
+        output = self.deepspeed(*self.inputs(micro_batches, index, count, self.steps))
         self.deepspeed.backward(output.loss * float(distributed.world()))
-        return output.loss.detach(), output.target_moments, output.prediction_moments
+        return output._replace(loss=output.loss.detach())
 
-    def counts(self, micro_batches: list[MaskedBatch]) -> Tensor:
-        """int64 [4] of the whole step: masked positions, real tokens, positions that are computed, samples."""
-        counts = [(b.mask.sum(), b.lengths.sum(), b.mask.numel(), len(b)) for b in micro_batches]
-        return distributed.all_sum(torch.tensor(counts).sum(0).to(self.device))
-
-    def _flops(self, batch: MaskedBatch) -> float:
-        return flops(self._configs[batch.modality], batch.lengths.tolist(), batch.mask.sum(1).tolist())
+    def counts(self, micro_batches: Sequence[SampleBatch]) -> Tensor:
+        """Return `data_shards.batch.Counts` of the whole step, int64 [4]. Collective."""
+        counts = torch.tensor([batch.counts for batch in micro_batches])
+        return distributed.all_sum(counts.sum(0).to(self.device))
 
     def _set_schedules(self) -> tuple[float, float]:
         config = self.config
@@ -226,7 +223,7 @@ class Engine:
 
 
 def _seed(*key: int) -> int:
-    """Seed of the generator for (seed, step), which chooses the dropped blocks, or for (seed, step, micro-batch, rank),
-    which draws dropout and drop path: a pure function of its key, so that nothing has to be saved."""
+    """Return the seed for (seed, step), which chooses the dropped blocks, or for (seed, step, micro-batch, rank), which
+    draws dropout and drop path. It is a pure function of its key, so that nothing has to be saved."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=7).digest()
     return int.from_bytes(digest, "little")

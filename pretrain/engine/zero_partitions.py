@@ -4,8 +4,8 @@ Tested with the DeepSpeed versions of `TESTED_VERSIONS`. Every layout is reduced
 
 - `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
 - `fragments`: which slice of which partition is which slice of which parameter;
-- `refresh()`: cast the teacher's partitions into the frozen low-precision copy that the forward pass uses, and
-  `publish()`: the masters into the weights.
+- `update_teacher_copy()`, which casts the teacher's partitions into the frozen low-precision copy that the forward pass
+  uses, and `write_weights()`, which casts the masters into the weights.
 
 With these, `tensors()` and `restore()` take all that training needs out of one layout and put it into another. And
 `clear_gradients()` undoes what ZeRO keeps of the step before.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,20 +23,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from models.data2vec import Weights
+from models.objective import Tracked
 from pretrain.engine import distributed
 from pretrain.engine.layout import MASTER, Fragment, GroupState
 from pretrain.engine.teacher import STATE
 
 TESTED_VERSIONS = ("0.19.8",)
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """A parameter that the teacher averages, and its frozen low-precision copy."""
-
-    name: str
-    student: nn.Parameter
-    teacher: nn.Parameter
 
 
 Read = Callable[[str, str, int, Tensor], None]
@@ -60,11 +51,11 @@ class Partitions(ABC):
         self.shapes = shapes
 
     @abstractmethod
-    def refresh(self) -> None:
+    def update_teacher_copy(self) -> None:
         """Cast the teacher into its low-precision copy. Collective: every rank calls it."""
 
     @abstractmethod
-    def publish(self) -> None:
+    def write_weights(self) -> None:
         """Cast the masters into the weights that the forward pass uses. Collective."""
 
     @property
@@ -98,8 +89,8 @@ class Partitions(ABC):
         for f in self.fragments:
             for key, tensor in places[f.partition].items():
                 read(f.name, key, f.start, tensor.narrow(0, f.offset, f.numel))
-        self.publish()
-        self.refresh()
+        self.write_weights()
+        self.update_teacher_copy()
 
     def _place_states(self, number: int, saved: GroupState) -> dict[str, Tensor]:
         """The flat tensors of one master that are to be filled, its padding zero; the step count is set."""
@@ -223,12 +214,12 @@ class Stage0(Partitions):
     def labels(self) -> tuple[str, ...]:
         return tuple(fragment.name for fragment in self.fragments)
 
-    def publish(self) -> None:
+    def write_weights(self) -> None:
         for weight, master in zip(self._weights, self.masters, strict=True):
             if weight is not master:
                 weight.data.copy_(master)
 
-    def refresh(self) -> None:
+    def update_teacher_copy(self) -> None:
         for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
             if copy is not None:
                 copy.data.flatten().copy_(teacher)
@@ -272,11 +263,11 @@ class Stage12(Partitions):
         if getattr(self._wrapper, "cpu_offload", False):
             _zero_gradients(self.masters)
 
-    def publish(self) -> None:
+    def write_weights(self) -> None:
         for flat, master in zip(self._flats, self.masters, strict=True):
             _spread(master, flat)
 
-    def refresh(self) -> None:
+    def update_teacher_copy(self) -> None:
         for copy, teacher in zip(self._copies, self.local("teacher"), strict=True):
             if copy is not None:
                 _spread(teacher, copy)
@@ -306,11 +297,11 @@ class Stage3(Partitions):
         self._wrapper.grad_partitions_flat_buffer.zero_()
         _zero_gradients(self.masters)  # they last where the optimizer is offloaded
 
-    def publish(self) -> None:
+    def write_weights(self) -> None:
         for parameter in self._place:
             self._write(parameter, self._slice(self.masters, parameter))
 
-    def refresh(self) -> None:
+    def update_teacher_copy(self) -> None:
         teachers = self.local("teacher")
         for t in self._tracked:
             self._write(t.teacher, self._slice(teachers, t.student))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from configs.schema_modalities import Modality
-from data_shards.batch import UNK, MaskedBatch
+from data_shards.batch import UNK, SampleBatch
 from models.network import real_tokens
 from pretrain.reporting.log_mel import log_mel
 
@@ -19,7 +19,7 @@ _TYPES = 8192  # most frequent subwords that TF-IDF counts
 _CLIPS = 16  # spectrograms held at once
 
 
-def baseline(train: MaskedBatch, test: MaskedBatch) -> tuple[Tensor, Tensor]:
+def baseline(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
     """float32 [N, D] of both; nothing is learned from `test`."""
     match train.modality:
         case "vision":
@@ -38,13 +38,13 @@ def pixels(images: Tensor) -> Tensor:
     return (images[:, :1] if grey else images).flatten(1).float() / 255
 
 
-def log_mel_statistics(batch: MaskedBatch) -> Tensor:
+def log_mel_statistics(batch: SampleBatch) -> Tensor:
     """float32 [N, 2 * MELS]: mean and standard deviation over the real frames of each band."""
     chunks = torch.arange(len(batch)).split(_CLIPS)
     return torch.cat([_statistics(batch.take(rows)) for rows in chunks])
 
 
-def _statistics(batch: MaskedBatch) -> Tensor:
+def _statistics(batch: SampleBatch) -> Tensor:
     bands = log_mel(batch)
     real = real_tokens(batch.lengths, bands.shape[1])[..., None]
     count = batch.lengths[:, None]
@@ -53,7 +53,7 @@ def _statistics(batch: MaskedBatch) -> Tensor:
     return torch.cat([mean, variance.sqrt()], dim=1)
 
 
-def tf_idf(train: MaskedBatch, test: MaskedBatch) -> tuple[Tensor, Tensor]:
+def tf_idf(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
     """Counts of the subwords that are most frequent in `train`, weighted by ln((1 + n) / (1 + documents)) + 1, as unit
     vectors [N, D]."""
     totals = torch.bincount(train.inputs.flatten().long())

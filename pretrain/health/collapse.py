@@ -25,8 +25,6 @@ from pretrain.engine import distributed
 
 _SAMPLES = 8  # of a micro-batch
 _TOKENS = 256  # for the rank, whose cost grows with their cube
-_LOCAL: dict[Modality, str] = {"vision": "patch_embedding", "speech": "feature_encoder", "text": "embedding"}
-"""The first child of each network that has weights."""
 
 _FLOOR = 1e-4
 """Standard deviation that is a collapse whatever it was before, for runs that start collapsed: a tenth of the root of
@@ -69,14 +67,14 @@ def _pass(model: Data2Vec, batch: MaskedBatch, weights: Weights) -> dict[str, Te
     """One network's forward pass -> float64 [2] of each of its modules: standard deviation and rank."""
     network = model.network(batch.modality, weights)
     watched = _watched(model, batch.modality, weights)
-    real = real_tokens(batch.lengths, batch.mask.shape[1])
+    real = real_tokens(batch.lengths, batch.tokens)
     found: dict[str, Tensor] = {}
-    seen, whole = network.views(batch)
-    view, mask = (seen, batch.mask) if weights == "student" else (whole, None)
+    student_input, teacher_input = network.student_teacher_inputs(batch)
+    inputs, mask = (student_input, batch.masks[:, 0]) if weights == "student" else (teacher_input, None)
     with ExitStack() as hooks:
         for name, module in watched.items():
             hooks.enter_context(module.register_forward_hook(_hook(name, real, found)))
-        network(network.local(view), batch.lengths if batch.padded else None, mask)
+        network(network.embed(inputs), batch.lengths if batch.padded else None, mask)
     return {name: found[name] for name in watched}
 
 
@@ -85,7 +83,7 @@ def _watched(model: Data2Vec, modality: Modality, weights: Weights) -> dict[str,
     network = model.network(modality, weights)
     root = model.student if weights == "student" else model.teacher
     names = {module: f"{weights}.{name}" for name, module in root.named_modules()}  # not the student's in the teacher
-    modules = [network.get_submodule(_LOCAL[modality]), *network.encoder.blocks]
+    modules = [network.get_submodule(network.first_module), *network.encoder.blocks]
     return {names[module]: module for module in modules if module in names}
 
 

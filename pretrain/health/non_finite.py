@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_shards.batch import MaskedBatch
+from data_shards.batch import SampleBatch
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 
 NOWHERE = "no module: run again, all is finite (a fault of the hardware, or of the parameters' gradients alone)"
 
 
-def first_not_finite(engine: Engine, micro_batches: list[MaskedBatch], step: int) -> str:
+def first_not_finite(engine: Engine, micro_batches: list[SampleBatch], step: int) -> str:
     """Name what first is not finite in a re-run of a step that was not applied: a weight, the data, a module's output
     or the gradient at it, on the lowest rank that has any. Collective.
 
@@ -41,7 +41,7 @@ def _weight(engine: Engine) -> str | None:
     return None
 
 
-def _data(micro_batches: list[MaskedBatch]) -> str | None:
+def _data(micro_batches: list[SampleBatch]) -> str | None:
     for batch in micro_batches:
         for field in fields(batch):
             value = getattr(batch, field.name)
@@ -50,16 +50,16 @@ def _data(micro_batches: list[MaskedBatch]) -> str | None:
     return None
 
 
-def _in_passes(engine: Engine, micro_batches: list[MaskedBatch], step: int) -> str | None:
+def _in_passes(engine: Engine, micro_batches: list[SampleBatch], step: int) -> str | None:
     """The forward passes of all micro-batches, then the backward passes: as many on every rank."""
-    masked = engine.counts(micro_batches)[0]
+    count = engine.counts(micro_batches)[0]
     found: list[str] = []
     engine.deepspeed.train()
     for index in range(len(micro_batches)):
         outputs: list[tuple[str, Tensor]] = []
         with _watching(engine.model, outputs):
             # Not through DeepSpeed's engine, which would reduce what the backward pass makes.
-            loss = engine.model(*engine.inputs(micro_batches, index, masked, step)).loss
+            loss = engine.model(*engine.inputs(micro_batches, index, count, step)).loss
         found += [f"the output of {name}" for name, output in outputs if not _finite(output)][:1]
         found += _gradients(loss, outputs)[:1]
     return found[0] if found else None

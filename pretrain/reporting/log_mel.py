@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from data_shards.batch import FRAME_STRIDE, RECEPTIVE_FIELD, MaskedBatch
+from data_shards.batch import FRAME_STRIDE, RECEPTIVE_FIELD, SampleBatch
 
 MELS = 64
 _FFT = 1024  # windows are padded to it, so that the narrowest filter holds a frequency
@@ -15,7 +15,7 @@ _NYQUIST = 8000.0
 _FLOOR = 1e-5  # of the power; normalised speech has a mean power of 1 a sample
 
 
-def log_mel(batch: MaskedBatch) -> Tensor:
+def log_mel(batch: SampleBatch) -> Tensor:
     """float32 [B, T, MELS] of speech normalised by its recording; arbitrary behind a clip's end."""
     assert batch.scale is not None
     mean, scale = batch.scale.float().split(1, dim=1)

@@ -30,7 +30,7 @@ def images_picture(batch: MaskedBatch, images: int = 8) -> Tensor:
     batch = batch.map(lambda tensor: tensor[:images].cpu())
     assert batch.color is not None
     whole = enlarge(jitter_colors(batch.inputs, batch.color), _PICTURE_SIDE)
-    hidden = _pixel_mask(batch.mask, whole.shape[-1])
+    hidden = _pixel_mask(batch.masks[:, 0], whole.shape[-1])
     masked = torch.where(hidden, _hatching(whole.shape[-1]), whole)
     return torch.cat([_row(whole), _row(masked)], dim=1)
 
@@ -75,7 +75,7 @@ def spectrograms_picture(batch: MaskedBatch, clips: int = 4) -> Tensor:
     ended = ~real_tokens(batch.lengths, bands.shape[1])
     low, high = bands[~ended].min(), bands[~ended].max()
     grey = ((bands - low) / (high - low + 1e-6) * 255)[..., None].expand(-1, -1, -1, 3)
-    shaded = torch.where(batch.mask[..., None, None], (grey + torch.tensor(_SHADE)) / 2, grey)
+    shaded = torch.where(batch.masks[:, 0, :, None, None], (grey + torch.tensor(_SHADE)) / 2, grey)
     pixels = torch.where(ended[..., None, None], 255.0, shaded).clamp(0, 255).to(torch.uint8)
     upright = pixels.permute(0, 3, 2, 1).flip(2)  # [B, 3, MELS, T]
     zoomed = upright.repeat_interleave(_ZOOM, 2).repeat_interleave(_ZOOM, 3)
@@ -86,7 +86,7 @@ def texts_markdown(batch: MaskedBatch, tokenizer: Tokenizer, texts: int = 6) -> 
     """Up to `texts` texts as a numbered list: masked tokens in bold brackets, replaced ones in italics."""
     batch = batch.take(torch.arange(min(texts, len(batch)))).to("cpu")
     assert batch.corrupted is not None
-    rows = zip(batch.inputs, batch.corrupted, batch.mask, batch.lengths.tolist(), strict=True)
+    rows = zip(batch.inputs, batch.corrupted[:, 0], batch.masks[:, 0], batch.lengths.tolist(), strict=True)
     marked = [
         _marked(whole[:n].tolist(), seen[:n].tolist(), mask[:n].tolist(), tokenizer) for whole, seen, mask, n in rows
     ]

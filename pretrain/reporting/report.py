@@ -11,8 +11,8 @@ import torch
 from configs.deepspeed import NEVER
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
-from data_shards.batch import MaskedBatch
-from data_shards.loading.loader import MaskedBatchLoader, MixtureLoader
+from data_shards.batch import MaskedBatch, SampleBatch
+from data_shards.loading.loader import Loader
 from data_shards.order.mixture import mixture_of
 from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.index_file import TOKENIZER_NAME
@@ -51,7 +51,7 @@ class Report:
         self,
         result: StepResult,
         seconds: float,
-        loader: MaskedBatchLoader | MixtureLoader,
+        loader: Loader,
         guard: Guard,
         modules: dict[str, ModuleHealth] | None = None,
     ) -> MetricsRow | None:
@@ -75,11 +75,11 @@ class Report:
             self._progress.update(step, row.loss, row.samples_per_s)
         return row
 
-    def picture(self, batch: MaskedBatch) -> None:
+    def picture(self, batch: SampleBatch) -> None:
         """Picture of a micro-batch of the step just taken: of each modality its first, and every `log.pictures_every`
         steps."""
         every, step, modality = self._config.log.pictures_every, self._engine.steps, batch.modality
-        if not (self._writes and every):
+        if not (self._writes and every and isinstance(batch, MaskedBatch)):
             return
         if modality not in self._pictured or self._mixture.last_of(step, every, NEVER):
             self._pictured.add(modality)
@@ -103,15 +103,12 @@ class Report:
             self._metrics.close()
             self._board.close()
 
-    def _row(self, result: StepResult, loader: MaskedBatchLoader | MixtureLoader, guard: Guard) -> MetricsRow:
+    def _row(self, result: StepResult, loader: Loader, guard: Guard) -> MetricsRow:
         counts = [loader.bad_samples, *(loader.bad_kinds.get(kind, 0) for kind in BAD_KINDS)]
-        sums = distributed.all_sum(torch.cat([
-            result.target_moments.new_tensor(counts),
-            result.target_moments,
-            result.prediction_moments,
-        ]))  # fmt: skip
+        target, prediction = result.statistics["target"], result.statistics["prediction"]
+        sums = distributed.all_sum(torch.cat([target.new_tensor(counts), target, prediction]))
         bad, *kinds = sums[: len(counts)].tolist()
-        target, prediction = (std_from_moments(moments).item() for moments in sums[len(counts) :].chunk(2))
+        target_std, prediction_std = (std_from_moments(moments).item() for moments in sums[len(counts) :].chunk(2))
         engine, modules = self._engine, self._modules.pop(result.modality, {})
         return MetricsRow(
             step=engine.steps,
@@ -122,9 +119,9 @@ class Report:
             lr=result.lr,
             teacher_decay=result.teacher_decay,
             grad_norm=result.grad_norm,
-            target_std=target,
-            prediction_std=prediction,
-            masked_fraction=int(result.masked) / int(result.tokens),
+            target_std=target_std,
+            prediction_std=prediction_std,
+            masked_fraction=int(result.targets) / int(result.tokens),
             padding=1 - int(result.tokens) / int(result.positions),
             waiting=loader.waiting,
             **asdict(self._meters[result.modality].take()),

@@ -5,26 +5,34 @@ from multiprocessing.reduction import ForkingPickler
 
 import torch
 
-from data_shards.batch import MaskedBatch
+from data_shards.batch import MaskedBatch, TokenSpan
 
 MASK = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 1, 0]]).bool()
 
 
 def texts(lengths=(3, 2, 5)):
     ids = torch.arange(15, dtype=torch.int32).view(3, 5)
-    return MaskedBatch("text", ids, MASK, torch.tensor(lengths), torch.arange(3), corrupted=ids)
+    return MaskedBatch(
+        modality="text",
+        inputs=ids,
+        lengths=torch.tensor(lengths),
+        sample_ids=torch.arange(3),
+        corrupted=ids[:, None],
+        masks=MASK[:, None],
+        span=TokenSpan(1, 1),
+    )
 
 
 def test_counts_are_made_with_the_batch_and_travel_with_it():
     batch = texts()
     assert (batch.most_masked, batch.padded) == (3, True) and not texts((5, 5, 5)).padded
     moved = batch.to("meta")
-    assert (moved.most_masked, moved.padded, moved.mask.device.type) == (3, True, "meta")
+    assert (moved.most_masked, moved.padded, moved.masks[:, 0].device.type) == (3, True, "meta")
 
 
 def test_some_of_its_samples_have_counts_of_their_own():
     pair = texts().take(torch.tensor([0, 1]))
-    assert pair.mask.shape == pair.inputs.shape == pair.corrupted.shape == (2, 3)
+    assert pair.masks[:, 0].shape == pair.inputs.shape == pair.corrupted[:, 0].shape == (2, 3)
     assert (pair.most_masked, pair.padded) == (2, True)
     alone = pair.take(torch.tensor([1]))
     assert (alone.most_masked, alone.padded, alone.inputs.tolist()) == (1, False, [[5, 6]])
@@ -33,11 +41,18 @@ def test_some_of_its_samples_have_counts_of_their_own():
 def test_small_tensors_go_to_another_process_within_the_message():
     """The images alone are a file of shared memory."""
     images = torch.randint(256, (3, 3, 200, 200), dtype=torch.uint8)
-    batch = MaskedBatch("vision", images, MASK, torch.full((3,), 5), torch.arange(3), color=torch.ones(3, 3, 4))
+    batch = MaskedBatch(
+        modality="vision",
+        inputs=images,
+        lengths=torch.full((3,), 5),
+        sample_ids=torch.arange(3),
+        color=torch.ones(3, 3, 4),
+        masks=MASK[:, None],
+    )
     message = bytes(ForkingPickler.dumps(batch))
     assert message.count(b"rebuild_tensor") == 1
     copy = ForkingPickler.loads(message)
-    for name in ("inputs", "mask", "lengths", "sample_ids", "color"):
+    for name in ("inputs", "masks", "lengths", "sample_ids", "color"):
         assert torch.equal(getattr(copy, name), getattr(batch, name)), name
     assert (copy.most_masked, copy.padded, copy.scale) == (3, False, None)
 

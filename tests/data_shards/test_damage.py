@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.making.validate import validate_shards
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.bad_sample import BadSample
@@ -137,7 +137,7 @@ def test_a_run_names_what_is_lost_and_replaces_it_alike_on_all_ranks(tmp_path, c
             bad.add(sample)
     assert bad == lost
     config = small_config(pattern, lanes=2, window=12, max_bad_samples=1000)
-    loaders = [MaskedBatchLoader(own(config), rank, 2) for rank in range(2)]
+    loaders = [ModalityLoader(own(config), rank, 2) for rank in range(2)]
     assert {loader.steps_per_epoch for loader in loaders} == {3}
     for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), 6):
         found = [int(sample) for step in ranks for batch in step for sample in batch.sample_ids]

@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema import PretrainConfig
 from data_shards.batch import Sample
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards import reader as reader_module
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index
@@ -80,7 +80,7 @@ def outcome(shards: Path, config: PretrainConfig, originals: dict[int, Sample], 
     reader.close()
     if batch:
         try:
-            next(MaskedBatchLoader(own(config), 0, 1).steps(0))
+            next(ModalityLoader(own(config), 0, 1).steps(0))
         except ValueError as error:
             assert "\n" not in str(error), error
             return "stopped"

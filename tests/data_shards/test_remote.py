@@ -14,7 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from data_shards.loading.labelled import labelled_samples
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards import storage as storage_module
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index
@@ -52,7 +52,7 @@ def config(tmp_path, store):
 
 def ids(config, steps, world=1):
     """Samples of each step."""
-    loaders = [MaskedBatchLoader(own(config), rank, world) for rank in range(world)]
+    loaders = [ModalityLoader(own(config), rank, world) for rank in range(world)]
     runs = [loader.steps(0) for loader in loaders]
     found = [
         [int(i) for batches in step for batch in batches for i in batch.sample_ids]
@@ -73,7 +73,7 @@ def test_an_epoch_over_a_store_that_fails_is_complete_and_read_once(
 ):
     store.every = 10
     local = small_config(str(tmp_path / "store"), chunk_bytes=CHUNK)
-    steps = MaskedBatchLoader(own(local), 0, 1).steps_per_epoch
+    steps = ModalityLoader(own(local), 0, 1).steps_per_epoch
     found, bad = ids(config(workers=workers, read_ahead_mb=read_ahead_mb), steps, world)
     assert (found, bad) == (ids(local, steps)[0], 0)
     assert store.failed > 0
@@ -107,7 +107,7 @@ def test_a_damaged_sidecar_in_the_cache_is_fetched_again(config, store, tmp_path
 
 def test_a_store_that_stops_answering_ends_the_run_and_replaces_nothing(config, store):
     data = replace(config().data, retries=1, timeout_s=0.3)
-    loader = MaskedBatchLoader(own(replace(config(), data=data)), 0, 1)
+    loader = ModalityLoader(own(replace(config(), data=data)), 0, 1)
     steps = loader.steps(0)
     next(steps)
     store.every, store.numbers = 1, itertools.repeat(0)  # 500 from now on
@@ -273,6 +273,7 @@ def test_text_and_probes_from_a_store(tmp_path):
             entry.vocab_size == 300
             and (folder / "merges.txt").read_bytes() == (tmp_path / "store" / "tokenizer" / "merges.txt").read_bytes()
         )
-        batch, labels = labelled_samples(store.url, own(config), 10)
+        batch = labelled_samples(store.url, own(config), 10)
+        labels = batch.labels
     assert len(batch) == len(labels) == 10
     assert np.array_equal(batch.sample_ids.numpy(), np.arange(0, 20, 2))

@@ -8,7 +8,7 @@ from torch import Tensor
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.signals import samples_of
-from data_shards.batch import BOS, EOS, PAD, UNK, MaskedBatch
+from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, UNK, MaskedBatch, TokenSpan
 from data_shards.order.mixture import mixture_of
 from pretrain.engine import distributed
 
@@ -63,7 +63,14 @@ def _images(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
         masked = vision.mask.patches - int(torch.randint(0, 3, (1,), generator=generator))
         row[torch.randperm(vision.tokens, generator=generator)[:masked]] = True
     lengths = torch.full((count,), vision.tokens)
-    return MaskedBatch("vision", inputs, mask, lengths, torch.arange(count), torch.eye(3, 4).repeat(count, 1, 1))
+    return MaskedBatch(
+        modality="vision",
+        inputs=inputs,
+        lengths=lengths,
+        sample_ids=torch.arange(count),
+        color=torch.eye(3, 4).repeat(count, 1, 1),
+        masks=mask[:, None],
+    )
 
 
 def _clips(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
@@ -72,7 +79,15 @@ def _clips(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
     noise = 2000 * torch.randn(count, samples_of(longest), generator=generator)
     mask = _some(count, longest, lengths, generator)
     scale = torch.tensor([[0.0, 1 / 2000]]).repeat(count, 1)
-    return MaskedBatch("speech", noise.to(torch.int16), mask, lengths, torch.arange(count), scale=scale)
+    return MaskedBatch(
+        modality="speech",
+        inputs=noise.to(torch.int16),
+        lengths=lengths,
+        sample_ids=torch.arange(count),
+        scale=scale,
+        masks=mask[:, None],
+        span=TokenSpan(RECEPTIVE_FIELD, FRAME_STRIDE),
+    )
 
 
 def _texts(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
@@ -86,7 +101,15 @@ def _texts(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
     mask = _some(count, text.max_tokens, lengths, generator) & (inputs > UNK)
     mask[:, 1] = True
     corrupted = torch.where(mask, text.vocab_size - 1, inputs).int()
-    return MaskedBatch("text", inputs, mask, lengths, torch.arange(count), corrupted=corrupted)
+    return MaskedBatch(
+        modality="text",
+        inputs=inputs,
+        lengths=lengths,
+        sample_ids=torch.arange(count),
+        corrupted=corrupted[:, None],
+        masks=mask[:, None],
+        span=TokenSpan(1, 1),
+    )
 
 
 def _some(count: int, longest: int, lengths: Tensor, generator: torch.Generator) -> Tensor:

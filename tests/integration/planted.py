@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from models.data2vec import Data2Vec
 from pretrain.checkpoints import snapshot
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 
-forward, step, steps, write = Data2Vec.forward, Engine.step, MaskedBatchLoader.steps, snapshot.write_partitions
+forward, step, steps, write = Data2Vec.forward, Engine.step, ModalityLoader.steps, snapshot.write_partitions
 
 
 class Plant:
@@ -38,7 +38,7 @@ class Plant:
         self.now = 0
         Data2Vec.forward = lambda model, *given: self.forward(model, *given)  # type: ignore[method-assign]
         Engine.step = lambda engine, *given: self.step(engine, *given)  # type: ignore[method-assign]
-        MaskedBatchLoader.steps = lambda loader, first: self.steps(loader, first)  # type: ignore[method-assign]
+        ModalityLoader.steps = lambda loader, first: self.steps(loader, first)  # type: ignore[method-assign]
         snapshot.write_partitions = self.write
 
     def here(self, kind: str) -> bool:
@@ -70,7 +70,7 @@ class Plant:
             time.sleep(3600)
         return step(engine, *given)
 
-    def steps(self, loader: MaskedBatchLoader, first_step: int) -> Iterator:
+    def steps(self, loader: ModalityLoader, first_step: int) -> Iterator:
         for batches in steps(loader, first_step):
             self.pause("data")
             yield batches
@@ -88,7 +88,7 @@ def shrink(engine: Engine) -> None:
         if name.startswith("feature_encoder"):
             values.mul_(1e-6)
     engine.partitions.load_masters(weights)
-    engine.partitions.publish()
+    engine.partitions.write_weights()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
 from configs.schema_training import ModelConfig, TeacherConfig
 from configs.signals import samples_of
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch
+from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
 
 MODALITIES: tuple[Modality, ...] = ("vision", "speech", "text")
 LENGTHS = {"speech": (9, 14, 12, 11), "text": (10, 16, 7, 13)}
@@ -27,6 +27,9 @@ def tiny_config(
         text=TextConfig(vocab_size=50, max_tokens=24),
         teacher=TeacherConfig(layers=2),
     )
+
+
+SPANS = {"vision": None, "speech": TokenSpan(RECEPTIVE_FIELD, FRAME_STRIDE), "text": TokenSpan(1, 1)}
 
 
 def base_config(modality: Modality = "vision", **model) -> PretrainConfig:
@@ -54,7 +57,14 @@ def random_batch(
     noise = noise.masked_fill(torch.arange(int(lengths.max())) >= lengths[:, None], 2.0)
     mask = noise.argsort(1).argsort(1) < masked
     inputs = {"vision": _images, "speech": _clips, "text": _texts}[modality](config, lengths, mask, generator)
-    return MaskedBatch(modality, mask=mask, lengths=lengths, sample_ids=torch.arange(len(lengths)), **inputs)
+    return MaskedBatch(
+        modality=modality,
+        lengths=lengths,
+        sample_ids=torch.arange(len(lengths)),
+        masks=mask[:, None],
+        span=SPANS[modality],
+        **inputs,
+    )
 
 
 def _images(config: PretrainConfig, lengths: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> dict:
@@ -75,7 +85,7 @@ def _texts(config: PretrainConfig, lengths: torch.Tensor, mask: torch.Tensor, ge
     ids[:, 0] = BOS
     ids[torch.arange(len(lengths)), lengths - 1] = EOS
     ids[torch.arange(mask.shape[1]) >= lengths[:, None]] = PAD
-    return {"inputs": ids, "corrupted": ids.masked_fill(mask, config.text.vocab_size - 1)}
+    return {"inputs": ids, "corrupted": ids.masked_fill(mask, config.text.vocab_size - 1)[:, None]}
 
 
 def randomise(module: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:

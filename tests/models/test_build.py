@@ -6,8 +6,8 @@ from torch import nn
 
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
-from configs.schema_training import MixtureConfig, OptimizerConfig
-from models.data2vec import Data2Vec, parameter_groups, part_state
+from configs.schema_training import MixtureConfig
+from models.data2vec import Data2Vec, part_state
 from tests.models.common import random_batch, randomise, tiny_config
 
 BLOCKS = {"encoder.blocks.0.norm1.weight", "encoder.blocks.2.attention.qkv.weight"}
@@ -45,7 +45,7 @@ def test_what_the_teacher_does_not_average_is_the_students_own(modality, average
         own = getattr(model.student, child)
         assert getattr(model.teacher, child) is own and own.training
         assert all(parameter.requires_grad for parameter in own.parameters())
-    groups = parameter_groups(model, OptimizerConfig())
+    groups = model.parameter_groups()
     ids = {id(parameter) for group in groups if group["teacher"] for parameter in group["params"]}
     assert ids == {id(student) for _, student, _ in model.tracked()}
 
@@ -54,7 +54,7 @@ def test_shared_local_features_are_computed_once():
     model = Data2Vec(tiny_config(modality="speech"))
     calls = []
     model.student.feature_encoder.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    seen, whole = model.local(random_batch(model.config))
+    seen, whole = model.embed(random_batch(model.config))
     assert calls == [True] and torch.equal(seen, whole) and seen.requires_grad and not whole.requires_grad
 
 
@@ -74,7 +74,7 @@ def test_a_part_of_a_mixture_is_a_model_of_that_modality(modality, blocks):
     assert not missing and set(unexpected) == (extra if blocks == "shared" else set())
     alone.teacher.load_state_dict({name: alone.student.state_dict()[name] for name in alone.teacher.state_dict()})
     batch = random_batch(config, modality=modality)
-    losses = [float(each.eval()(batch, batch.mask.sum()).loss.detach()) for each in (model, alone)]
+    losses = [float(each.eval()(batch, batch.masks.sum()).loss.detach()) for each in (model, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -95,13 +95,13 @@ def test_shared_blocks_are_one_and_belong_to_all():
 def test_a_step_moves_its_modality_and_what_is_shared(blocks):
     """Groups name the only modality that gives their parameters gradients."""
     model = Data2Vec(mixture(blocks))
-    groups = parameter_groups(model, OptimizerConfig())
+    groups = model.parameter_groups()
     assert sum(len(group["params"]) for group in groups) == len(list(model.student.parameters()))
     assert {group["modality"] for group in groups} == {*MODALITIES, *([None] if blocks == "shared" else [])}
     for modality in MODALITIES:
         model.zero_grad()
         batch = random_batch(model.config, modality=modality)
-        model(batch, batch.mask.sum()).loss.backward()
+        model(batch, batch.masks.sum()).loss.backward()
         for group in groups:
             moved = [parameter.grad is not None for parameter in group["params"]]
             assert all(moved) if group["modality"] in (None, modality) else not any(moved)
@@ -112,7 +112,7 @@ def test_dropout_of_shared_blocks_is_that_of_the_modality():
     model = Data2Vec(mixture()).train()
     for modality in MODALITIES:
         batch = random_batch(model.config, modality=modality)
-        first, second = (float(model(batch, batch.mask.sum()).loss.detach()) for _ in range(2))
+        first, second = (float(model(batch, batch.masks.sum()).loss.detach()) for _ in range(2))
         assert (first == second) == (modality == "vision")
 
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from configs.schema import PretrainConfig
-from configs.schema_training import LossConfig, OptimizerConfig, TeacherConfig
+from configs.schema_training import LossConfig, TeacherConfig
 from models import transformer
-from models.data2vec import Data2Vec, average, masked_rows, parameter_groups, regression_loss
+from models.data2vec import Data2Vec, average, masked_rows, regression_loss
 from models.statistics import std_from_moments
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
 
@@ -27,7 +27,7 @@ def randomised(config: PretrainConfig) -> Data2Vec:
 
 
 def losses(model: Data2Vec, batches) -> list[torch.Tensor]:
-    count = torch.tensor(sum(int(batch.mask.sum()) for batch in batches))
+    count = torch.tensor(sum(int(batch.masks.sum()) for batch in batches))
     return [model(batch, count).loss for batch in batches]
 
 
@@ -51,13 +51,17 @@ def test_vision_loss_against_a_plain_implementation():
     """Full forward of both networks, boolean selection of the masked patches, everything by hand."""
     model = make_model().eval()
     batch = random_batch(model.config, masked=4)
-    seen, whole = model.local(batch)
+    seen, whole = model.embed(batch)
     blocks = [output[:, 1:] for output in model.teacher(whole, batch.lengths, top=2)]
-    target = F.layer_norm(torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0), (32,))[batch.mask]
-    prediction = model.student.predict(model.student(seen, batch.lengths, batch.mask)[0])[:, 1:][batch.mask]
+    target = F.layer_norm(torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0), (32,))[
+        batch.masks[:, 0]
+    ]
+    prediction = model.student.predict(model.student(seen, batch.lengths, batch.masks[:, 0])[0])[:, 1:][
+        batch.masks[:, 0]
+    ]
     difference = (prediction - target).abs()
     expected = torch.where(difference < 2, 0.5 * difference**2 / 2, difference - 1).mean()
-    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+    compare(model(batch, batch.masks.sum()), expected, target, prediction)
 
 
 def test_speech_loss_against_a_plain_implementation():
@@ -67,15 +71,15 @@ def test_speech_loss_against_a_plain_implementation():
     batch = random_batch(model.config)
     targets, predictions = [], []
     for i, length in enumerate(batch.lengths.tolist()):
-        clip, mask = batch.take(torch.tensor([i])), batch.mask[i, :length]
-        seen, whole = model.local(clip)
+        clip, mask = batch.take(torch.tensor([i])), batch.masks[:, 0][i, :length]
+        seen, whole = model.embed(clip)
         blocks = model.teacher(whole, clip.lengths, top=2, target="ffn")
         normalised = [F.instance_norm(block.transpose(1, 2)).transpose(1, 2) for block in blocks]
         targets.append(torch.stack(normalised).mean(0)[0, mask])
         predictions.append(model.student.predict(model.student(seen, clip.lengths, clip.mask)[0])[0, mask])
     target, prediction = torch.cat(targets), torch.cat(predictions)
     expected = (prediction - target).square().sum(1).mean() / 32**0.5
-    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+    compare(model(batch, batch.masks.sum()), expected, target, prediction)
 
 
 def test_text_loss_against_a_plain_implementation():
@@ -84,25 +88,25 @@ def test_text_loss_against_a_plain_implementation():
     batch = random_batch(model.config)
     embedding = model.student.embedding.weight
     blocks = model.teacher(F.embedding(batch.inputs, embedding), batch.lengths, top=2, target="ffn")
-    target = torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0)[batch.mask]
-    seen = F.embedding(batch.corrupted, embedding)
-    prediction = model.student.predict(model.student(seen, batch.lengths)[0])[batch.mask]
+    target = torch.stack([F.layer_norm(block, (32,)) for block in blocks]).mean(0)[batch.masks[:, 0]]
+    seen = F.embedding(batch.corrupted[:, 0], embedding)
+    prediction = model.student.predict(model.student(seen, batch.lengths)[0])[batch.masks[:, 0]]
     difference = (prediction - target).abs()
     expected = torch.where(difference < 4, difference**2 / 8, difference - 2).sum(1).mean()
-    compare(model(batch, batch.mask.sum()), expected, target, prediction)
+    compare(model(batch, batch.masks.sum()), expected, target, prediction)
 
 
 def compare(output, expected: torch.Tensor, target: torch.Tensor, prediction: torch.Tensor) -> None:
     torch.testing.assert_close(output.loss, expected)
-    for moments, values in ((output.target_moments, target), (output.prediction_moments, prediction)):
+    for moments, values in ((output.statistics["target"], target), (output.statistics["prediction"], prediction)):
         torch.testing.assert_close(std_from_moments(moments).float(), (values.var(0) + 1e-6).sqrt().mean())
 
 
 def test_teacher_sees_the_unmasked_image_and_the_student_the_masked_one():
     model = make_model().eval()
     batch = random_batch(model.config)
-    (seen, whole), (rows, _) = model.local(batch), masked_rows(batch.mask, 6)
-    changed = [torch.where(batch.mask[..., None], local + 1, local) for local in (seen, whole)]
+    (seen, whole), (rows, _) = model.embed(batch), masked_rows(batch.masks[:, 0], 6)
+    changed = [torch.where(batch.masks[:, 0][..., None], local + 1, local) for local in (seen, whole)]
     assert torch.equal(model.predictions(batch, seen, rows), model.predictions(batch, changed[0], rows))
     assert not torch.allclose(model.targets(batch, whole, rows), model.targets(batch, changed[1], rows))
 
@@ -122,7 +126,7 @@ def test_a_sample_does_not_depend_on_what_it_is_batched_with(modality, norm):
 @each_with_padding
 def test_what_lies_behind_a_samples_end_has_no_influence(modality):
     model, batch = make_model(modality=modality), random_batch(tiny_config(modality=modality))
-    padding = torch.arange(batch.mask.shape[1]) >= batch.lengths[:, None]
+    padding = torch.arange(batch.masks[:, 0].shape[1]) >= batch.lengths[:, None]
     if modality == "speech":
         samples = torch.tensor([400 + 320 * (length - 1) for length in batch.lengths.tolist()])
         padding = torch.arange(batch.inputs.shape[1]) >= samples[:, None]
@@ -144,7 +148,7 @@ def test_leaky_positions_let_padding_through():
 def test_loss_and_gradient_add_up_over_micro_batches(modality):
     model = make_model(modality=modality)
     batch = random_batch(model.config, size=5, masked=3, lengths=None if modality == "vision" else [9, 14, 8, 11, 12])
-    batch.mask[0, batch.mask[0].nonzero()[0]] = False  # unequal counts
+    batch.masks[:, 0][0, batch.masks[:, 0][0].nonzero()[0]] = False  # unequal counts
     parts = [batch.take(rows) for rows in (torch.arange(2), torch.arange(2, 5))]
     for whole, summed in zip(results(model, [batch]), results(model, parts), strict=True):
         torch.testing.assert_close(whole, summed, rtol=1e-4, atol=1e-5)
@@ -246,7 +250,7 @@ def test_bfloat16_forward_has_a_float32_loss(modality, norm):
 def test_features_are_of_the_whole_sample_and_restore_the_mode(modality, monkeypatch):
     model = make_model(modality=modality, dropout=0.3).train()
     batch = random_batch(model.config, size=5)
-    batch = replace(batch, mask=torch.zeros_like(batch.mask), corrupted=None)
+    batch = replace(batch, masks=torch.zeros_like(batch.masks), corrupted=None)
     features = model.features(batch)
     assert features.shape == (5, 32) and features.dtype == torch.float32
     assert float(features.abs().mean()) > 0.1  # the mean of an instance norm over a clip would be nothing
@@ -263,7 +267,7 @@ def test_features_of_text_leave_special_tokens_out():
     config.teacher.layers, config.model.layers = 1, 1
     model, batch = randomised(config), random_batch(config, lengths=[6, 9])
     batch = replace(batch, corrupted=None)
-    (block,) = model.teacher(model.student.local(batch.inputs), batch.lengths, target="ffn")
+    (block,) = model.teacher(model.student.embed(batch.inputs), batch.lengths, target="ffn")
     expected = F.layer_norm(block, (32,))[0, 1:5].mean(0)
     torch.testing.assert_close(model.features(batch)[0], expected)
 
@@ -279,14 +283,15 @@ def test_layer_drop_follows_the_shared_seed():
 def test_parameter_groups_of_the_vision_recipe():
     model = Data2Vec(tiny_config())
     names = {id(parameter): name for name, parameter in model.student.named_parameters()}
-    decayed, spared = parameter_groups(model, OptimizerConfig(weight_decay=0.05))
+    decayed, spared = model.parameter_groups()
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
     assert decayed["teacher"] and spared["teacher"] and decayed["modality"] is None
     decayed, spared = ({names[id(parameter)] for parameter in group["params"]} for group in (decayed, spared))
     assert {"tokens.mask", "positions.table", "patch_embedding.weight", "head.weight"} <= decayed
     assert {"tokens.cls", "encoder.blocks.0.gamma1", "encoder.blocks.0.attention.qkv.q_bias", "norm.weight"} <= spared
     assert decayed | spared == set(names.values()) and not decayed & spared
-    (everything,) = parameter_groups(model, replace(OptimizerConfig(), decay_rule="all"))
+    model.config.optimizer.decay_rule = "all"
+    (everything,) = model.parameter_groups()
     assert len(everything["params"]) == len(names)
 
 

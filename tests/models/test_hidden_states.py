@@ -24,17 +24,17 @@ def make_batch(config: PretrainConfig, leaky: bool) -> MaskedBatch:
 
 def of_transformers(model: torch.nn.Module, network: Network, batch: MaskedBatch, masked: bool) -> list[torch.Tensor]:
     """Hidden states after each block, then the last one as the model returns it."""
-    seen, whole = network.views(batch)
+    seen, whole = network.student_teacher_inputs(batch)
     match batch.modality:
         case "vision":
             p, g = network.config.patch_size, network.config.grid
             images = whole.view(-1, g, g, 3, p, p).permute(0, 3, 1, 4, 2, 5).reshape(batch.inputs.shape)
-            inputs = {"pixel_values": images, "bool_masked_pos": batch.mask if masked else None}
+            inputs = {"pixel_values": images, "bool_masked_pos": batch.masks[:, 0] if masked else None}
         case "speech":
             samples = torch.tensor([samples_of(int(frames)) for frames in batch.lengths])
             real = real_tokens(samples, whole.shape[1])
             inputs = {"input_values": whole * real, "attention_mask": real.long()}
-            inputs["mask_time_indices"] = batch.mask if masked else None
+            inputs["mask_time_indices"] = batch.masks[:, 0] if masked else None
         case "text":
             real = real_tokens(batch.lengths, whole.shape[1])
             inputs = {"input_ids": (seen if masked else whole).long(), "attention_mask": real.long()}
@@ -43,8 +43,8 @@ def of_transformers(model: torch.nn.Module, network: Network, batch: MaskedBatch
 
 
 def of_ours(network: Network, batch: MaskedBatch, masked: bool) -> list[torch.Tensor]:
-    x = network.local(network.views(batch)[0 if masked else 1])
-    mask = batch.mask if masked else None
+    x = network.embed(network.student_teacher_inputs(batch)[0 if masked else 1])
+    mask = batch.masks[:, 0] if masked else None
     outputs = network(x, batch.lengths, mask, top=len(network.encoder.blocks))
     return [*outputs, outputs[-1] if network.norm is None else network.norm(outputs[-1])]
 
@@ -96,7 +96,7 @@ def pair(folder, config: PretrainConfig, std: float) -> tuple[Network, torch.nn.
 
 
 def check(theirs: torch.nn.Module, network: Network, batch: MaskedBatch, tolerance: float = 1e-5) -> None:
-    real = real_tokens(batch.lengths + network.prefix, batch.mask.shape[1] + network.prefix)
+    real = real_tokens(batch.lengths + network.prefix, batch.masks[:, 0].shape[1] + network.prefix)
     for masked in (False, True):
         pairs = zip(of_ours(network, batch, masked), of_transformers(theirs, network, batch, masked), strict=True)
         differences = [difference(ours[real], reference[real]) for ours, reference in pairs]

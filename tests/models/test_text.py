@@ -16,7 +16,7 @@ def test_positions_start_at_row_two(model):
     assert student.positions.weight.shape == (24 + 2, 32)
     x = torch.zeros(2, 5, 32)
     assert torch.equal(student.positions(x)[1], student.positions.weight[2:7])
-    model.eval()(batch, batch.mask.sum()).loss.backward()
+    model.eval()(batch, batch.masks.sum()).loss.backward()
     gradient = student.positions.weight.grad.abs().sum(1)
     longest = int(batch.lengths.max())
     assert float(gradient[:2].sum()) == 0 and float(gradient[2 : 2 + longest].min()) > 0
@@ -36,8 +36,8 @@ def test_initial_weights_are_berts(model):
 def test_the_teacher_sees_the_whole_text_and_the_student_what_is_left(model):
     """The published code shows the teacher <pad> where nothing is masked; the paper's is the whole text."""
     batch = random_batch(model.config)
-    seen, whole = model.local(batch)
-    masked, embedding = batch.mask, model.student.embedding.weight
+    seen, whole = model.embed(batch)
+    masked, embedding = batch.masks[:, 0], model.student.embedding.weight
     assert torch.equal(whole, embedding[batch.inputs.long()]) and not whole.requires_grad
     assert torch.equal(seen[masked], embedding[-1].expand(int(masked.sum()), -1))
     assert torch.equal(seen[~masked], whole[~masked])
@@ -45,5 +45,5 @@ def test_the_teacher_sees_the_whole_text_and_the_student_what_is_left(model):
 
 def test_padding_gives_no_gradient(model):
     batch = random_batch(model.config)
-    model.eval()(batch, batch.mask.sum()).loss.backward()
+    model.eval()(batch, batch.masks.sum()).loss.backward()
     assert float(model.student.embedding.weight.grad[1].abs().max()) == 0

@@ -13,7 +13,7 @@ from torch import distributed as dist
 from configs.compose import to_yaml
 from configs.schema_commands import BuildConfig, ProbeCommandConfig
 from configs.schema_running import ProbeConfig
-from data_shards.batch import MaskedBatch
+from data_shards.batch import MaskedBatch, TokenSpan
 from data_shards.making.build import build
 from models.data2vec import Data2Vec
 from pretrain import probe as probe_module
@@ -60,7 +60,14 @@ def made_up_texts(lengths: list[int]) -> tuple[MaskedBatch, list[int]]:
     count, longest = len(lengths), max(lengths)
     ids = torch.arange(count, dtype=torch.int32)[:, None].expand(-1, longest)
     mask = torch.zeros(count, longest, dtype=torch.bool)
-    batch = MaskedBatch("text", ids, mask, torch.tensor(lengths), torch.arange(count))
+    batch = MaskedBatch(
+        modality="text",
+        inputs=ids,
+        lengths=torch.tensor(lengths),
+        sample_ids=torch.arange(count),
+        masks=mask[:, None],
+        span=TokenSpan(1, 1),
+    )
     return batch, [i + 100 * length for i, length in enumerate(lengths)]
 
 

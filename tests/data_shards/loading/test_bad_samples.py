@@ -5,7 +5,8 @@ import pytest
 
 from configs.schema_training import DataConfig
 from data_shards.loading.bad_samples import BadSampleCount
-from data_shards.loading.loader import MaskedBatchLoader, open_loader
+from data_shards.loading.loader import open_loader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards.bad_sample import Report
 from tests.data_shards.shard_tools import damage, make_shards, small_config
 from tests.own import own
@@ -75,7 +76,7 @@ def damaged(tmp_path):
 
 
 def test_only_replacements_of_consumed_steps_count(damaged):
-    loader = MaskedBatchLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
+    loader = ModalityLoader(own(small_config(damaged, workers=1, prefetch=8)), 0, 1)
     counts = []
     for step in islice(loader.steps(0), 8):
         assert sum(map(len, step)) == 8
@@ -92,7 +93,7 @@ def test_kinds_of_bad_samples(damaged):
 
 def test_counts_of_an_earlier_process_are_carried_on(damaged):
     config = small_config(damaged, max_bad_samples=1, max_bad_fraction=0.01)
-    first, second = (MaskedBatchLoader(own(config), 0, 1) for _ in range(2))
+    first, second = (ModalityLoader(own(config), 0, 1) for _ in range(2))
     for _ in islice(first.steps(0), 8):
         pass
     assert first.bad_counts == (1, 64)
@@ -108,5 +109,5 @@ def test_counts_of_an_earlier_process_are_carried_on(damaged):
 def test_past_the_cap_the_run_stops_and_the_cause_is_named(damaged, workers):
     config = small_config(damaged, workers=workers, max_bad_samples=0, max_bad_fraction=0.01)
     with pytest.raises(ValueError, match=r"data\.max_bad_samples=0.*train-000000\.tar, key '000005'.*checksum"):
-        for _ in islice(MaskedBatchLoader(own(config), 0, 1).steps(0), 8):
+        for _ in islice(ModalityLoader(own(config), 0, 1).steps(0), 8):
             pass

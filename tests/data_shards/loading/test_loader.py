@@ -16,8 +16,9 @@ import torch
 
 from configs.schema_modalities import MODALITIES
 from configs.signals import samples_of
-from data_shards.loading.loader import MaskedBatchLoader, open_loader
+from data_shards.loading.loader import open_loader
 from data_shards.loading.microbatch import MicroBatches
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.plain import EpochOrder
 from tests.data_shards.shard_tools import damage, make_shards, small_config
 from tests.own import own
@@ -27,8 +28,8 @@ def real_part(batch, i):
     """The tensors of sample i, without padding."""
     tokens = int(batch.lengths[i])
     whole = {"vision": None, "speech": samples_of(tokens), "text": tokens}[batch.modality]
-    cropped = [batch.mask[i, :tokens], batch.inputs[i, ..., :whole]]
-    others = [batch.color, batch.scale, None if batch.corrupted is None else batch.corrupted[:, :tokens]]
+    cropped = [batch.masks[:, 0][i, :tokens], batch.inputs[i, ..., :whole]]
+    others = [batch.color, batch.scale, None if batch.corrupted is None else batch.corrupted[:, 0][:, :tokens]]
     return [*cropped, *(other[i] for other in others if other is not None)]
 
 
@@ -62,11 +63,13 @@ def reference(of_modality):
 
 
 def test_shapes_and_types(shards):
-    (batch, _), *_ = islice(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0), 1)
+    (batch, _), *_ = islice(ModalityLoader(own(small_config(shards)), 0, 1).steps(0), 1)
     assert batch.inputs.shape == (4, 3, 28, 28) and batch.inputs.dtype == torch.uint8
     assert batch.inputs.is_contiguous(memory_format=torch.channels_last), "stacked without moving the channels"
     assert batch.color.shape == (4, 3, 4) and batch.color.dtype == torch.float32
-    assert batch.mask.shape == (4, 49) and batch.mask.dtype == torch.bool and batch.mask.any(1).all()
+    assert (
+        batch.masks[:, 0].shape == (4, 49) and batch.masks[:, 0].dtype == torch.bool and batch.masks[:, 0].any(1).all()
+    )
     assert batch.sample_ids.dtype == batch.lengths.dtype == torch.int64 and batch.lengths.tolist() == [49] * 4
 
 
@@ -137,7 +140,7 @@ def test_shards_without_any_usable_image_end_with_their_name(tmp_path, workers):
     pattern = make_shards(tmp_path, (16,))
     shard = tmp_path / "train-000000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
-    loader = MaskedBatchLoader(own(small_config(pattern, workers=workers)), 0, 1)
+    loader = ModalityLoader(own(small_config(pattern, workers=workers)), 0, 1)
     with pytest.raises(ValueError, match=r"no usable sample among .*train-000000\.tar"):
         next(loader.steps(0))
 
@@ -157,7 +160,7 @@ def test_warnings_come_from_rank_0_alone(tmp_path, caplog):
     for rank in (1, 0):
         assert not caplog.text
         with caplog.at_level(logging.WARNING):
-            MaskedBatchLoader(own(small_config(pattern)), rank, 2)
+            ModalityLoader(own(small_config(pattern)), rank, 2)
     assert "train-000001.tar is empty" in caplog.text
 
 
@@ -168,14 +171,14 @@ def test_without_workers_an_error_is_no_failed_process(shards, monkeypatch, erro
 
     monkeypatch.setattr(MicroBatches, "__getitem__", fail)
     with pytest.raises(error, match="^out of order$"):
-        next(MaskedBatchLoader(own(small_config(shards)), 0, 1).steps(0))
+        next(ModalityLoader(own(small_config(shards)), 0, 1).steps(0))
 
 
 def test_impossible_masks_are_refused(shards):
     config = small_config(shards)
     vision = replace(config.vision, mask=replace(config.vision.mask, patches=49))
     with pytest.raises(ValueError, match=r"vision\.mask\.patches=49 must be below"):
-        MaskedBatchLoader(own(replace(config, vision=vision)), 0, 1)
+        ModalityLoader(own(replace(config, vision=vision)), 0, 1)
 
 
 def workers():
@@ -185,7 +188,7 @@ def workers():
 
 def test_a_killed_worker_is_an_error_and_no_hang(shards):
     others = workers()
-    steps = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1).steps(0)
+    steps = ModalityLoader(own(small_config(shards, workers=1)), 0, 1).steps(0)
     next(steps)
     [worker] = workers() - others
     os.kill(worker.pid, signal.SIGKILL)
@@ -199,8 +202,8 @@ import os, signal, sys, time, multiprocessing
 sys.path.insert(0, {folder!r})
 from tests.data_shards.shard_tools import small_config
 from tests.own import own
-from data_shards.loading.loader import MaskedBatchLoader
-steps = MaskedBatchLoader(own(small_config({shards!r}, workers=2)), 0, 1).steps(0)
+from data_shards.loading.modality_loader import ModalityLoader
+steps = ModalityLoader(own(small_config({shards!r}, workers=2)), 0, 1).steps(0)
 next(steps)
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGINT, lambda *_: None)

@@ -16,5 +16,5 @@ def test_micro_batches_keep_to_their_budget_on_every_rank(tmp_path, modality):
     sizes = {len(step) for step in ranks[0]}
     assert len(sizes) > 1 and [len(step) for step in ranks[0]] == [len(step) for step in ranks[1]]
     batches = [batch for rank in ranks for step in rank for batch in step]
-    assert all(batch.mask.numel() <= 30 and len(batch) <= 8 for batch in batches)
+    assert all(batch.masks.numel() <= 30 and len(batch) <= 8 for batch in batches)
     assert max(map(len, batches)) > 2, "short ones come in greater numbers"

@@ -1,12 +1,12 @@
 """The process that reads ahead: a run goes on without it."""
 
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from tests.data_shards.shard_tools import small_config
 from tests.own import own
 
 
 def test_without_its_read_ahead_process_a_run_goes_on(shards):
-    loader = MaskedBatchLoader(own(small_config(shards, workers=1)), 0, 1)
+    loader = ModalityLoader(own(small_config(shards, workers=1)), 0, 1)
     steps = loader.steps(0)
     process = loader._ahead._process
     process.kill()

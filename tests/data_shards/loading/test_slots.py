@@ -6,7 +6,7 @@ import torch
 
 from configs.schema_modalities import SpeechConfig, VisionConfig
 from data_shards.batch import WITHIN_MESSAGE
-from data_shards.loading.loader import MaskedBatchLoader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.loading.slots import Slots, slots_of
 from tests.data_shards.shard_tools import make_shards, small_config
 from tests.own import own
@@ -22,7 +22,7 @@ def test_batches_that_are_kept_stay_as_they_came(tmp_path, modality):
         config = replace(
             config, vision=VisionConfig(image_size=160, patch_size=8), speech=SpeechConfig(max_seconds=2.0)
         )
-        loader = MaskedBatchLoader(own(config), 0, 1)
+        loader = ModalityLoader(own(config), 0, 1)
         found.append([step[0].inputs for step in islice(loader.steps(0), 12)])
         loader.close()
     inside, from_workers = found
@@ -34,7 +34,7 @@ def test_batches_that_are_kept_stay_as_they_came(tmp_path, modality):
 
 def test_each_worker_has_pieces_of_its_own_and_uses_them_in_turn(tmp_path):
     config = replace(small_config(make_shards(tmp_path, (8,)), micro=8), vision=VisionConfig(image_size=224))
-    [batch] = next(MaskedBatchLoader(own(config), 0, 1).steps(0))
+    [batch] = next(ModalityLoader(own(config), 0, 1).steps(0))
     slots = Slots(workers=2, prefetch=2, size=batch.inputs.nbytes)
     places = [slots.put(batch, worker).inputs.data_ptr() for worker in (0, 0, 0, 0)]
     other = Slots.put(slots, batch, 1).inputs.data_ptr()
@@ -44,7 +44,7 @@ def test_each_worker_has_pieces_of_its_own_and_uses_them_in_turn(tmp_path):
 
 def test_the_last_piece_of_an_odd_size_is_whole(tmp_path):
     config = replace(small_config(make_shards(tmp_path, (8,)), micro=8), vision=VisionConfig(image_size=224))
-    [batch] = next(MaskedBatchLoader(own(config), 0, 1).steps(0))
+    [batch] = next(ModalityLoader(own(config), 0, 1).steps(0))
     odd = batch.take(torch.arange(3))
     slots = Slots(workers=2, prefetch=1, size=odd.inputs.nbytes + 1)
     assert all(torch.equal(slots.put(odd, 1).inputs, odd.inputs) for _ in range(4))
@@ -60,5 +60,5 @@ def test_without_room_in_shared_memory_batches_travel_otherwise(tmp_path, monkey
 
 def test_what_does_not_fit_travels_as_it_is(tmp_path):
     config = replace(small_config(make_shards(tmp_path, (8,)), micro=8), vision=VisionConfig(image_size=224))
-    [batch] = next(MaskedBatchLoader(own(config), 0, 1).steps(0))
+    [batch] = next(ModalityLoader(own(config), 0, 1).steps(0))
     assert Slots(1, 1, 1000).put(batch, 0) is batch

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from configs.schema_modalities import MODALITIES
-from data_shards.loading.loader import MaskedBatchLoader, open_loader
+from data_shards.loading.loader import open_loader
+from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.mixture import Mixture, mixture_of
 from tests.data_shards.shard_tools import make_shards, mixture_config
 
@@ -55,7 +56,7 @@ def shards(tmp_path_factory):
 
 
 def pictures(loader, first, steps):
-    found = [[(b.modality, b.inputs, b.mask) for b in step] for step in islice(loader.steps(first), steps)]
+    found = [[(b.modality, b.inputs, b.masks[:, 0]) for b in step] for step in islice(loader.steps(first), steps)]
     loader.close()
     return found
 
@@ -74,7 +75,7 @@ def test_a_mixture_is_its_modalities_steps_in_turn(shards):
     assert [step[0][0] for step in mixed] == [mixture_of(config).locate(step)[0] for step in range(13)]
     for modality in MODALITIES:
         own = [step for step in mixed if step[0][0] == modality]
-        assert same(own, pictures(MaskedBatchLoader(config.for_modality(modality), 0, 1), 0, len(own)))
+        assert same(own, pictures(ModalityLoader(config.for_modality(modality), 0, 1), 0, len(own)))
     assert same(pictures(open_loader(mixture_config(shards, workers=1), 0, 1), 5, 8), mixed[5:])
     assert loader.samples == 72 and loader.bad_counts == (0, 13 * 8)
     assert loader.description.startswith("vision 3 of 6 steps: 24 samples, 3 steps per epoch; speech 2 of 6")
@@ -101,9 +102,9 @@ def test_the_state_of_a_mixture(shards):
     with pytest.raises(ValueError, match=r"^vision: .*data\.lanes: set it to 4"):
         open_loader(mixture_config(shards, lanes=8), 0, 1).load_state_dict(state)
     with pytest.raises(ValueError, match="of one modality; set modality to it"):
-        open_loader(config, 0, 1).load_state_dict(MaskedBatchLoader(config.for_modality("text"), 0, 1).state_dict(3))
+        open_loader(config, 0, 1).load_state_dict(ModalityLoader(config.for_modality("text"), 0, 1).state_dict(3))
     with pytest.raises(ValueError, match=r"of a mixture; set modality=\[vision,speech,text\]"):
-        MaskedBatchLoader(config.for_modality("text"), 0, 1).load_state_dict(state)
+        ModalityLoader(config.for_modality("text"), 0, 1).load_state_dict(state)
 
 
 def test_modalities_without_shards_are_named(shards):

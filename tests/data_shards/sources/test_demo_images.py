@@ -33,7 +33,8 @@ def test_images_from_a_folder(tmp_path):
     lines = build(BuildConfig(source="demo", input=str(folder), output=str(tmp_path / "out"), workers=1))
     assert f"Fashion-MNIST, 30 + 10, from {folder}" in lines[0]
     assert load_index(f"{tmp_path}/out/train-*.tar").classes[9] == "Ankle boot"
-    images, labels = labelled_samples(f"{tmp_path}/out/test-*.tar", own(small_config("")), 100)
+    images = labelled_samples(f"{tmp_path}/out/test-*.tar", own(small_config("")), 100)
+    labels = images.labels
     expected = demo.read_idx(folder / "t10k-images-idx3-ubyte.gz")
     for image, label in zip(images.inputs.numpy(), labels.tolist(), strict=True):  # untouched by the transform
         assert np.array_equal(image, np.repeat(expected[label][None], 3, axis=0))

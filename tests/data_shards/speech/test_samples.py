@@ -39,7 +39,7 @@ def test_a_recording_is_normalised_whole_and_as_published():
     ours = (torch.from_numpy(samples).float() - mean) * inverse_std
     assert torch.allclose(ours, F.layer_norm(wave, wave.shape), atol=1e-4)
     assert statistics(np.zeros(1000, np.int16)) == (0.0, pytest.approx(1 / (32768 * 1e-5**0.5)))
-    batch = CLIPS.unmasked(np.arange(1), [CLIPS.load({"flac": clip(3, 16000)}, np.array([0.3]), 5)])
+    batch = CLIPS.whole(np.arange(1), [CLIPS.load({"flac": clip(3, 16000)}, np.array([0.3]), 5)])
     assert batch.inputs.shape == (1, samples_of(5))
     assert batch.scale.tolist() == [pytest.approx([mean, inverse_std])]
 
@@ -56,8 +56,8 @@ def test_a_batch_is_padded_to_its_longest_clip():
     batch = CLIPS.masked(0, np.array([7, 8, 9]), loaded, None)
     assert batch.lengths.tolist() == [2, 15, 24]
     assert batch.inputs.shape == (3, samples_of(24)) and batch.inputs.dtype == torch.int16
-    assert batch.mask.shape == (3, 24) and batch.mask.any(1).all()
-    assert not batch.inputs[0, samples_of(2) :].any() and not batch.mask[0, 2:].any()
+    assert batch.masks[:, 0].shape == (3, 24) and batch.masks[:, 0].any(1).all()
+    assert not batch.inputs[0, samples_of(2) :].any() and not batch.masks[:, 0][0, 2:].any()
     assert batch.scale.dtype == torch.float32 and batch.sample_ids.tolist() == [7, 8, 9]
 
 
@@ -123,7 +123,9 @@ def masked_frames(config, world, steps=2):
     loaders = [open_loader(config, rank, world) for rank in range(world)]
     found = []
     for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), steps):
-        of_ranks = [[pair for b in rank for pair in zip(b.sample_ids, b.mask.sum(1), strict=True)] for rank in ranks]
+        of_ranks = [
+            [pair for b in rank for pair in zip(b.sample_ids, b.masks[:, 0].sum(1), strict=True)] for rank in ranks
+        ]
         found.append({int(sample): int(n) for unit in zip(*of_ranks, strict=True) for sample, n in unit})
     return found
 
@@ -162,7 +164,7 @@ def test_clips_that_cannot_be_read_leave_their_neighbours_masks_alone(tmp_path):
     flip_byte(tmp_path / "train-000000.tar", int(rows["offset"][3]) + 600)
     config = small_config(shards, batch=16, micro=16, lanes=4, modality="speech")
     [batch] = next(open_loader(with_speech(config, mask=SpeechMaskConfig(same_count=True)), 0, 1).steps(0))
-    assert int(batch.lengths[-1]) == 2 and int(batch.mask[:-1].sum(1).min()) >= 10
+    assert int(batch.lengths[-1]) == 2 and int(batch.masks[:, 0][:-1].sum(1).min()) >= 10
 
 
 def test_the_published_batches_do_not_depend_on_ranks(config):
@@ -176,8 +178,10 @@ def test_the_published_batches_do_not_depend_on_ranks(config):
         for step in islice(zip(*(loader.steps(0) for loader in ranks), strict=True), 8):
             batches = [batch for rank in step for batch in rank]
             assert len({int(n) for b in batches for n in b.lengths}) == 1 and len({len(rank) for rank in step}) == 1
-            assert all(batch.mask.numel() <= 100 for batch in batches)
-            rows = [(int(i), mask.tolist()) for b in batches for i, mask in zip(b.sample_ids, b.mask, strict=True)]
+            assert all(batch.masks.numel() <= 100 for batch in batches)
+            rows = [
+                (int(i), mask.tolist()) for b in batches for i, mask in zip(b.sample_ids, b.masks[:, 0], strict=True)
+            ]
             found.setdefault(world, []).append(sorted(rows))
     assert found[1] == found[2] == found[4]
     assert len({len(rows) for rows in found[1]}) > 1, "steps of shorter clips have more of them"
@@ -211,7 +215,7 @@ def test_replacements_keep_micro_batches_to_their_budget(tmp_path, known):
         steps = zip(*(islice(loader.steps(0), 20) for loader in loaders), strict=True)
         batches = [batch for step in steps for rank in step for batch in rank]
         assert sum(loader.bad_samples for loader in loaders) == 20 * len(bad)
-        assert max(batch.mask.numel() for batch in batches) <= 60
+        assert max(batch.masks.numel() for batch in batches) <= 60
         pairs = [zip(b.sample_ids.tolist(), b.lengths.tolist(), strict=True) for b in batches]
         found[world] = sorted(pair for of_batch in pairs for pair in of_batch)
     assert found[1] == found[2]

@@ -31,20 +31,19 @@ def test_a_long_text_is_cut_to_a_window_between_its_ends():
 def test_a_batch_is_padded_to_its_longest_text():
     loaded = [load(text_ids(i, n)) for i, n in enumerate((3, 20, 7))]
     batch = TEXTS.masked(0, np.array([4, 5, 6]), loaded, None)
-    assert batch.lengths.tolist() == [3, 12, 7] and batch.inputs.shape == batch.mask.shape == (3, 12)
-    assert batch.inputs.dtype == batch.corrupted.dtype == torch.int32
-    assert (batch.inputs[0, 3:] == PAD).all() and (batch.corrupted[2, 7:] == PAD).all()
+    assert batch.lengths.tolist() == [3, 12, 7] and batch.inputs.shape == batch.masks[:, 0].shape == (3, 12)
+    assert batch.inputs.dtype == batch.corrupted[:, 0].dtype == torch.int32
+    assert (batch.inputs[0, 3:] == PAD).all() and (batch.corrupted[:, 0][2, 7:] == PAD).all()
     assert batch.inputs[1, 0] == BOS and batch.inputs[1, 11] == EOS, "the teacher sees the whole text"
-    assert (batch.corrupted[batch.mask] == TEXT.vocab_size - 1).all()
-    assert (batch.inputs[batch.mask] != TEXT.vocab_size - 1).all()
-    assert torch.equal(batch.corrupted[~batch.mask], batch.inputs[~batch.mask])
+    assert (batch.corrupted[:, 0][batch.masks[:, 0]] == TEXT.vocab_size - 1).all()
+    assert (batch.inputs[batch.masks[:, 0]] != TEXT.vocab_size - 1).all()
+    assert torch.equal(batch.corrupted[:, 0][~batch.masks[:, 0]], batch.inputs[~batch.masks[:, 0]])
 
 
 def test_an_evaluation_sees_the_beginning_whole():
     ids = text_ids(0, 20)
-    batch = TEXTS.unmasked(np.arange(1), [TEXTS.load_whole({"npy": tokens_npy(ids, 300)})])
+    batch = TEXTS.whole(np.arange(1), [TEXTS.load_whole({"npy": tokens_npy(ids, 300)})])
     assert batch.inputs.tolist() == [[*ids[:11], EOS]]
-    assert not batch.mask.any() and torch.equal(batch.inputs, batch.corrupted)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ from pretrain.engine import distributed as d
 device = d.start()
 rank = d.rank()
 summed = d.all_sum(torch.tensor([1.0, rank])).tolist()
-found = [d.world(), summed, d.largest(rank / 2, device), d.broadcast([rank, "a"]), d.gather(f"of {rank}")]
+found = [d.world(), summed, d.largest(1 + rank / 2, device), d.broadcast([rank, "a"]), d.gather(f"of {rank}")]
 d.barrier()
-assert found == [2, [2.0, 1.0], 0.5, [0, "a"], ["of 0", "of 1"]], found
+assert found == [2, [2.0, 1.0], 1.5, [0, "a"], ["of 0", "of 1"]], found
 os._exit(0)
 """
 

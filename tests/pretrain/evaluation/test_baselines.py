@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch
+from data_shards.batch import BOS, EOS, PAD, MaskedBatch, TokenSpan
 from pretrain.evaluation.baselines import log_mel_statistics, pixels, tf_idf
 from pretrain.reporting.log_mel import MELS, log_mel
 from tests.pretrain.reporting.test_pictures import clips
@@ -32,7 +32,14 @@ def test_tf_idf_weighs_rare_subwords_of_the_reference_and_ignores_special_ones()
     def texts(rows: list[list[int]]) -> MaskedBatch:
         padded = [row + [PAD] * (6 - len(row)) for row in rows]
         ids = torch.tensor(padded, dtype=torch.int32)
-        return MaskedBatch("text", ids, ids < 0, torch.tensor([len(r) for r in rows]), torch.arange(len(rows)))
+        return MaskedBatch(
+            modality="text",
+            inputs=ids,
+            lengths=torch.tensor([len(r) for r in rows]),
+            sample_ids=torch.arange(len(rows)),
+            masks=(ids < 0)[:, None],
+            span=TokenSpan(1, 1),
+        )
 
     train = texts([[BOS, 7, 7, 9, EOS], [BOS, 7, EOS], [BOS, 7, 8, EOS]])
     test = texts([[BOS, 9, 50, EOS], [BOS, 50, EOS]])  # 50 is not in the reference

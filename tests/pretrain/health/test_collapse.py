@@ -44,7 +44,7 @@ def train(model: Data2Vec, steps: int, guard: CollapseGuard | None = None) -> fl
         if guard and step % 5 < len(model.config.modalities):
             assert not guard.check_modules(step, measure(model, batch, CPU), modality)
         optimizer.zero_grad()
-        loss = model(batch, batch.mask.sum()).loss
+        loss = model(batch, batch.masks.sum()).loss
         loss.backward()
         optimizer.step()
         for _, student, teacher in model.tracked():
@@ -92,7 +92,9 @@ def test_names_in_a_mixture(modality, kind):
 def test_the_student_sees_the_masked_view_and_the_teacher_the_whole_one(modality):
     model = model_of(modality)
     batch = random_batch(model.config)
-    whole = replace(batch, mask=torch.zeros_like(batch.mask), corrupted=batch.inputs if modality == "text" else None)
+    whole = replace(
+        batch, masks=torch.zeros_like(batch.masks), corrupted=batch.inputs[:, None] if modality == "text" else None
+    )
     masked, unmasked = look(model, batch), look(model, whole)
     last = "encoder.blocks.2"
     assert unmasked[f"student.{last}"] == unmasked[f"teacher.{last}"] == masked[f"teacher.{last}"]
@@ -131,7 +133,7 @@ def test_the_training_does_not_notice(kind):
         found = [look(model), look(model)] if measured else []
         assert [module.training for module in model.modules()] == modes and model.student.training
         model.zero_grad()
-        loss = model(batch, batch.mask.sum(), shared_seed=3).loss
+        loss = model(batch, batch.masks.sum(), shared_seed=3).loss
         loss.backward()
         gradients = [p.grad.clone() for p in model.student.parameters() if p.grad is not None]
         results.append([loss.detach(), torch.get_rng_state(), *gradients])

@@ -23,7 +23,7 @@ def engine(modality="speech", **model):
         model=network,
         deepspeed=network,
         partitions=SimpleNamespace(fragments=fragments, local=lambda weights: flat),
-        counts=lambda batches: torch.tensor([sum(int(batch.mask.sum()) for batch in batches)]),
+        counts=lambda batches: torch.tensor([sum(int(batch.masks.sum()) for batch in batches)]),
         inputs=lambda batches, index, masked, step: (batches[index], masked, step),
     )
 
@@ -68,7 +68,7 @@ def test_compiled_blocks_are_watched_too():
         if isinstance(module, Block):
             module.compile(backend="eager")
     batch = random_batch(made.model.config)
-    made.model(batch, batch.mask.sum())
+    made.model(batch, batch.masks.sum())
     hook = poison(made, "student.encoder.blocks.1.feed_forward.fc1")
     assert first_not_finite(made, [batch], 3) == "the output of student.encoder.blocks.1.feed_forward.fc1"
     hook.remove()

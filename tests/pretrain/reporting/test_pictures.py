@@ -5,7 +5,7 @@ import math
 import torch
 
 from configs.signals import samples_of
-from data_shards.batch import BOS, EOS, PAD, MaskedBatch
+from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
 from data_shards.text.tokenizer import train_tokenizer
 from pretrain.reporting.log_mel import MELS
 from pretrain.reporting.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
@@ -24,10 +24,10 @@ def image_batch(inputs: torch.Tensor, mask: torch.Tensor, color: torch.Tensor = 
     return MaskedBatch(
         modality="vision",
         inputs=inputs,
-        mask=mask.expand(count, -1),
         lengths=torch.full((count,), tokens),
         sample_ids=torch.arange(count),
         color=color.expand(count, 3, 4),
+        masks=mask.expand(count, -1)[:, None],
     )
 
 
@@ -40,10 +40,11 @@ def clips() -> MaskedBatch:
     return MaskedBatch(
         modality="speech",
         inputs=(tones * 8000 + 300).to(torch.int16),
-        mask=((frame >= 5) & (frame < 10)).expand(2, -1),
         lengths=lengths,
         sample_ids=torch.arange(2),
         scale=torch.tensor([[300.0, 1 / 5657]]).expand(2, 2),
+        masks=((frame >= 5) & (frame < 10)).expand(2, -1)[:, None],
+        span=TokenSpan(RECEPTIVE_FIELD, FRAME_STRIDE),
     )
 
 
@@ -56,7 +57,15 @@ def texts() -> MaskedBatch:
     mask = inputs == cat
     corrupted = torch.where(mask, MASK, torch.where(inputs == sat, mat, inputs)).int()
     lengths = torch.tensor([len(ids) for ids in whole])
-    return MaskedBatch("text", inputs, mask, lengths, torch.arange(2), corrupted=corrupted)
+    return MaskedBatch(
+        modality="text",
+        inputs=inputs,
+        lengths=lengths,
+        sample_ids=torch.arange(2),
+        corrupted=corrupted[:, None],
+        masks=mask[:, None],
+        span=TokenSpan(1, 1),
+    )
 
 
 def test_picture_shows_images_above_and_hides_masked_patches_below():

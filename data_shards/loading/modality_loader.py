@@ -1,0 +1,225 @@
+"""The micro-batches of one modality on one rank, step after step: sampler and worker processes.
+
+The sampler runs in the training process and a request says everything about its micro-batch, so workers hold no state:
+any number of them, or none, gives the same tensors in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Generator, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from configs.checks import check_samples
+from configs.modality_config import ModalityConfig
+from data_shards.batch import SampleBatch
+from data_shards.kinds import kind_of
+from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.loading.cost import Cost, total
+from data_shards.loading.labels import LabelMember
+from data_shards.loading.microbatch import Loaded, MicroBatches
+from data_shards.loading.readahead import ReadAhead, start_read_ahead
+from data_shards.loading.slots import Slots, out_of_slots, slots_of
+from data_shards.loading.steps import Requests, steps_of
+from data_shards.order.cursor import make_cursor, split_step
+from data_shards.processes import end_with_parent, start_worker_server, without_main
+from data_shards.shards.bad_sample import BadKind
+from data_shards.shards.chunks import small_cache
+from data_shards.shards.index import load_index
+from data_shards.shards.reader import Reader
+from data_shards.shards.storage import Unreachable
+
+log = logging.getLogger(__name__)
+
+
+class LoaderFailed(RuntimeError):
+    """A loader process has died, or cannot be heard."""
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    end_with_parent()
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _checked(loaded: Loaded | str) -> Loaded:
+    """What a worker loaded, its memory its own; ValueError with its words where it could not."""
+    if isinstance(loaded, str):
+        raise ValueError(loaded)
+    return loaded._replace(batch=out_of_slots(loaded.batch))
+
+
+class StepStatistics:
+    """Figures of the last step and counts of bad samples. The modalities of a mixture share the counts."""
+
+    _bad: BadSampleCount
+
+    data_wait = 0.0
+    """Seconds that the last step waited for its data."""
+    cost = Cost()
+    """What this rank's samples of the last step took its loader processes."""
+    waiting = 0.0
+    """Share of the last step's time that ranks wait for the one with the most positions, padding included."""
+
+    @property
+    def bad_samples(self) -> int:
+        """Samples of the consumed steps that had to be replaced: this process's, and those restored."""
+        return self._bad.replaced
+
+    @property
+    def bad_counts(self) -> tuple[int, int]:
+        """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
+        return self._bad.replaced, self._bad.read
+
+    @property
+    def bad_kinds(self) -> dict[BadKind, int]:
+        """Bad samples that this process met in the consumed steps, by kind."""
+        return dict(self._bad.kinds)
+
+    def restore_bad_counts(self, replaced: int, read: int) -> None:
+        """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
+        self._bad.replaced, self._bad.read = replaced, read
+
+
+class ModalityLoader(StepStatistics):
+    """The data of one modality on one rank. The samples and masks of step t are a pure function of (index, seed, t)."""
+
+    def __init__(
+        self,
+        config: ModalityConfig,
+        rank: int,
+        world: int,
+        bad: BadSampleCount | None = None,
+        labels: LabelMember | None = None,
+    ) -> None:
+        """Read the index. labels: give labelled batches in place of masked ones.
+
+        Raises ValueError if shards or index are missing, or if masks or batches are impossible.
+        """
+        self._labels = labels
+        self._config = config
+        check_samples(config)
+        split = split_step(config, rank, world)
+        self._index = load_index(config.data)
+        kind_of(config.modality).check_index(config, self._index)
+        self._cursor = make_cursor(config, self._index, split)
+        self._plan = steps_of(config, self._index, self._cursor, split)
+        self._bad = bad or BadSampleCount(config.data)
+        self._running: weakref.ref[Generator[list[SampleBatch], None, None]] | None = None
+        self._context = start_worker_server("data_shards.loading.microbatch") if config.data.workers else None
+        self._ahead: ReadAhead | None = None
+        self._slots: Slots | None = None
+        positions = self._cursor.order.window * split.lanes_of_node(own=config.longest is None)
+        for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
+            if line:
+                log.warning("%s", line)
+
+    @property
+    def description(self) -> str:
+        """A line for the log."""
+        return f"{self.samples} samples, {self.steps_per_epoch} steps per epoch"
+
+    @property
+    def samples(self) -> int:
+        """Samples of the data set."""
+        return self._index.samples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, the same on every rank; fewer than `batch.global` samples are left over."""
+        return self._cursor.steps_per_epoch
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step belongs to."""
+        return self._cursor.locate(step)[0]
+
+    def steps(self, first_step: int) -> Iterator[list[SampleBatch]]:
+        """This rank's micro-batches of step `first_step` and of each step after it, without end.
+
+        A step has as many micro-batches on every rank; for speech and text, not as many as another step.
+        Workers start at once. Raises ValueError past `data.max_bad_*`, LoaderFailed where a worker died, and without
+        workers whatever loading raises.
+        """
+        self.close()
+        steps = self._steps(self._start(first_step), first_step)
+        if self._context:
+            data = self._config.data
+            self._ahead = start_read_ahead(self._context, self._plan, self._index, self._cursor, data, first_step)
+        self._running = weakref.ref(steps)
+        return steps
+
+    def _start(self, first_step: int) -> Iterator[Loaded | str]:
+        data = self._config.data
+        self._slots = slots_of(self._config)
+        loader = DataLoader(
+            MicroBatches(self._index, self._config, self._cursor.order, self._slots, self._labels),
+            batch_size=None,
+            sampler=Requests(self._plan, first_step),
+            collate_fn=_as_it_is,
+            num_workers=data.workers,
+            prefetch_factor=data.prefetch if data.workers else None,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=self._context,
+            worker_init_fn=_start_worker if data.workers else None,
+        )
+        with without_main():
+            return iter(loader)
+
+    def _steps(self, batches: Iterator[Loaded | str], first_step: int) -> Generator[list[SampleBatch], None, None]:
+        for number in count(first_step):
+            started = time.perf_counter()
+            try:
+                step = [_checked(next(batches))]
+                while not step[-1].last:
+                    step.append(_checked(next(batches)))
+            except (Unreachable, PermissionError) as error:  # of the sampler: a sidecar in a store
+                raise ValueError(str(error)) from error
+            except (RuntimeError, EOFError, OSError) as error:
+                if not self._config.data.workers:
+                    raise
+                raise LoaderFailed(
+                    f"a loader process failed: {error}; where it was killed, memory or /dev/shm may have run out: "
+                    f"lower data.workers, data.prefetch or batch.micro"
+                ) from error
+            self.data_wait = time.perf_counter() - started
+            if self._ahead:
+                self._ahead.advance(number)
+            for loaded in step:
+                self._bad.add(loaded.replaced, loaded.reports)
+            self.cost, self.waiting = total(loaded.cost for loaded in step), self._plan.waiting(number)
+            yield [loaded.batch for loaded in step]
+
+    def names_of(self, batch: SampleBatch) -> list[str]:
+        """Shard and key of a micro-batch's samples. Unreachable where a store does not answer."""
+        reader = Reader(self._index)
+        names = [reader.name(sample) for sample in batch.sample_ids.tolist()]
+        reader.close()
+        return names
+
+    def state_dict(self, consumed_steps: int) -> dict[str, Any]:
+        """The data position for a checkpoint, JSON-able; the same on every rank, and for every number of ranks."""
+        return self._cursor.state_dict(consumed_steps)
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
+        if names := state.get("modalities"):
+            raise ValueError(f"the checkpoint is of a mixture; set modality=[{','.join(names)}], or use a new run.dir")
+        return self._cursor.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the workers, and the iterator over steps; log a summary of the bad samples, if there were any."""
+        if self._running and (steps := self._running()):
+            steps.close()  # it holds the only reference to torch's iterator, which ends them
+        self._bad.close()
+        if self._ahead:
+            self._ahead.close()
+        self._slots = None

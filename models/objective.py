@@ -1,0 +1,63 @@
+"""Objectives: what the engine steps. data2vec is one; fine-tuning has others, most of them without a teacher."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from data_shards.batch import SampleBatch
+
+
+class ObjectiveOutput(NamedTuple):
+    """The share of one micro-batch in a step."""
+
+    loss: Tensor
+    """float32 scalar: this micro-batch's share of the step's loss."""
+    statistics: dict[str, Tensor]
+    """float64 tensors by name, additive over micro-batches and ranks."""
+
+
+class Tracked(NamedTuple):
+    """A parameter that the teacher averages."""
+
+    name: str
+    """As `trained` has it."""
+    student: nn.Parameter
+    teacher: nn.Parameter
+    """The frozen copy that the forward pass uses, in the model's precision."""
+
+
+class Objective(nn.Module, ABC):
+    """A module that turns a micro-batch into a loss. Who updates its parameters, and how, is not its business."""
+
+    @abstractmethod
+    def forward(self, batch: SampleBatch, count: Tensor, shared_seed: int = 0) -> ObjectiveOutput:
+        """Compute the loss of a micro-batch and its statistics.
+
+        count: scalar, the targets of the whole optimizer step over all ranks (the sum of `batch.counts.targets`). The
+        losses of the step's micro-batches sum to the mean over every target. shared_seed: the same on every rank; layer
+        drop is drawn from it.
+        """
+
+    @abstractmethod
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Name every parameter that the optimizer updates, as checkpoints name it."""
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters as optimizer groups with keys params, weight_decay, teacher and modality.
+
+        teacher: True if the teacher averages them. modality: the only modality whose steps may move them, None if every
+        step may.
+        """
+
+    @abstractmethod
+    def flops(self, batch: SampleBatch) -> float:
+        """Return the floating-point operations of a micro-batch's training step."""
+
+    def tracked(self) -> list[Tracked]:
+        """Return all that a teacher averages; nothing for an objective without a teacher."""
+        return []

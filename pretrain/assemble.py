@@ -1,0 +1,96 @@
+"""From a configuration to everything that a run is made of, without running anything.
+
+The loop uses it, and so does whatever else needs a run's parts: benchmarks, fine-tuning, a step that is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs.schema import PretrainConfig
+from data_shards.loading.labels import LabelMember
+from data_shards.loading.loader import Loader, open_loader
+from models.data2vec import Data2Vec
+from models.objective import Objective
+from pretrain.checkpoints.reading import RunState
+from pretrain.checkpoints.saving import Checkpoints
+from pretrain.engine import distributed
+from pretrain.engine.engine import Engine
+from pretrain.health.collapse import CollapseGuard
+from pretrain.health.guard import Guard
+from pretrain.start_weights import load_student
+
+
+@dataclass
+class Assembly:
+    """The parts of a run on this rank."""
+
+    config: PretrainConfig
+    model: Objective
+    engine: Engine
+    loader: Loader
+    checkpoints: Checkpoints
+    guard: Guard
+    collapse: CollapseGuard
+    start: str
+    """A line for the log: random weights, `init`, or the checkpoint that the run goes on from."""
+    resumed: bool = False
+    """True if the run goes on from a checkpoint."""
+
+    def load(self, checkpoint: Path) -> None:
+        """Put weights, optimizer, teacher, data position and guards where a checkpoint has them. Collective.
+
+        Raises ValueError if the checkpoint is of another model, or if the data would come in another order.
+        """
+        state = self.checkpoints.load(self.engine, checkpoint)
+        self.loader.load_state_dict(state.data)
+        if distributed.rank() == 0:  # the counts are of all ranks
+            self.loader.restore_bad_counts(*state.bad_samples)
+        self.guard.load_state_dict(state.guard["steps"])
+        self.collapse.load_state_dict(state.guard["collapse"])
+        self.start, self.resumed = f"resuming from {checkpoint} (step {state.steps})", True
+
+    def state(self) -> RunState:
+        """Return what a checkpoint holds beside the tensors. Collective."""
+        bad = torch.tensor(self.loader.bad_counts, device=self.engine.device)
+        replaced, read = distributed.all_sum(bad).tolist()
+        guards = {"steps": self.guard.state_dict(), "collapse": self.collapse.state_dict()}
+        return RunState(self.loader.state_dict(self.engine.steps), (replaced, read), guards)
+
+    def save(self, wait: bool) -> None:
+        """Begin a checkpoint; with `wait` end it, too. Collective. A failure is in `checkpoints.failure`."""
+        self.checkpoints.save(self.engine, self.state(), wait)
+
+
+def assemble(
+    config: PretrainConfig,
+    device: torch.device,
+    resume: bool = True,
+    objective: Callable[[PretrainConfig], Objective] = Data2Vec,
+    labels: LabelMember | None = None,
+) -> Assembly:
+    """Make model, engine, loader, checkpoints and guards of a run; every rank calls it.
+
+    resume: go on from the newest good checkpoint of `config.run.dir`, if there is any. labels: give the objective
+    labelled batches. Raises ValueError if configuration, data and checkpoint do not fit, OSError if not even one
+    checkpoint fits on the disk.
+    """
+    checkpoints = Checkpoints(Path(config.run.dir), config.checkpoint)
+    newest = checkpoints.newest_good() if resume else None
+    model = objective(config)
+    start = "student and teacher start at random"
+    if config.init and not newest:
+        assert isinstance(model, Data2Vec), "init= is data2vec's"
+        start = load_student(model, config.init)
+    engine = Engine(model, config, device)
+    checkpoints.prepare(engine)
+    loader = open_loader(config, distributed.rank(), distributed.world(), labels)
+    guards = Guard(config.guard), CollapseGuard(config.guard)
+    run = Assembly(config, model, engine, loader, checkpoints, *guards, start)
+    if newest:
+        run.load(newest)
+    return run
