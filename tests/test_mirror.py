@@ -17,8 +17,11 @@ NO_TEST = {
 }
 """Sources of constants and fields alone."""
 ELSEWHERE = {
-    "data_shards/loading/steps.py": "tests/data_shards/loading/test_loader.py",  # its steps, over ranks and workers
+    "data_shards/loading/loader.py": "tests/data_shards/loading/test_modality_loader.py",  # which of the two it opens
+    "data_shards/loading/steps.py": "tests/data_shards/loading/test_modality_loader.py",  # over ranks, workers
+    "models/objective.py": "tests/models/test_data2vec.py",  # an interface, with one that has it
     "models/network.py": "tests/models/test_data2vec.py",  # an abstract class: what its three forms have in common
+    "pretrain/assemble.py": "tests/integration/test_run.py",  # the parts of whole runs
     "pretrain/engine/engine.py": "tests/integration/test_engine.py",  # real ranks under the launcher
     "pretrain/loop.py": "tests/integration/test_run.py",  # whole runs
     "pretrain/reporting/report.py": "tests/integration/test_run.py",  # what whole runs leave behind

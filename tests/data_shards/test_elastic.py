@@ -10,7 +10,7 @@ import pytest
 from configs.schema import PretrainConfig
 from data_shards.loading.loader import open_loader
 from data_shards.shards.index import load_index
-from tests.data_shards.loading.test_loader import contents, same
+from tests.data_shards.loading.test_modality_loader import contents, same
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
 
 WORLDS = (1, 2, 4, 8)

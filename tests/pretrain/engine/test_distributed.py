@@ -20,7 +20,12 @@ GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:552] Connection closed b
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError(f"{GLOO} a sign"), RuntimeError("Timed out"), dist.DistNetworkError("x")]
+    "error",
+    [
+        dist.DistNetworkError("x"),
+        *map(RuntimeError, (GLOO, "gloo/transport", "Connection reset", "Broken pipe", "Timed out", "NCCL")),
+        RuntimeError("Connection closed by peer [10.0.0.1]:42"),
+    ],
 )
 def test_errors_of_a_lost_peer_are_told_from_others(error: Exception) -> None:
     lost = peer_lost(error, 7)
