@@ -1,9 +1,9 @@
-"""What an image costs on its way into a batch: reading, decoding, augmenting, masking, and the loader as a whole.
+"""Cost of an image on its way into a batch: reading, decoding, augmenting, masking, and the loader as a whole.
 
     python -m benchmarks.data [FOLDER]
 
-FOLDER holds JPEGs to measure with. Without one, images of 1/f noise stand in for photos: 500 x 375 pixels and about
-100 kB, as ImageNet's are on average.
+FOLDER holds JPEGs to measure with. Without one, images of 1/f noise stand in for photos: 500 x 375 pixels and about 100
+kB, the average of ImageNet.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from data_shards.randomness import Stream, uniforms
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
+from data_shards.vision.decoding import decode
 from data_shards.vision.masks import block_masks
-from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter, decode
+from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter
 
 BATCH = 32
 SAMPLES = 512
@@ -41,7 +42,7 @@ VISION = VisionConfig()
 
 
 def noise_photo(seed: int, height: int = 375, width: int = 500) -> bytes:
-    """A JPEG whose amplitude spectrum falls as 1/f, like that of photos; quality 87."""
+    """A JPEG of quality 87 whose amplitude spectrum falls like 1/f, as a photo's does."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
@@ -54,7 +55,7 @@ def noise_photo(seed: int, height: int = 375, width: int = 500) -> bytes:
 
 
 def photos(folder: str) -> tuple[list[bytes], str]:
-    """The images to measure with, and what to call them."""
+    """The images to measure with, and their description."""
     if not folder:
         return [noise_photo(seed) for seed in range(BATCH)], "synthetic 1/f noise"
     files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -64,7 +65,7 @@ def photos(folder: str) -> tuple[list[bytes], str]:
 
 
 def cpu_us(function: Callable[[], object], samples: int) -> float:
-    """CPU microseconds per sample: the median of some runs, after one that does not count."""
+    """CPU microseconds per sample: the median of `REPEATS` calls, after one that does not count."""
     times = []
     function()
     for _ in range(REPEATS):
@@ -75,7 +76,7 @@ def cpu_us(function: Callable[[], object], samples: int) -> float:
 
 
 def write_shards(images: list[bytes], folder: Path) -> str:
-    """`SAMPLES` samples, the images over and over, in four shards."""
+    """Write `SAMPLES` samples into four shards, repeating the images; returns the shards' pattern."""
     samples = [(f"{i:06d}", {"jpg": images[i % len(images)]}) for i in range(SAMPLES)]
     entries = [write_shard(folder / f"train-{i:06d}.tar", samples[i::4]) for i in range(4)]
     save_folder_index(folder, FolderIndex(tuple(entries)))
@@ -83,7 +84,7 @@ def write_shards(images: list[bytes], folder: Path) -> str:
 
 
 def per_image(images: list[bytes], shards: str) -> dict[str, float]:
-    """CPU time of each part."""
+    """CPU microseconds per image of each part of the way."""
     ids = np.arange(BATCH)
     draws = uniforms(0, 0, np.arange(len(images)), Stream.CROP, CROP_DRAWS + 1)
     jitter_draws, means = uniforms(0, 0, ids, Stream.JITTER, JITTER_DRAWS), np.full((BATCH, 3), 0.5)
@@ -124,6 +125,7 @@ def loader_rate(shards: str, workers: int, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
     images, source = photos(sys.argv[1] if len(sys.argv) > 1 else "")
     sizes = [Image.open(io.BytesIO(data)).size for data in images]

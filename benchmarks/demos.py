@@ -1,8 +1,9 @@
-"""The demos on several seeds: accuracy of the trained teacher's features beside the untrained network's and a baseline.
+"""Accuracy of the demos on several seeds: the trained teacher's features, the untrained network's and a baseline.
 
     python -m benchmarks.demos [--modalities vision speech text] [--seeds 0 1 2] [--runs runs/demos] [key=value ...]
 
-Each run is `./run.sh pretrain modality=M train.seed=S run.dir=RUNS/M_S key=value ...`; a complete one is only read.
+Each run is `./run.sh pretrain modality=M train.seed=S run.dir=RUNS/M_S key=value ...`. A run that is complete is only
+read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(modality: str, seed: int, folder: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """The first and the last probe of a run, and its seconds."""
+    """The first and the last probe of a run, and its duration in seconds."""
     start = time.perf_counter()
     command = [str(ROOT / "run.sh"), "pretrain", f"modality={modality}", f"train.seed={seed}", f"run.dir={folder}"]
     subprocess.run([*command, "log.progress=false", *overrides], check=True)
@@ -36,6 +37,7 @@ def line(modality: str, seed: int, first: dict[str, Any], last: dict[str, Any], 
 
 
 def main() -> None:
+    """Run the demos and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modalities", nargs="+", default=["vision", "speech", "text"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -1,4 +1,4 @@
-"""Seconds of one measurement of all modules (`pretrain.health.collapse`) beside those of a step, vision Base on a CPU.
+"""Seconds of one measurement of all modules (`pretrain.health.collapse`) and of one step, vision Base on a CPU.
 
 OMP_NUM_THREADS=2 python -m benchmarks.health [--rounds 3]
 """
@@ -18,6 +18,7 @@ from pretrain.health import collapse
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

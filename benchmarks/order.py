@@ -1,9 +1,9 @@
-"""From an index in hand to the samples of an epoch's last step: seconds and memory, as a run resumes.
+"""Seconds and memory from a loaded index to the samples of an epoch's last step: a resume has to do this.
 
     python -m benchmarks.order
 
 The index is synthetic: shards of 8,000 samples of 100 kB, one rank of 64, 2,048 samples a step. Images need the order
-alone; recordings also the lengths of a window's samples, 1,024 of each of 512 lanes, from the sidecars that they are in
+alone. Recordings also need the lengths of a window's samples, 1,024 of each of 512 lanes; their sidecars hold them
 (here one file, mapped anew for each shard).
 """
 
@@ -33,15 +33,15 @@ BATCH, WORLD = 2048, 64
 
 @dataclass(frozen=True)
 class SyntheticIndex(Index):
-    """Shards that are not there, of which each has the same rows."""
+    """Shards that do not exist and all have the same rows."""
 
     def rows(self, shard: int) -> np.ndarray:
-        """As `Index.rows`."""
+        """The rows of a shard, like `Index.rows`."""
         return read_rows(Path(self.paths[shard]))
 
 
 def synthetic_index(samples: int, folder: Path) -> SyntheticIndex:
-    """An index of so many samples, with one sidecar in `folder`."""
+    """An index of `samples` samples, with one sidecar in `folder`."""
     path = folder / "train.tar"
     rows = np.zeros(SHARD, ROW)
     rows["length"] = 100 + np.arange(SHARD) * 7919 % 700
@@ -52,7 +52,7 @@ def synthetic_index(samples: int, folder: Path) -> SyntheticIndex:
 
 
 def last_step(index: Index, modality: Modality) -> np.ndarray:
-    """The samples of the last rank in the last step of the first epoch, int64 [n]."""
+    """Samples of the last rank in the last step of the first epoch, int64 [n]."""
     part = PretrainConfig(modality=modality, batch=BatchConfig(global_=BATCH, micro=BATCH // WORLD)).for_modality(
         modality
     )
@@ -63,14 +63,14 @@ def last_step(index: Index, modality: Modality) -> np.ndarray:
 
 
 def seconds_of(index: Index, modality: Modality) -> float:
-    """How long `last_step` takes."""
+    """Duration of `last_step`."""
     started = time.perf_counter()
     last_step(index, modality)
     return time.perf_counter() - started
 
 
 def megabytes_of(index: Index, modality: Modality) -> float:
-    """The most memory that `last_step` holds at a time, in MB of 10^6 bytes; what is mapped does not count."""
+    """Peak memory of `last_step` in MB of 10^6 bytes, mapped files not counted."""
     tracemalloc.start()
     try:
         last_step(index, modality)

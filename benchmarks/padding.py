@@ -1,10 +1,10 @@
-"""How much of a step is padding, and how long the fastest rank waits: batches by length beside batches as they come.
+"""Padding of a step and waiting of its fastest rank: batches by length, and batches in any order.
 
     python -m benchmarks.padding
 
-Lengths alone are simulated, no samples are read: utterances like LibriSpeech's (mean 12 s, most near 15 s) and texts of
-log-normal length up to 512 tokens. `padding` is the share of computed positions that is padding; `lost` also counts
-the positions that other ranks could have computed while the one with the most of a step did.
+Lengths are simulated and no samples are read: utterances like LibriSpeech's (mean 12 s, most near 15 s), and texts of
+log-normal length up to 512 tokens. `padding` is the share of computed positions that are padding. `lost` also counts
+the positions that the other ranks could have computed while the slowest one computed its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_shards.order.cursor import Cursor
-from data_shards.order.length_bins import Bins, Step, cut
+from data_shards.order.length_bins import Bins, Step, micro_batch_slices
 from data_shards.order.plain import EpochOrder, OrderConfig, PlainOrder
 
 SAMPLES = 281_241  # LibriSpeech's 960 hours
@@ -27,7 +27,7 @@ STEPS = 400
 
 
 class Case(NamedTuple):
-    """Lengths, and the batch that goes with them."""
+    """Lengths, and the batch of their recipe."""
 
     lengths: np.ndarray
     longest: int
@@ -49,7 +49,7 @@ def documents(rng: np.random.Generator) -> Case:
 
 
 def as_they_come(case: Case, order: OrderConfig) -> Iterator[Step]:
-    """Steps of the order without bins, each sorted by length, as `cut` needs it."""
+    """Steps of the order without bins, each sorted by length, as `micro_batch_slices` needs it."""
     epoch, per_lane = EpochOrder(np.array([SAMPLES]), order, 0), case.batch // LANES
     for step in range(STEPS):
         samples = epoch.ids(np.arange(LANES), step * per_lane, (step + 1) * per_lane).ravel()
@@ -58,7 +58,7 @@ def as_they_come(case: Case, order: OrderConfig) -> Iterator[Step]:
 
 
 def random_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarray]:
-    """Positions computed by each rank, where its samples come in any order, as many to each micro-batch."""
+    """Positions computed by each rank if its samples come in any order, an equal number in each micro-batch."""
     size = max(1, min(case.micro, case.micro_tokens // case.longest))
     for step in steps:
         ranks = np.random.default_rng(0).permutation(step.lengths).reshape(WORLD, -1)
@@ -66,9 +66,9 @@ def random_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarr
 
 
 def cut_micro_batches(case: Case, steps: Iterator[Step]) -> Iterator[np.ndarray]:
-    """Positions computed by each rank, where micro-batches are cut by length."""
+    """Positions computed by each rank if micro-batches are cut by length."""
     for step in steps:
-        parts = cut(step.lengths, WORLD, case.micro, case.micro_tokens)
+        parts = micro_batch_slices(step.lengths, WORLD, case.micro, case.micro_tokens)
         ranks = step.lengths.reshape(-1, WORLD)  # [units, ranks]
         yield sum(ranks[part.start] * (part.stop - part.start) for part in parts)
 
@@ -83,7 +83,7 @@ def row(name: str, steps: list[Step], computed: Iterator[np.ndarray]) -> None:
 
 
 def measure(name: str, case: Case) -> None:
-    """All ways for one case."""
+    """Print all rows of one case."""
     print(f"{name}: {case.batch} samples a step, {WORLD} ranks")
     plain = list(as_they_come(case, OrderConfig(0, LANES, CHUNK, 1024)))
     row("any order, equal micro-batches", plain, random_micro_batches(case, iter(plain)))

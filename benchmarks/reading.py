@@ -1,9 +1,9 @@
-"""Reading and the whole pipeline beside webdataset's, in one run: ratios of what the same tars cost both ways.
+"""Reading and the whole pipeline beside webdataset's: ratios of both costs on the same tars, in one run.
 
     python -m benchmarks.reading [FOLDER]
 
-FOLDER holds JPEGs to measure with; without one, 1/f noise of 500 x 375 pixels stands in for photos (see
-`benchmarks.data`). Small JPEGs (28 pixels, 1 kB) and token sequences show what reading costs where decoding costs
+FOLDER holds JPEGs to measure with. Without one, 1/f noise of 500 x 375 pixels stands in for photos (see
+`benchmarks.data`). Small JPEGs (28 pixels, 1 kB) and token sequences show the cost of reading when decoding costs
 nothing. Variants take turns, and medians are compared.
 """
 
@@ -49,7 +49,7 @@ VISION = VisionConfig()
 
 
 def write(folder: Path, members: list[dict[str, bytes]], samples: int) -> list[Path]:
-    """Shards with the members over and over."""
+    """Write shards of `samples` samples, repeating the members."""
     folder.mkdir()
     keyed = [(f"{i:06d}", members[i % len(members)]) for i in range(samples)]
     entries = [write_shard(folder / f"train-{i:06d}.tar", keyed[i::SHARDS]) for i in range(SHARDS)]
@@ -58,7 +58,7 @@ def write(folder: Path, members: list[dict[str, bytes]], samples: int) -> list[P
 
 
 def in_turns(*functions: Callable[[], float]) -> list[float]:
-    """The median of each function's figures, called in turns, after one call that does not count."""
+    """Median of each function's figures. The functions are called in turns, after one call that does not count."""
     figures = [[function() for function in functions] for _ in range(REPEATS + 1)][1:]
     return [statistics.median(column) for column in zip(*figures, strict=True)]
 
@@ -71,12 +71,12 @@ def cpu_us(function: Callable[[], int]) -> float:
 
 
 def plain_webdataset(tars: list[Path]) -> webdataset.WebDataset:
-    """Samples as webdataset groups them, undecoded."""
+    """Undecoded samples, grouped by webdataset."""
     return webdataset.WebDataset([str(path) for path in tars], shardshuffle=False, empty_check=False)
 
 
 def raw(name: str, tars: list[Path]) -> None:
-    """Undecoded samples, one process, both warm."""
+    """Print the cost of undecoded samples in one process, with warm caches."""
     index = load_index(str(tars[0].parent))
     reader = Reader(index)
     shuffled = np.random.default_rng(0).permutation(index.samples).tolist()
@@ -98,7 +98,7 @@ def raw(name: str, tars: list[Path]) -> None:
 
 
 def pillow_augment(data: bytes, draws: np.ndarray) -> torch.Tensor:
-    """The published augmentation, operation by operation, as torchvision has it on PIL images."""
+    """The published augmentation, operation by operation, like torchvision's on PIL images."""
     image: Image.Image = Image.open(io.BytesIO(data)).convert("RGB")
     factors = 0.6 + 0.8 * draws[-3:]
     for enhancer, factor in zip(
@@ -114,7 +114,7 @@ def pillow_augment(data: bytes, draws: np.ndarray) -> torch.Tensor:
 
 
 class PillowPipeline(IterableDataset):
-    """webdataset, decoded and augmented with Pillow, stacked in the worker; without end."""
+    """Endless batches of webdataset's samples, decoded and augmented with Pillow, stacked in the worker."""
 
     def __init__(self, tars: list[Path]) -> None:
         self.tars = tars
@@ -132,7 +132,7 @@ class PillowPipeline(IterableDataset):
 
 
 def rate(batches: Iterator) -> float:
-    """Samples per second over some seconds, after what was prepared ahead."""
+    """Samples per second during `SECONDS` seconds, after the batches that were prepared ahead."""
     for _ in islice(batches, 3 * WORKERS):
         pass
     started, samples = time.perf_counter(), 0
@@ -176,7 +176,7 @@ def _augment_for(images: list[bytes], seconds: float, results: multiprocessing.Q
 
 
 def decode_and_augment_alone(images: list[bytes]) -> float:
-    """What as many processes do that decode and augment images in memory, and nothing else."""
+    """Samples per second of an equal number of processes that only decode and augment images in memory."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     processes = [context.Process(target=_augment_for, args=(images, SECONDS, results)) for _ in range(WORKERS)]
@@ -189,6 +189,7 @@ def decode_and_augment_alone(images: list[bytes]) -> float:
 
 
 def pipeline(images: list[bytes], tars: list[Path]) -> None:
+    """Print samples per second of both pipelines, and of decoding and augmenting alone."""
     ours, theirs, alone = in_turns(
         lambda: our_pipeline(tars), lambda: pillow_pipeline(tars), lambda: decode_and_augment_alone(images)
     )
@@ -199,7 +200,7 @@ def pipeline(images: list[bytes], tars: list[Path]) -> None:
 
 
 def remote(folder: Path, cache: Path) -> None:
-    """Bytes that an epoch takes from a store."""
+    """Print the bytes that an epoch reads from a store."""
     size = sum(path.stat().st_size for path in folder.glob("*.tar"))
     with serve(folder) as store:
         config = PretrainConfig(
@@ -219,6 +220,7 @@ def remote(folder: Path, cache: Path) -> None:
 
 
 def main() -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
     images, source = photos(sys.argv[1] if len(sys.argv) > 1 else "")
     packages = ", ".join(f"{name} {version(name)}" for name in ("webdataset", "torch", "Pillow", "simplejpeg", "numpy"))

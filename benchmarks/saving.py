@@ -1,9 +1,9 @@
-"""Seconds for which a checkpoint of vision Base stops training: written at once, and beside the training.
+"""Seconds that a checkpoint of vision Base stops training: a synchronous save, and an asynchronous one.
 
     OMP_NUM_THREADS=2 python -m benchmarks.saving [--rounds 5] [--folder DIR] [key=value ...]
 
-One process, ZeRO 1, fp32, recipe vision_base_imagenet at batch 8 on made-up images. The two kinds of save take turns;
-of the one beside the training the snapshot is what training waits for, and the steps meanwhile are timed too.
+One process, ZeRO 1, fp32, recipe vision_base_imagenet at batch 8 on made-up images. The two kinds of save take turns.
+Training waits for the snapshot of the asynchronous one only; the steps beside its write are timed too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import deepspeed
@@ -36,7 +37,7 @@ RECIPE = [
 
 
 def made_up(config: PretrainConfig) -> list[MaskedBatch]:
-    """A micro-batch of noise, half of it masked."""
+    """A micro-batch of noise, with the recipe's number of masked patches."""
     vision, count = config.vision, config.batch.micro
     pixels = torch.randint(0, 256, (count, 3, vision.image_size, vision.image_size), dtype=torch.uint8)
     masks = torch.zeros(count, 1, vision.tokens, dtype=torch.bool)
@@ -50,8 +51,8 @@ def made_up(config: PretrainConfig) -> list[MaskedBatch]:
     ]
 
 
-def seconds_of(function) -> float:
-    """How long a call takes."""
+def seconds_of(function: Callable[[], object]) -> float:
+    """Duration of a call."""
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
@@ -65,7 +66,7 @@ def measure(engine: Engine, folder: Path, rounds: int) -> dict[str, list[float]]
     checkpoints.prepare(engine)
     taken: dict[str, list[float]] = {}
 
-    def clock(name: str, function) -> None:
+    def clock(name: str, function: Callable[[], object]) -> None:
         taken.setdefault(name, []).append(seconds_of(function))
 
     for _ in range(rounds):
@@ -80,6 +81,7 @@ def measure(engine: Engine, folder: Path, rounds: int) -> dict[str, list[float]]
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where to write; a temporary one by default")

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python -m benchmarks.step [--steps 10] [--shards PATTERN] [--profile] [key=value ...]
 
 One process, recipe vision_base_imagenet at batch 8 in fp32; `key=value` overrides the recipe. Without shards, images of
-1/f noise stand in for photographs. Other work on the machine slows step and matrix products alike, so an sgemm is
-measured before and after each step, and their product is reported: seconds x sgemm rate = the step's work in units of
-this machine's matrix products.
+1/f noise stand in for photographs. Other work on the machine slows the step and matrix products by about the same
+factor. So an sgemm is measured before and after each step, and the product is reported: seconds x sgemm rate = the
+step's work in units of this machine's matrix products.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PHASES = ("data", "teacher", "student", "backward", "optimizer", "teacher update
 
 
 class Clock:
-    """Adds up seconds by phase. A phase inside another is taken off the outer one."""
+    """Seconds by phase. A phase inside another is taken off the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -54,7 +54,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what runs within as `name`."""
+        """Count the block's seconds as `name`."""
         self._inner.append(0.0)
         start = time.perf_counter()
         yield
@@ -85,7 +85,7 @@ def time_phases(clock: Clock, engine: Engine) -> None:
 
 
 def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:
-    """For each step after the first, which warms up: seconds by phase, and the `sgemm` rate in GFLOP/s."""
+    """Seconds by phase and the `sgemm` rate in GFLOP/s of each step, after a first one that warms up."""
     engine = Engine(Data2Vec(config), config, torch.device("cpu"))
     batches = open_loader(config, 0, 1).steps(0)
     clock, results = Clock(), []
@@ -103,7 +103,7 @@ def measure(config: PretrainConfig, steps: int) -> list[dict[str, float]]:
 
 
 def sgemm_rate(a: Tensor, b: Tensor, repeats: int = 8) -> float:
-    """GFLOP/s of large float32 products, now."""
+    """Present rate of large float32 products in GFLOP/s."""
     start = time.perf_counter()
     for _ in range(repeats):
         a @ b
@@ -111,13 +111,13 @@ def sgemm_rate(a: Tensor, b: Tensor, repeats: int = 8) -> float:
 
 
 def step_flops(config: PretrainConfig) -> float:
-    """Matrix products of a step of images."""
+    """Floating-point operations of a step of images, in matrix products."""
     vision, size = config.vision, config.batch.global_
     return flops(config.for_modality("vision"), [vision.tokens] * size, [vision.mask.patches] * size)
 
 
 def report(results: list[dict[str, float]], flops: float) -> None:
-    """A row per phase, and the paired comparison: medians over the steps."""
+    """Print a row per phase, and the paired comparison: medians over the steps."""
     middle = statistics.median
     totals = [sum(result[phase] for phase in PHASES) for result in results]
     work = [total * result["sgemm"] for total, result in zip(totals, results, strict=True)]
@@ -132,7 +132,7 @@ def report(results: list[dict[str, float]], flops: float) -> None:
 
 
 def noise_shards(folder: Path) -> str:
-    """A shard of stand-in photographs; returns its pattern."""
+    """Write a shard of stand-in photographs; returns its pattern."""
     samples = [(f"{i:06d}", {"jpg": noise_photo(i)}) for i in range(IMAGES)]
     entry = write_shard(folder / "noise-000000.tar", samples)
     save_folder_index(folder, FolderIndex((entry,), ()))

@@ -1,4 +1,4 @@
-"""Rules across keys: what each key alone cannot show. Every message names the key and a value that would do."""
+"""Rules across keys, which no key alone can show. Every message names the key and a value that would do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
+from configs import checks_modalities
+from configs.divisors import divisors, listed
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
-from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_modalities import Modality
 
 Precision = Literal["bf16", "fp16", "fp32"]
 Equal = Literal["samples", "tokens"]
@@ -19,26 +21,27 @@ MAX_DEFAULT_LANES = 768
 
 
 def check(config: PretrainConfig, world: int) -> None:
-    """Raise ValueError, a line per mistake, where the config cannot run on `world` ranks."""
+    """Raise ValueError, a line per mistake, if the config cannot run on `world` ranks."""
     rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
     whole = [mistake for rule in rules_of_all for mistake in rule(config)]
-    rules = (_sizes, _samples, _probe, _weights, partial(_batch, world=world))
+    rules = (_sizes, checks_modalities.samples, _probe, _weights, partial(_batch, world=world))
     _raise(whole + _of_modalities(config, lambda one: [mistake for rule in rules for mistake in rule(one)]))
 
 
 def check_sizes(config: PretrainConfig) -> None:
-    """Raise ValueError, a line per mistake, where no networks can be made: the part of `check` that `models` need."""
+    """Raise ValueError, a line per mistake, if no networks can be made: the rules of `check` that `models` needs."""
     _raise(_of_modalities(config, lambda one: [*_sizes(one)]))
 
 
 def check_samples(config: ModalityConfig) -> None:
-    """Raise ValueError, a line per mistake, where one modality's samples or masks cannot be made: for `data_shards`."""
-    _raise([*_grid(config.vision)] if config.modality == "vision" else [])
-    _raise([*_samples(config), *_weights(config)])
+    """Raise ValueError, a line per mistake, if one modality's samples or masks cannot be made: for `data_shards`."""
+    _raise([*checks_modalities.grid(config.vision)] if config.modality == "vision" else [])
+    _raise([*checks_modalities.samples(config), *_weights(config)])
 
 
 def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], list[str]]) -> list[str]:
-    """Mistakes of every modality, each once; in a mixture those of one alone name it and the keys of its share."""
+    """Mistakes of every modality, each once. In a mixture a mistake of one modality names it, and the keys of its
+    share."""
     found = {modality: rules(config.for_modality(modality)) for modality in config.modalities}
     common = [line for line in found[config.modalities[0]] if all(line in lines for lines in found.values())]
     own = [in_mixture(name, line) for name, lines in found.items() for line in lines if line not in common]
@@ -46,7 +49,7 @@ def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], lis
 
 
 def in_mixture(modality: Modality, line: str) -> str:
-    """What is wrong with one modality of a mixture: its name, and the keys of `mixture` that act there."""
+    """A modality's mistake, naming the modality and the keys of `mixture.MODALITY` instead of the run's."""
     share = f"mixture.{modality}."
     line = re.sub(r"\bbatch\.(?=global|micro)|\bdata\.(?=shards\b|weights\b)", share, line)
     return f"{modality}: " + re.sub(r"\bprobe\.(?=train_shards|test_shards)", f"{share}probe_", line)
@@ -54,7 +57,7 @@ def in_mixture(modality: Modality, line: str) -> str:
 
 @contextmanager
 def naming(config: PretrainConfig, modality: Modality) -> Iterator[None]:
-    """In a mixture, ValueErrors from within read as `in_mixture`."""
+    """Rewrite ValueErrors from within by `in_mixture`, if the run is a mixture."""
     try:
         yield
     except ValueError as error:
@@ -80,16 +83,11 @@ def resolve_precision(config: PretrainConfig, cuda: bool) -> Precision:
 def resolve_lanes(batch: int, lanes: int | None, equal: Equal = "samples") -> int:
     """Lanes of the epoch's order: `data.lanes`, or the largest divisor of `batch.global` up to 768.
 
-    Steps of equal tokens are cut in units of as many samples as there are lanes: there it is one of 8 at least.
+    Steps of equal tokens are cut in units of one sample per lane. For them the default is at most `batch.global` / 8,
+    so that a step has 8 units or more.
     """
     most = max(1, batch // 8) if equal == "tokens" else MAX_DEFAULT_LANES
     return lanes or max(n for n in divisors(batch) if n <= min(most, MAX_DEFAULT_LANES))
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
 
 
 def _batch(config: ModalityConfig, world: int) -> Iterator[str]:
@@ -100,137 +98,44 @@ def _batch(config: ModalityConfig, world: int) -> Iterator[str]:
 
 
 def batch_mistake(batch: int, micro: int | None, lanes: int | None, world: int, equal: Equal = "samples") -> str | None:
-    """Why steps of `batch` samples cannot be split, and what could be: None where they can.
+    """The reason why steps of `batch` samples cannot be split, with a remedy; None if they can.
 
-    `lanes` (see `resolve_lanes`) divides the batch, `world` divides the lanes, `micro` divides the samples of a rank
-    (None: micro-batches are cut by length, and `batch.micro` is what they hold at most).
+    `lanes` (see `resolve_lanes`) must divide the batch, `world` the lanes, and `micro` the samples of a rank. micro:
+    None for micro-batches that are cut by length, which `batch.micro` limits only.
     """
     lanes, share = resolve_lanes(batch, lanes, equal), batch // world
     if batch % lanes:
-        return f"data.lanes={lanes} must divide batch.global={batch}: one of {_some(divisors(batch))}"
+        return f"data.lanes={lanes} must divide batch.global={batch}: one of {listed(divisors(batch))}"
     if lanes % world:
         return f"{world} ranks must divide data.lanes={lanes}: {_lane_remedy(batch, lanes, world)}"
     if micro and share % micro:
         return (
             f"batch.micro={micro} must divide the {share} samples of a rank "
-            f"(batch.global={batch} on {world} ranks): one of {_some(divisors(share))}"
+            f"(batch.global={batch} on {world} ranks): one of {listed(divisors(share))}"
         )
     return None
 
 
 def _lane_remedy(batch: int, lanes: int, world: int) -> str:
-    """Which lanes, or which batch, `world` ranks could have, and how many ranks could have these."""
+    """Lanes, batches and numbers of ranks that fit each other."""
     if batch % world == 0:
-        legal = _some([n for n in divisors(batch) if n % world == 0])
-        return f"data.lanes can be one of {legal}; or the ranks one of {_some(divisors(lanes))}"
+        legal = listed([n for n in divisors(batch) if n % world == 0])
+        return f"data.lanes can be one of {legal}; or the ranks one of {listed(divisors(lanes))}"
     near = max(1, round(batch / world)) * world
-    return f"with launch.ranks one of {_some(divisors(batch))}, or batch.global={near}"
+    return f"with launch.ranks one of {listed(divisors(batch))}, or batch.global={near}"
 
 
 def _sizes(config: ModalityConfig) -> Iterator[str]:
-    """Heads, tokens and target blocks fit the model."""
+    """Mistakes in heads, target blocks and the modality's own sizes."""
     model, layers = config.model, config.teacher.layers
     if model.width % model.heads:
-        legal = _some([n for n in divisors(model.width) if n <= 64])
+        legal = listed([n for n in divisors(model.width) if n <= 64])
         yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
     if layers is not None and layers > model.layers:
         yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
     if model.norm != "pre" and model.drop_path:
         yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"
-    match config.modality:
-        case "vision":
-            yield from _grid(config.vision)
-        case "speech":
-            yield from _positions(config.speech, model.width)
-
-
-def _positions(speech: SpeechConfig, width: int) -> Iterator[str]:
-    if speech.position_kernel % 2 == 0:
-        near = speech.position_kernel + 1
-        yield f"speech.position_kernel={speech.position_kernel} must be odd: e.g. speech.position_kernel={near}"
-    if width % speech.position_groups:
-        yield (
-            f"speech.position_groups={speech.position_groups} must divide model.width={width}: "
-            f"one of {_some(divisors(width))}"
-        )
-
-
-def _grid(vision: VisionConfig) -> Iterator[str]:
-    if vision.image_size % vision.patch_size:
-        legal = [n for n in divisors(vision.image_size) if n > 1]
-        yield f"vision.patch_size={vision.patch_size} must divide vision.image_size={vision.image_size}: {_some(legal)}"
-
-
-def _samples(config: ModalityConfig) -> Iterator[str]:
-    """Samples and their masks can be made, and the longest fits a micro-batch."""
-    match config.modality:
-        case "vision":
-            yield from _images(config.vision)
-        case "speech":
-            yield from _spans(config.speech)
-            yield from _longest(config, config.speech.longest, "speech.max_seconds")
-        case "text":
-            yield from _tokens(config.text)
-            yield from _longest(config, config.text.max_tokens, "text.max_tokens")
-
-
-def _spans(speech: SpeechConfig) -> Iterator[str]:
-    """A clip of the greatest length can be masked in part."""
-    if speech.longest <= speech.mask.length + 1:
-        seconds = (speech.mask.length + 2) / 50 + 0.01
-        yield (
-            f"speech.max_seconds={speech.max_seconds:g} is {speech.longest} frames, and a masked span has "
-            f"speech.mask.length={speech.mask.length}: set speech.max_seconds={seconds:g} or more"
-        )
-
-
-def _tokens(text: TextConfig) -> Iterator[str]:
-    mask = text.mask
-    if mask.kind == "spans" and mask.length > text.max_tokens - 4:
-        room = f"text.max_tokens={text.max_tokens}"
-        yield f"text.mask.length={mask.length} leaves nothing of {room}: set text.mask.length=4"
-    if mask.kind == "tokens" and mask.random + mask.keep >= 1:
-        yield f"text.mask.random={mask.random:g} and text.mask.keep={mask.keep:g} leave no target: e.g. 0.1 and 0.1"
-
-
-def _longest(config: ModalityConfig, tokens: int, key: str) -> Iterator[str]:
-    budget = config.batch.micro_tokens
-    if budget is not None and budget < tokens:
-        yield (
-            f"batch.micro_tokens={budget} does not hold one sample of {tokens} tokens ({key}): "
-            f"set batch.micro_tokens={tokens} or more"
-        )
-
-
-def _images(vision: VisionConfig) -> Iterator[str]:
-    """Crops and colours have a meaning, and the mask fits the grid if there is one."""
-    if vision.image_size % vision.patch_size == 0:
-        yield from _mask(vision)
-    for key in ("crop_scale", "crop_ratio"):
-        low, high = getattr(vision, key)
-        if not 0 < low <= high:
-            yield f"vision.{key}=[{low:g},{high:g}]: give a positive range, the smaller first"
-    if vision.crop_scale[1] > 1:
-        yield f"vision.crop_scale=[{vision.crop_scale[0]:g},{vision.crop_scale[1]:g}]: a crop has at most area 1"
-    if min(vision.std) <= 0:
-        yield f"vision.std={list(vision.std)}: standard deviations are positive"
-
-
-def _mask(vision: VisionConfig) -> Iterator[str]:
-    """The patch mask fits the grid, and leaves the student something to see."""
-    mask, tokens = vision.mask, vision.tokens
-    grid = f"the {vision.grid} x {vision.grid} patches"
-    if mask.patches >= tokens:
-        yield f"vision.mask.patches={mask.patches} must be below {grid}: e.g. {max(1, round(0.61 * tokens))}"
-    if mask.min_block > (vision.grid - 1) ** 2:
-        legal = max(1, (vision.grid - 1) ** 2 // 4)
-        yield f"vision.mask.min_block={mask.min_block} does not fit into {grid}: e.g. {legal}"
-    if mask.min_block > min(mask.max_block, mask.patches):
-        legal = min(mask.max_block, mask.patches)
-        yield (
-            f"vision.mask.min_block={mask.min_block} must be at most max_block={mask.max_block} and "
-            f"patches={mask.patches}: up to {legal}"
-        )
+    yield from checks_modalities.sizes(config)
 
 
 def _teacher(config: PretrainConfig) -> Iterator[str]:
@@ -296,7 +201,7 @@ def _probe(config: ModalityConfig) -> Iterator[str]:
 
 
 def _weights(config: ModalityConfig) -> Iterator[str]:
-    """There is a weight for each item of the list of shards."""
+    """Mistakes in the number and the sum of the weights of a list of shards."""
     shards, weights = config.data.shards, config.data.weights
     if not weights or not shards:
         return
@@ -309,9 +214,3 @@ def _weights(config: ModalityConfig) -> Iterator[str]:
     elif sum(weights) > MAX_BLOCK:
         near = ",".join(str(max(1, weight * MAX_BLOCK // (2 * sum(weights)))) for weight in weights)
         yield f"{written}: their sum must be at most {MAX_BLOCK}: e.g. data.weights=[{near}]"
-
-
-def _some(numbers: list[int]) -> str:
-    """At most 40 numbers, as text."""
-    listed = ", ".join(str(number) for number in numbers[:40])
-    return listed + (", ..." if len(numbers) > 40 else "")

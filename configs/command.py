@@ -1,4 +1,4 @@
-"""What commands share: `key=value` arguments, one line per mistake, exit codes."""
+"""Arguments, errors and exit codes of all commands: `key=value`, a line per mistake."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ T = TypeVar("T")
 def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> None:
     """Call `function` with the config that the arguments describe.
 
-    Ends the process with `error: ...` on standard error and code 2 for a wrong command line, 1 for what fails later,
-    files that cannot be read or written included, and 130 after Ctrl-C.
+    Errors end the process with `error: ...` on standard error: code 2 for a wrong command line, 1 for a later failure
+    (files that cannot be read or written included), 130 after Ctrl-C.
     """
     try:
         config = parse(cls, arguments)

@@ -31,9 +31,9 @@ GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for f
 
 
 def compose_pretrain(overrides: list[str]) -> PretrainConfig:
-    """`key=value` and `group=choice` of a command line -> the config, the last word being the command line's.
+    """`key=value` and `group=choice` of a command line -> the config. The command line wins over the YAML files.
 
-    Raises ValueError that names the key (or the group) and the remedy. Cross-field rules: `configs.checks.check`.
+    Raises ValueError that names the key (or the group) and the remedy. Rules across keys: `configs.checks.check`.
     """
     pairs = [split_override(override) for override in overrides]
     asked = next((_modalities(value) for key, value in reversed(pairs) if key == "modality"), None)
@@ -57,7 +57,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
 def parse(cls: type[T], arguments: list[str]) -> T:
     """`key=value` arguments of a command with flat keys (BuildConfig, ExportConfig, ...) -> its config.
 
-    `--help` prints the keys and ends the process. Raises ValueError as `compose_pretrain` does.
+    `--help` prints the keys and ends the process. Raises ValueError like `compose_pretrain`.
     """
     print_help(cls, arguments)
     known = leaf_keys(cls)
@@ -70,10 +70,9 @@ def parse(cls: type[T], arguments: list[str]) -> T:
 
 
 def print_help(cls: type, arguments: list[str]) -> None:
-    """Print the keys of `cls` and end the process where the user asks for help."""
+    """Print the keys of `cls` and end the process if the user asks for help."""
     if {"-h", "--help"} & set(arguments):
-        groups = {group: "|".join(choices) for group, choices in GROUPS.items() if cls is PretrainConfig}
-        print("\n".join([*(f"  {f'{group}=':<12} {choices}" for group, choices in groups.items()), help_text(cls)]))
+        print(help_text(cls, GROUPS if cls is PretrainConfig else None))
         raise SystemExit(0)
 
 
@@ -84,7 +83,8 @@ def to_yaml(config: PretrainConfig, notes: Mapping[str, str] | None = None) -> s
 
 
 def from_yaml(path: str | Path) -> PretrainConfig:
-    """What `to_yaml` wrote. Raises ValueError that names the file where it is missing, broken or has unknown keys."""
+    """Read the config that `to_yaml` wrote. Raises ValueError that names a file that is missing, broken or has unknown
+    keys."""
     try:
         return build(PretrainConfig, yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
@@ -112,7 +112,7 @@ def _hydra(overrides: list[str]) -> dict[str, Any]:
 
 
 def _modalities(value: str) -> tuple[str, ...]:
-    """`speech`, or `[vision,speech]` -> names. Raises ValueError for one that does not exist, or is there twice."""
+    """`speech`, or `[vision,speech]` -> names. Raises ValueError for a name that is unknown or there twice."""
     names = tuple(name.strip() for name in value.strip("[]").split(","))
     for name in names:
         if name not in MODALITIES or names.count(name) > 1:
@@ -123,7 +123,7 @@ def _modalities(value: str) -> tuple[str, ...]:
 
 
 def _demo_of(modalities: tuple[str, ...]) -> str:
-    """The recipe where none is named."""
+    """The recipe if the user names none."""
     match modalities:
         case ("vision",):
             return "demo"
@@ -134,7 +134,7 @@ def _demo_of(modalities: tuple[str, ...]) -> str:
 
 
 def _chosen(recipe: str, theirs: str | list[str], asked: tuple[str, ...]) -> str | tuple[str, ...]:
-    """The modalities asked for; ValueError where the recipe is not made for them."""
+    """The modalities asked for. Raises ValueError if the recipe is not made for them."""
     if not set(asked) <= (made_for := {theirs} if isinstance(theirs, str) else set(theirs)):
         others = ", ".join(name for name in GROUPS["recipe"] if len(asked) == 1 and asked[0] in name) or "mixture_base"
         raise ValueError(
@@ -157,7 +157,7 @@ def _check_key(key: str, value: str) -> None:
 
 
 def _is_text(key: str) -> bool:
-    """Is this the key of a string or of patterns, not of a group?"""
+    """True for the key of a string or of patterns; groups are none."""
     return key not in GROUPS and leaf_keys(PretrainConfig)[key].kind in (str, Patterns)
 
 
@@ -170,9 +170,9 @@ def _set(values: dict[str, Any], key: str, value: str) -> None:
 
 
 def _check_required(recipe: str, values: dict[str, Any]) -> None:
-    """Raise ValueError where a key that the recipe's file marks as required (`???`) was not given, or is empty."""
+    """Raise ValueError if a key that the recipe's file marks as required (`???`) is missing or empty."""
     file = OmegaConf.load(FOLDER / "recipe" / f"{recipe}.yaml")
     for key in sorted(OmegaConf.missing_keys(file)):
         if OmegaConf.select(OmegaConf.create(values), key) in (None, ""):
-            meaning = leaf_keys(PretrainConfig)[key].description.partition(";")[0]
+            meaning = leaf_keys(PretrainConfig)[key].description.partition(". ")[0]
             raise ValueError(f"recipe={recipe} needs {key}=VALUE ({meaning})")

@@ -12,9 +12,9 @@ NEVER = 10**9
 
 
 def deepspeed_config(config: PretrainConfig, world: int, cuda: bool) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given, for `world` ranks on GPUs (`cuda`) or CPUs; `config` has passed `check`.
+    """The configuration for `deepspeed.initialize` on `world` ranks, on GPUs (`cuda`) or CPUs.
 
-    Raises ValueError for fp16 on a CPU.
+    `config` has passed `check`. Raises ValueError for fp16 on a CPU.
     """
     precision = resolve_precision(config, cuda)
     return {
@@ -37,7 +37,7 @@ def deepspeed_config(config: PretrainConfig, world: int, cuda: bool) -> dict[str
 
 
 def _precision(precision: Precision) -> dict[str, Any]:
-    """The blocks of both low precisions; in fp32 neither is enabled."""
+    """The sections `bf16` and `fp16`. In fp32 neither is enabled."""
     return {
         # check_grad_overflow: its default has changed between releases; a non-finite step must be skipped, and seen.
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
@@ -47,9 +47,9 @@ def _precision(precision: Precision) -> dict[str, Any]:
 
 
 def _accumulation(config: PretrainConfig, precision: Precision) -> dict[str, Any]:
-    """Sum micro-batches in fp32 where DeepSpeed can: 16 bits lose what is small beside the sum.
+    """The section for sums of micro-batches in fp32, if DeepSpeed can: in 16 bits small addends are lost.
 
-    It cannot in stage 0. In stages 1 and 2 with offload its fp32 sums are not cleared by a skipped step, so that one
+    It cannot in stage 0. In stages 1 and 2 with offload a skipped step does not clear the fp32 sums, so that one
     non-finite gradient would make every later step a skipped one (seen in 0.19.8).
     """
     ours = config.deepspeed
@@ -59,7 +59,7 @@ def _accumulation(config: PretrainConfig, precision: Precision) -> dict[str, Any
 
 
 def _zero(config: PretrainConfig, cuda: bool) -> dict[str, Any]:
-    """The block `zero_optimization`."""
+    """The section `zero_optimization`."""
     ours = config.deepspeed
     zero: dict[str, Any] = {
         "stage": ours.stage,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
+from textwrap import wrap
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from configs.schema_training import Patterns
 
 T = TypeVar("T")
+COLUMNS = 120
+"""Width of `--help`."""
+_FIRST_COLUMN = 40
+"""Width of the keys and their defaults in `--help`, at most."""
 
 
 @dataclass(frozen=True)
@@ -18,22 +24,22 @@ class Key:
     """One leaf of a config class."""
 
     name: str
-    """Dotted, by alias, as users write it: `batch.global`."""
+    """Dotted name, by alias, as users write it: `batch.global`."""
     kind: Any
     """Its annotation."""
     default: Any
-    """Its default; pydantic's undefined value where it must be given."""
+    """Its default; pydantic's undefined value if the key is required."""
     description: str
     """The field's docstring."""
 
     @property
     def required(self) -> bool:
-        """Is there no default?"""
+        """True if there is no default."""
         return repr(self.default) == "PydanticUndefined"
 
     @property
     def values(self) -> int | None:
-        """How many values a list key wants; None for other keys."""
+        """Number of values that a list key needs; None for other keys."""
         return len(get_args(self.kind)) if get_origin(self.kind) is tuple else None
 
 
@@ -50,7 +56,8 @@ def leaf_keys(cls: type, prefix: str = "") -> dict[str, Key]:
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that was most likely meant: the same last part (`lr` for `optimizer.lr`), or near spelling."""
+    """The known name that was most likely meant: one with the same last part (`lr` for `optimizer.lr`), or the nearest
+    spelling. None if nothing is near."""
     by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
     if name in by_leaf:
         return by_leaf[name]
@@ -70,7 +77,7 @@ def unknown_key(name: str, known: list[str]) -> ValueError:
 def split_override(override: str) -> tuple[str, str]:
     """`key=value` -> (key, value).
 
-    Raises ValueError for anything else, among it hydra's `+key` and `~key`: the schema says which keys there are.
+    Raises ValueError for anything else, hydra's `+key` and `~key` included: the schema defines all keys.
     """
     key, equals, value = override.partition("=")
     if not equals or not key or key[0] in "+~-":
@@ -97,7 +104,7 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def _describe(mistake: Any, keys: dict[str, Key]) -> str:
-    """One of pydantic's mistakes -> what the user gave, and what is expected."""
+    """One of pydantic's mistakes -> a line: the key, the user's value, and the expected one."""
     key = ".".join(str(part) for part in mistake["loc"])
     owner = keys.get(".".join(part for part in mistake["loc"] if isinstance(part, str)))
     match mistake["type"]:
@@ -114,17 +121,44 @@ def _describe(mistake: Any, keys: dict[str, Key]) -> str:
 
 
 def no_value(key: Key) -> str | None:
-    """What `null` means for the key: for text with a default, "" (as in `init=null`)."""
+    """Value that `null` stands for: "" for text with a default (as in `init=null`), else None."""
     return "" if key.kind in (str, Patterns) and not key.required else None
 
 
-def help_text(cls: type) -> str:
-    """The keys of `cls` with their defaults and meanings, a line each."""
-    lines = []
-    for key in leaf_keys(cls).values():
-        default = "" if key.required else _written(key.default)
-        lines.append(f"  {f'{key.name}={default}':<38} {' '.join(key.description.split())}")
-    return "\n".join(lines)
+def help_text(cls: type, groups: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Usage, purpose, groups of values and keys of `cls`, at most 120 columns wide.
+
+    The class's docstring is "`./run.sh COMMAND`: purpose". groups: name -> choices.
+    """
+    command, _, purpose = (cls.__doc__ or "").partition("`: ")
+    keys = list(leaf_keys(cls).values())
+    required = [f"{key.name}=VALUE" for key in keys if key.required]
+    lines = [f"usage: {' '.join([command.removeprefix('`'), *required])} [key=value ...]", "", purpose, ""]
+    if groups:
+        choices = [(f"{name}=", ", ".join(groups[name])) for name in groups]
+        lines += ["Groups, each with its choices:", *_rows(choices), ""]
+    return "\n".join([*lines, "Keys, each with its default:", *_rows([_entry(key) for key in keys])])
+
+
+def _entry(key: Key) -> tuple[str, str]:
+    """The two columns of a key's help: key and default, and meaning."""
+    meaning = " ".join(key.description.split())
+    if key.required:
+        return f"{key.name}=VALUE", f"Required. {meaning}"
+    return f"{key.name}={_written(key.default)}", meaning
+
+
+def _rows(entries: list[tuple[str, str]]) -> list[str]:
+    """Two columns, the second one wrapped; it begins on a new line where the first is too long."""
+    width = min(_FIRST_COLUMN, 4 + max(len(first) for first, _ in entries))
+    rows = []
+    for first, second in entries:
+        first_line, *others = wrap(second, COLUMNS - width, break_long_words=False, break_on_hyphens=False)
+        if len(start := f"  {first}  ".ljust(width)) > width:
+            rows.append(start.rstrip())
+            start = " " * width
+        rows += [start + first_line, *(" " * width + line for line in others)]
+    return rows
 
 
 def _written(value: Any) -> str:

@@ -13,7 +13,7 @@ from configs.schema_training import BatchConfig, DataConfig
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """`model.*`: as `ModelConfig`, where nothing is null."""
+    """The keys `model.*` of `ModelConfig`, none of them null."""
 
     size: str
     layers: int
@@ -32,7 +32,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """`teacher.*`, less the decay: which targets the teacher makes, and what it averages."""
+    """The keys of `teacher.*` but for the decay: the targets that it makes, and the modules that it averages."""
 
     average: Averaged
     layers: int
@@ -43,7 +43,7 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class RegressionConfig:
-    """`loss.*`: as `LossConfig`, where nothing is null."""
+    """The keys `loss.*` of `LossConfig`, none of them null."""
 
     beta: float
     reduction: Reduction
@@ -79,5 +79,5 @@ class ModalityConfig:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sample, to which longer ones are cropped; None where all samples are of one size."""
+        """Tokens of the longest sample, to which longer ones are cropped. None if all samples have one size."""
         return self.own.longest

@@ -1,4 +1,4 @@
-"""Published values: what a key that is null stands for, by objective and modality."""
+"""Published values, by objective and modality: the defaults of keys that are null."""
 
 from __future__ import annotations
 

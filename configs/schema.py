@@ -1,8 +1,8 @@
 """Every key of the configuration: its type, default, meaning and bounds.
 
-Defaults live here; the YAML files of `configs/` hold only the values that differ from them. `compose.py` turns
-hydra's result into these classes and names unknown keys. A field that is a Python keyword (`batch.global`) carries
-an alias; the alias is the key that users write.
+Defaults live here; the YAML files of `configs/` hold only the values that differ from them. `compose.py` turns hydra's
+result into these classes and names unknown keys. A field that is a Python keyword (`batch.global`) carries an alias;
+the alias is the key that users write. `--help` prints the docstring below each key, alone: it names other keys in full.
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ from configs.schema_training import (
 
 @dataclass(config=STRICT)
 class PretrainConfig:
-    """The whole configuration of `./run.sh pretrain`."""
+    """`./run.sh pretrain`: Pretrain a model, or resume its run."""
 
     recipe: str = "demo"
-    """Name of the recipe, for logs."""
+    """Name of a file in configs/recipe/ whose values replace the defaults. Not given: the demo of `modality`."""
     demo: bool = False
-    """Build shards of each modality's packaged images, recordings or texts where `data.shards` is empty."""
+    """Train on packaged images, recordings or texts. Their shards are built for each modality that names none in
+    `data.shards` or `mixture.MODALITY.shards`."""
     objective: Objective = "v1"
-    """`v1` is data2vec as published in 2022."""
+    """Training objective. v1: data2vec (Baevski et al. 2022, arXiv 2202.03555)."""
     modality: Modality | tuple[Modality, ...] = "vision"
-    """What the samples are; a list, as [vision,speech,text], for a mixture (see `mixture`)."""
+    """Kind of samples: vision, speech or text. A list makes a mixture, e.g. [vision,speech,text]; see `mixture.*`."""
     init: str = ""
-    """Start from this student: a run directory or a Hugging Face folder; "" is a random start."""
+    """Source of the student's initial weights: a run directory, or a Hugging Face folder of the same sizes. Optimizer,
+    schedule and teacher begin anew. A run that resumes ignores it. "": random weights."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """`auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Number format of the forward and backward pass. auto: bf16 on a GPU, fp32 on a CPU. fp16 needs a GPU. The
+    optimizer and the teacher always compute in fp32. Published: fp16."""
     model: ModelConfig = field(default_factory=ModelConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
@@ -81,13 +84,13 @@ class PretrainConfig:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The run's modalities, in an order of their own: one, or those of the mixture."""
+        """The run's modalities in the order of `MODALITIES`: one, or several in a mixture."""
         named = (self.modality,) if isinstance(self.modality, str) else self.modality
         return tuple(modality for modality in MODALITIES if modality in named)
 
     @property
     def is_mixture(self) -> bool:
-        """Whether `modality` is a list of several."""
+        """True if `modality` lists several."""
         return len(self.modalities) > 1
 
     def for_modality(self, modality: Modality) -> ModalityConfig:
@@ -116,7 +119,7 @@ class PretrainConfig:
         )
 
     def _batch(self, share: MixturePart, one_size: bool) -> BatchConfig:
-        """The batch of a modality; samples of one size are never batched by tokens."""
+        """Return the batch of a modality. Samples of one size are never batched by tokens."""
         return replace(
             self.batch,
             global_=share.global_ or self.batch.global_,
@@ -130,6 +133,6 @@ class PretrainConfig:
 
 
 def _filled(section: Any, cls: type, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `cls` as `section` has them, or as `defaults` where they are null."""
+    """Return the fields of `cls` from `section`; those that are null there from `defaults`."""
     values = {field.name: getattr(section, field.name) for field in fields(cls)}
     return {name: defaults.get(name) if value is None else value for name, value in values.items()}

@@ -1,4 +1,7 @@
-"""The keys of every command but `pretrain`."""
+"""The keys of every command but `pretrain`.
+
+A class's docstring is `./run.sh COMMAND`: and what the command does, in one line; `--help` prints it.
+"""
 
 from __future__ import annotations
 
@@ -16,136 +19,142 @@ from configs.schema_training import Shards
 
 @dataclass(config=STRICT)
 class BuildConfig:
-    """`./run.sh shards build`."""
+    """`./run.sh shards build`: Turn files into tar shards and their index, or continue a build that was stopped."""
 
     source: Literal["imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "demo", "demo_speech", "demo_text"]
-    """`imagefolder`: class folders or one flat folder of images; `audiofolder`: a folder of recordings (LibriSpeech and
-    Libri-light among them) or a TSV manifest; `textfiles`, `jsonl`, `parquet`: documents; `demo*`: packaged data."""
+    """Kind of source. imagefolder: images in class folders or in one flat folder. audiofolder: a folder of recordings
+    (LibriSpeech's and Libri-light's layouts included) or a TSV manifest. textfiles, jsonl, parquet: documents. demo,
+    demo_speech, demo_text: packaged images, recordings, texts."""
     output: str
-    """Folder of the shards."""
+    """Folder for the shards, their index and, for text, the tokenizer."""
     input: str = ""
-    """Folder of the source files, or one file of documents or a manifest (for `demo*`: optional, a folder that already
-    holds them)."""
+    """Folder of the source files, or one file: a manifest (audiofolder) or documents (textfiles, jsonl, parquet).
+    Packaged data: a folder that holds it already. "": none; only packaged data needs no input."""
     name: str = "train"
-    """Shards are called NAME-000000.tar."""
+    """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
-    """Size at which a shard is closed, in MiB; text: of the source, before compression about."""
+    """Target shard size in MiB. For text: size of the uncompressed source, approximately."""
     workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes; null is the number of cores."""
+    """Number of processes. Null: the number of cores."""
     min_seconds: Annotated[float, Field(ge=0.045)] = 0.045
-    """Audio: shorter recordings are left out (published: 2). The least is two frames: one to mask, one to see."""
+    """Shortest recording in seconds; shorter ones are left out. The smallest legal value is two frames: one to mask,
+    one to see. Published: 2."""
     segment_seconds: Annotated[float | None, Field(gt=0)] = None
-    """Audio: longer recordings without transcript are cut into equal pieces of at most this; null cuts nothing."""
+    """Longest piece in seconds: longer recordings without a transcript are cut into equal pieces. Null: nothing is cut.
+    """
     tokenizer: str = ""
-    """Text: a folder or a file pair with a byte-level BPE vocabulary (vocab.json and merges.txt, or GPT-2's
-    encoder.json and vocab.bpe); "" takes the one in `output`, or trains one from the input."""
+    """Byte-level BPE tokenizer of text: a folder or a pair of files (vocab.json and merges.txt, or GPT-2's encoder.json
+    and vocab.bpe). "": the tokenizer in `output`, or else one trained on the input."""
     vocab_size: Annotated[int, Field(ge=300)] = 50265
-    """Text: types of a tokenizer that is trained here, special ones included."""
+    """Number of types of a tokenizer that is trained here, special ones included. Published: 50265."""
     max_tokens: Annotated[int, Field(ge=8)] = 512
-    """Text: longest sequence, <s> and </s> included."""
+    """Longest text sequence in tokens, <s> and </s> included. Published: 512."""
     pack: Literal["documents", "full"] = "documents"
-    """Text: `documents`: no sequence holds parts of two documents; `full`: documents are joined by </s>."""
+    """Packing of documents into text sequences. documents: no sequence holds parts of two documents (published). full:
+    documents are joined by </s>, and sequences are full."""
     documents: Literal["files", "paragraphs", "lines"] = "files"
-    """Text: what a document is for `textfiles`: a file, a block between blank lines, or a line."""
+    """Unit that is a document of source=textfiles: files (a whole file), paragraphs (a block between blank lines) or
+    lines."""
     text_field: str = "text"
-    """Text: name of the field (jsonl) or column (parquet) that holds the text."""
+    """Name of the field (jsonl) or column (parquet) that holds the text."""
     label_field: str = ""
-    """Text: name of the field or column that holds a class, for probes; "" is none."""
+    """Name of the field (jsonl) or column (parquet) that holds a class, for probes. "": no labels."""
 
 
 @dataclass(config=STRICT)
 class IndexConfig:
-    """`./run.sh shards index`."""
+    """`./run.sh shards index`: Write the index of tar shards that others built, and name those that cannot be used."""
 
     shards: Shards
-    """Tar shards: a folder, a glob or braces, or a list of such; local."""
+    """Local tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
 
 
 @dataclass(config=STRICT)
 class InfoConfig:
-    """`./run.sh shards info`."""
+    """`./run.sh shards info`: Print counts, sizes, classes, tokenizer and a histogram of lengths."""
 
     shards: Shards
-    """Tar shards, local or remote."""
+    """Local or remote tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
 
 
 @dataclass(config=STRICT)
 class ValidateConfig:
-    """`./run.sh shards validate`."""
+    """`./run.sh shards validate`: Compare tar shards with their index, and list every difference."""
 
     shards: Shards
-    """Tar shards: a folder, a glob or braces, or a list of such; local."""
+    """Local tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
     deep: bool = False
-    """Decode every image and recording, and look into every text."""
+    """Decode every image and recording, and check the token ids of every text."""
     workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes; null is the number of cores."""
+    """Number of processes. Null: the number of cores."""
 
 
 @dataclass(config=STRICT)
 class BenchConfig:
-    """`./run.sh shards bench`."""
+    """`./run.sh shards bench`: Measure how fast shards are read, decoded, augmented and made into batches."""
 
     shards: Shards
-    """Tar shards, local or remote."""
+    """Local or remote tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
     modality: Modality | None = None
-    """What the samples are; null: as the first one tells."""
+    """Kind of samples: vision, speech or text. Null: that of the first sample."""
     workers: Annotated[int, Field(ge=1)] = 2
-    """Loader processes of the last stage."""
+    """Number of loader processes in the last stage, which measures the loader."""
     batch: Annotated[int, Field(ge=1)] = 64
-    """Samples of a batch."""
+    """Samples per batch."""
     seconds: Annotated[float, Field(gt=0)] = 3.0
-    """How long each stage is measured."""
+    """Duration of each stage's measurement in seconds, above 0."""
 
 
 @dataclass(config=STRICT)
 class ExportConfig:
-    """`./run.sh export`."""
+    """`./run.sh export`: Write a run's weights as a folder that Hugging Face Transformers loads."""
 
     run: str
-    """Run directory."""
+    """Run directory; its newest good checkpoint is exported."""
     out: str
-    """Folder to write."""
+    """Folder to write. It must be empty or absent."""
     weights: Literal["teacher", "student"] = "teacher"
-    """Which weights."""
+    """Network to export: teacher (the moving average) or student."""
     modality: Modality | None = None
-    """Which of a mixture's modalities; null is the run's only one."""
+    """Modality of a mixture to export: vision, speech or text. Null: the run's only one."""
 
 
 @dataclass(config=STRICT)
 class ReshardConfig:
-    """`./run.sh reshard`."""
+    """`./run.sh reshard`: Rewrite a run's newest checkpoint as whole parameters; a resume does not need this."""
 
     run: str
     """Run directory."""
     files: Annotated[int, Field(ge=1)] = 1
-    """Files to write; for many ranks to come, some."""
+    """Number of files to write. Several let many ranks read at a time."""
 
 
 @dataclass(config=STRICT)
 class ProbeCommandConfig:
-    """`./run.sh probe`: keys left empty are those of the run."""
+    """`./run.sh probe`: Measure k-NN and linear-probe accuracy of a run's features on labelled samples."""
 
     run: str
-    """Run directory."""
+    """Run directory; its newest good checkpoint is probed."""
     weights: Literal["teacher", "student"] = "teacher"
-    """Which weights."""
+    """Network to probe: teacher (the moving average) or student."""
     modality: Modality | None = None
-    """Of a mixture, which of its modalities; null is every one that has labelled shards."""
+    """Modality of a mixture to probe: vision, speech or text. Null: every one that has labelled shards."""
     train_shards: str = ""
-    """Labelled reference shards."""
+    """Labelled reference shards: a folder, a glob or braces. "": the run's `probe.train_shards`."""
     test_shards: str = ""
-    """Labelled held-out shards."""
+    """Labelled held-out shards that accuracy is measured on: a folder, a glob or braces. "": the run's
+    `probe.test_shards`."""
     k: Annotated[int, Field(ge=1)] = 20
-    """Neighbours."""
+    """Number of nearest neighbours that vote in the k-NN probe."""
 
 
 @dataclass(config=STRICT)
 class BoardConfig:
-    """`./run.sh board`."""
+    """`./run.sh board`: Show a run's curves and pictures with TensorBoard."""
 
     run: str
     """Run directory, or a folder of several."""
     port: Annotated[int, Field(ge=1, le=65535)] = 6006
-    """Port of TensorBoard's page."""
+    """Port of TensorBoard's page, from 1 to 65535."""
     host: str = "localhost"
-    """Address it listens on; 0.0.0.0 for any."""
+    """Address that TensorBoard listens on. 0.0.0.0: all addresses of this machine."""

@@ -18,13 +18,16 @@ class DeepSpeedConfig:
     """ZeRO (group `deepspeed`: zero0, zero1, zero2, zero3)."""
 
     stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """ZeRO stage."""
+    """ZeRO stage: states that are divided among the ranks. 0: none. 1: the optimizer's, teacher included. 2: gradients
+    too. 3: parameters too."""
     offload_optimizer: bool = False
-    """Keep optimizer states, the teacher included, in CPU memory and update them there."""
+    """Keep the optimizer's states, teacher included, in CPU memory, and update them there. Needs `deepspeed.stage` 1, 2
+    or 3."""
     bucket_elements: Annotated[int, Field(ge=1)] = 50_000_000
-    """Elements per gradient reduction."""
+    """Number of elements in a bucket: gradients are reduced and parameters gathered a bucket at a time. Smaller buckets
+    need less memory."""
     persistence_threshold: Annotated[int, Field(ge=0)] = 100_000
-    """ZeRO 3: parameters smaller than this stay whole on every rank."""
+    """Parameters with fewer elements than this stay whole on every rank in ZeRO 3. 0: all are divided."""
 
 
 @dataclass(config=STRICT)
@@ -32,95 +35,113 @@ class RunConfig:
     """The run directory."""
 
     dir: str = ""
-    """Where config, metrics, TensorBoard files and checkpoints go; an existing run resumes."""
+    """Run directory: configuration, metrics, TensorBoard files and checkpoints. A run that is there already is resumed.
+    "": runs/RECIPE for a demo; other runs need a directory."""
 
 
 @dataclass(config=STRICT)
 class LogConfig:
-    """What is written, and how often."""
+    """Metrics, pictures and the progress bar."""
 
     every: Annotated[int, Field(ge=1)] = 10
-    """Steps between rows of metrics.jsonl and TensorBoard."""
+    """Number of steps between rows of metrics.jsonl and TensorBoard."""
     pictures_every: Annotated[int, Field(ge=0)] = 500
-    """Steps between pictures of a masked batch; 0 is off."""
+    """Number of steps between pictures of a masked batch in TensorBoard. 0: no pictures."""
     progress: bool = True
-    """Progress bar on rank 0."""
+    """Show a progress bar (rank 0)."""
     peak_tflops: Annotated[float | None, Field(gt=0)] = None
-    """The device's peak, for MFU; null takes the known figure of the GPU, or measures a CPU's matrix products."""
+    """Peak of a device in TFLOP/s, above 0, for the model FLOPs utilisation (MFU). Null: the known peak of the GPU, or
+    on a CPU a measured one; without either no MFU is reported."""
 
 
 @dataclass(config=STRICT)
 class CheckpointConfig:
-    """When to save and what to keep."""
+    """When checkpoints are saved, and which are kept."""
 
     every: Annotated[int, Field(ge=0)] = 500
-    """Steps between checkpoints; 0 saves only at the end."""
+    """Number of steps between checkpoints. 0: only one at the end."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints that are kept."""
     keep_every: Annotated[int, Field(ge=0)] = 0
-    """Checkpoints of steps that are multiples of this are kept for good; 0 is none."""
+    """Keep for good the checkpoints of steps that are multiples of this. A multiple of `checkpoint.every`. 0: none."""
     asynchronous: bool = True
-    """Write checkpoints beside the training, from a copy in host memory (16 bytes per parameter / ranks)."""
+    """Write checkpoints while training goes on, from a copy in host memory. The copy takes 16 bytes per parameter,
+    divided by the number of ranks; in ZeRO 0 rank 0 holds all of it. False: training waits for the write."""
 
 
 @dataclass(config=STRICT)
 class GuardConfig:
-    """What a run does about steps that are bad and representations that collapse."""
+    """Reactions of a run to bad steps, and to representations that collapse."""
 
     max_skipped: Annotated[int, Field(ge=1)] = 20
-    """Stop after this many steps in a row whose loss or gradient was not finite."""
+    """Number of consecutive steps with a loss or gradient that is not finite that stops the run. Such steps are
+    skipped."""
     spike: Literal["off", "warn", "skip", "rollback"] = "warn"
-    """A loss or gradient norm far above those before: say so, leave the step out, or go back to the last checkpoint and
-    on behind the step's batch."""
+    """Reaction to a spike, a loss or gradient norm far above the recent ones. off: none. warn: report it. skip: leave
+    out the step. rollback: go back to the last checkpoint, and go on with the batches after the spike's."""
     spike_sigma: Annotated[float, Field(gt=0)] = 6.0
-    """A spike is so many standard deviations above the mean of the window."""
+    """Distance above the recent mean from which a loss or gradient norm is a spike, in standard deviations. The mean is
+    over `guard.spike_window` steps."""
     spike_window: Annotated[int, Field(ge=8)] = 128
-    """Applied steps of the same modality that are the window; nothing is judged before a quarter of it is full."""
+    """Number of recent applied steps, of the same modality, that a loss or gradient norm is compared with. No step is a
+    spike before a quarter of them are there."""
     max_spikes: Annotated[int, Field(ge=1)] = 20
-    """Stop after this many skipped spikes in a row, or rollbacks to one checkpoint."""
+    """Number of consecutive skipped spikes, or of rollbacks to one checkpoint, that stops the run."""
     collapse: Literal["off", "warn", "stop"] = "warn"
-    """What to do where targets, predictions or the outputs of a module hardly vary any more."""
+    """Reaction to a collapse: targets, predictions or a module's outputs are nearly the same for every token. off:
+    none. warn: report it. stop: end the run."""
     collapse_every: Annotated[int, Field(ge=1)] = 100
-    """Steps between measurements of the modules."""
+    """Number of steps between measurements of the modules' outputs, which show a collapse."""
     min_target_std: Annotated[float, Field(ge=0)] = 0.1
-    """Least standard deviation of targets after `std_after` updates (published for speech)."""
+    """Smallest standard deviation of targets over tokens; below it they have collapsed. Checked after `guard.std_after`
+    applied steps. 0: no check. Published for speech: 0.1."""
     min_prediction_std: Annotated[float, Field(ge=0)] = 0.01
-    """The same of predictions (published for speech)."""
+    """Smallest standard deviation of predictions over tokens; below it they have collapsed. Checked after
+    `guard.std_after` applied steps. 0: no check. Published for speech: 0.01."""
     std_after: Annotated[int, Field(ge=0)] = 5000
-    """Updates before those two are looked at (published), and steps before a block of the student is held against its
-    first measurement: healthy students at first predict little but the mean."""
+    """Number of steps before targets and predictions are checked for collapse, and before the student's blocks are
+    compared with their first measurement. Healthy students at first predict little but the mean. Published for speech:
+    5000."""
     min_module_std: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Least standard deviation of a module's outputs over tokens, as a fraction of its first measurement."""
+    """Smallest standard deviation of a module's outputs over tokens, as a fraction of its first measurement, in [0, 1].
+    Below it, or below 1e-4 in all, the module has collapsed. 0: no check."""
     min_module_rank: Annotated[float, Field(ge=1)] = 1.2
-    """Least effective rank of a module's outputs."""
+    """Smallest effective rank of a module's outputs, the number of directions in which tokens differ. Below it the
+    module has collapsed. 1: no check."""
 
 
 @dataclass(config=STRICT)
 class WatchdogConfig:
-    """How long a run may stand still: then every rank writes its stacks to RUN/hangs/ and ends with exit code 76."""
+    """How long a run may stand still. Beyond that, every rank writes its stacks to RUN/hangs/, and the run ends with
+    exit code 76."""
 
     data_s: Annotated[float, Field(ge=0)] = 900.0
-    """Seconds that a step may wait for its data; 0 is no limit."""
+    """Longest wait of a step for its data in seconds. A longer one ends the run with exit code 76, and stacks in
+    RUN/hangs/. 0: no limit."""
     step_s: Annotated[float, Field(ge=0)] = 900.0
-    """Seconds that a step's computation may take, waiting for other ranks included; 0 is no limit."""
+    """Longest computation of a step in seconds, waits for other ranks included. A longer one ends the run with exit
+    code 76, and stacks in RUN/hangs/. 0: no limit."""
     save_s: Annotated[float, Field(ge=0)] = 1800.0
-    """Seconds that training may wait for a checkpoint to be written; 0 is no limit."""
+    """Longest wait of training for a checkpoint in seconds. A longer one ends the run with exit code 76, and stacks in
+    RUN/hangs/. 0: no limit."""
 
 
 @dataclass(config=STRICT)
 class ProbeConfig:
-    """k-NN and linear probe of the teacher's features on labelled samples."""
+    """k-NN and linear probe of the teacher's features on labelled samples, at the start and the end of a run."""
 
     train_shards: Shards = ""
-    """Labelled shards whose features are the reference; "" turns the probe off."""
+    """Labelled reference shards of the k-NN and linear probe, in the forms of `data.shards`. Needs `probe.test_shards`.
+    "": no probe. A mixture uses `mixture.MODALITY.probe_train_shards`."""
     test_shards: Shards = ""
-    """Labelled held-out shards."""
+    """Labelled held-out shards that the probe measures accuracy on, in the forms of `data.shards`. Needs
+    `probe.train_shards`. "": no probe. A mixture uses `mixture.MODALITY.probe_test_shards`."""
     train_samples: Annotated[int, Field(ge=1)] = 5000
-    """Reference samples."""
+    """Largest number of samples taken from `probe.train_shards`."""
     test_samples: Annotated[int, Field(ge=1)] = 2000
-    """Held-out samples."""
+    """Largest number of samples taken from `probe.test_shards`."""
     k: Annotated[int, Field(ge=1)] = 20
-    """Neighbours."""
+    """Number of nearest neighbours that vote in the k-NN probe."""
 
 
 @dataclass(config=STRICT)
@@ -128,24 +149,28 @@ class LaunchConfig:
     """Processes and the rendezvous."""
 
     ranks: Annotated[int | None, Field(ge=1)] = None
-    """Processes on each node; null is the number of GPUs (with a hostfile: its slots), or 1 on a CPU."""
+    """Number of training processes on each node. Null: one per GPU (cluster=hostfile: per slot), or one without GPUs.
+    Null in a demo: two, or one on a single GPU."""
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
-    """Port of the rendezvous; null is a free one (`local`), one made from the job's number (`slurm`), else 29500."""
+    """Port at which all nodes meet, from 1 to 65535. Null: any free one for cluster=local, a number made from the job's
+    for cluster=slurm, else 29500."""
     threads: Annotated[int | None, Field(ge=1)] = None
-    """Torch threads per process; null is cores / ranks."""
+    """Torch threads of each process. Null: the node's cores divided by its ranks, at least 1."""
 
 
 @dataclass(config=STRICT)
 class ClusterConfig:
-    """Where processes run (group `cluster`: local, hostfile, slurm, manual)."""
+    """The nodes that a run uses, and how they are started (group `cluster`: local, hostfile, slurm, manual)."""
 
     kind: Literal["local", "hostfile", "slurm", "manual"] = "local"
-    """`manual` prints nothing and starts this node's processes: run it once per node."""
+    """Way to start the nodes; set it with cluster=KIND. local: this machine alone. hostfile: all hosts of
+    `cluster.hostfile`, from here through pdsh and ssh. slurm: by srun, one task per node. manual: this node alone; run
+    the command once on each node."""
     hostfile: str = ""
-    """DeepSpeed hostfile, for `hostfile`."""
+    """File with a line 'HOST slots=GPUS' per node, for cluster=hostfile. "": none."""
     nodes: Annotated[int, Field(ge=1)] = 1
-    """Number of nodes, for `manual`."""
+    """Number of nodes, for cluster=manual."""
     node_rank: Annotated[int, Field(ge=0)] = 0
-    """This node, for `manual`."""
+    """Number of this node, from 0 to `cluster.nodes` - 1, for cluster=manual."""
     master: str = "localhost"
-    """Address of node 0, for `manual` and `slurm`."""
+    """Address of node 0, for cluster=manual and cluster=slurm. localhost: under Slurm the job's first host."""

@@ -1,4 +1,7 @@
-"""The keys of training: model, teacher, loss, optimizer, schedule, batch, data, mixture."""
+"""The keys of training: model, teacher, loss, optimizer, schedule, batch, data, mixture.
+
+"Published" values are those of arXiv 2202.03555 and the authors' code; configs/recipe/*.yaml give the source of each.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from configs.schema_modalities import STRICT
 
 
 def _listed(value: object) -> object:
-    """`[/a/*.tar,/b/{0..3}.tar]`, as a command line gives it -> its patterns; anything else as it is."""
+    """Split `[/a/*.tar,/b/{0..3}.tar]`, as a command line gives it, into patterns; return anything else as it is."""
     if not (isinstance(value, str) and value.startswith("[") and value.endswith("]")):
         return value
     parts, depth = [""], 0
@@ -27,10 +30,11 @@ def _listed(value: object) -> object:
 
 
 Patterns = str | tuple[str, ...]
+"""A folder, a glob or braces, local or remote (`s3://`, `gs://`, `http(s)://`); or several of them."""
 
 
 Shards = Annotated[Patterns, BeforeValidator(_listed)]
-"""Tar shards: a folder, a glob or braces, local or remote (`s3://`, `gs://`, `http(s)://`); or a list of such."""
+"""Tar shards, as `Patterns`. Text that is a bracketed list becomes a tuple."""
 
 
 @dataclass(config=STRICT)
@@ -38,31 +42,37 @@ class ModelConfig:
     """The Transformer's size and its regularisation (group `model`: tiny, base, large, huge)."""
 
     size: str = "tiny"
-    """Name of the size, for logs."""
+    """Name of the model's size, for logs. It changes nothing."""
     layers: Annotated[int, Field(ge=1)] = 4
-    """Number of blocks."""
+    """Number of Transformer blocks. Published: 12 (Base), 24 (Large)."""
     width: Annotated[int, Field(ge=8)] = 128
-    """Width of the residual stream, H."""
+    """Channels of the residual stream, H. Published: 768 (Base), 1024 (Large)."""
     heads: Annotated[int, Field(ge=1)] = 4
-    """Attention heads; must divide `width`."""
+    """Attention heads of a block. Must divide `model.width`. Published: 12 (Base), 16 (Large)."""
     ffn: Annotated[int, Field(ge=8)] = 512
-    """Width of the feed-forward layer."""
+    """Channels of a block's feed-forward layer. Published: 3072 (Base), 4096 (Large)."""
     norm: Literal["pre", "post", "deep"] | None = None
-    """Where a block normalises: before its branches, after its sums, or after its sums as DeepNorm (Wang et al. 2022).
-    Null is the modality's own: vision pre, speech and text post; blocks shared by several modalities pre."""
+    """Place of LayerNorm in a block. pre: before attention and before the feed-forward layer. post: after each residual
+    sum. deep: as post, with DeepNorm's scaled residuals (Wang et al. 2022, arXiv 2203.00555). Null: pre for vision and
+    for blocks that modalities share, post for speech and text. Published: the same, and deep for speech on AudioSet."""
     layer_scale: Annotated[float, Field(ge=0)] = 1e-4
-    """Initial value of LayerScale's gamma in pre-norm blocks; 0 leaves LayerScale out. Other blocks have none."""
+    """Initial value of LayerScale's gamma in pre-norm blocks. 0: no LayerScale. Blocks with `model.norm` post or deep
+    have none. Published for vision: 1e-4 (Base), 1e-5 (Large)."""
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """Dropout of the blocks' input and after the attention and feed-forward projections; null is the modality's own:
-    vision 0, speech and text 0.1."""
+    """Dropout rate of the blocks' input and of the outputs of attention and feed-forward layer, in [0, 1). Null: the
+    published rate (vision 0, speech and text 0.1)."""
     attention_dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """Dropout of attention probabilities; null as for `dropout`."""
+    """Dropout rate of attention probabilities, in [0, 1). Null: vision 0, speech and text 0.1. Published: vision 0.05
+    (Base) and 0.15 (Large), speech and text 0.1."""
     layer_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability that a block of the student is left out of a forward pass, the same one on every rank."""
+    """Probability that a forward pass of the student leaves out a block (LayerDrop), in [0, 1). All ranks leave out the
+    same blocks. 0: none. Published: 0.05 for speech on LibriSpeech."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth of the last block; linear from 0 at the first. For pre-norm blocks."""
+    """Probability that a sample skips a residual branch of the last block (stochastic depth), in [0, 1). It grows
+    linearly from 0 at the first block. Above 0 needs pre-norm blocks. 0: off. Published for vision: 0.25 (Base), 0.2
+    (Large)."""
     activation_checkpointing: bool = False
-    """Recompute each student block in the backward pass: less memory, about a third more compute."""
+    """Recompute the student's blocks in the backward pass. This takes less memory and about a third more compute."""
     compile: bool = False
     """Compile the blocks with torch.compile."""
 
@@ -72,57 +82,75 @@ class MixturePart:
     """One modality of a mixture. Keys left null are the run's own."""
 
     weight: Annotated[int, Field(ge=1)] = 1
-    """Steps of this modality in every `sum of weights` steps."""
+    """Steps of this modality in each cycle of a mixture. A cycle has as many steps as the weights of all its modalities
+    add up to."""
     shards: Shards = ""
-    """Its tar shards, as `data.shards`."""
+    """Tar shards of this modality in a mixture, instead of `data.shards`: a folder, a glob or braces, or a list. "":
+    none; only the demo runs without."""
     weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Its `data.weights`."""
+    """Weights of the items in this modality's list of shards in a mixture, instead of `data.weights`. Null: all items
+    form one data set."""
     global_: Annotated[int | None, Field(alias="global", ge=1)] = None
-    """Its `batch.global`."""
+    """Samples per optimizer step of this modality in a mixture, over all ranks. Null: `batch.global`."""
     micro: Annotated[int | None, Field(ge=1)] = None
-    """Its `batch.micro`."""
+    """Samples per forward pass of this modality on one rank in a mixture (speech and text: at most). Null:
+    `batch.micro`."""
     micro_tokens: Annotated[int | None, Field(ge=1)] = None
-    """Its `batch.micro_tokens`."""
+    """Most frames or subwords per forward pass of this modality on one rank in a mixture, padding included. Null:
+    `batch.micro_tokens`."""
     probe_train_shards: Shards = ""
-    """Its `probe.train_shards`."""
+    """Labelled reference shards of this modality's probe in a mixture, instead of `probe.train_shards`. "": no probe.
+    """
     probe_test_shards: Shards = ""
-    """Its `probe.test_shards`."""
+    """Labelled held-out shards of this modality's probe in a mixture, instead of `probe.test_shards`. "": no probe."""
 
 
 @dataclass(config=STRICT)
 class MixtureConfig:
-    """A run of several modalities: `modality=[vision,speech,text]`. Every step is of one modality."""
+    """A run of several modalities, e.g. `modality=[vision,speech,text]`. Every step is of one modality."""
 
     blocks: Literal["shared", "separate"] = "shared"
-    """`shared`: one stack of Transformer blocks for all modalities, each with its own feature encoder, positions, mask
-    vector and head; `separate`: a model for each modality."""
+    """Sharing of Transformer blocks in a mixture. shared: one stack for all modalities; each has its own feature
+    encoder, positions, mask vector and head. separate: a whole model for each modality."""
     vision: MixturePart = field(default_factory=MixturePart)
+    """The share of images."""
     speech: MixturePart = field(default_factory=MixturePart)
+    """The share of speech."""
     text: MixturePart = field(default_factory=MixturePart)
+    """The share of text."""
 
 
 @dataclass(config=STRICT)
 class TeacherConfig:
-    """The exponential moving average and the targets made from it."""
+    """The exponential moving average, and the targets made from it."""
 
     decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
-    """Decay tau at the first step."""
+    """Decay of the teacher at the first step (tau), in [0, 1]: teacher = decay * teacher + (1 - decay) * student.
+    Published: vision 0.9998 (Large's second phase 0.9999), speech and text 0.999."""
     decay_end: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Decay after `decay_steps`; null keeps `decay` throughout."""
+    """Decay of the teacher after `teacher.decay_steps` applied steps, in [0, 1]. Null: `teacher.decay` throughout, as
+    published for vision. Published for speech and text: 0.9999."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
-    """Applied steps of the linear ramp from `decay` to `decay_end`."""
+    """Length of the linear ramp from `teacher.decay` to `teacher.decay_end`, in applied steps. 0: no ramp. Published:
+    speech 30,000; text 100,000 (paper) or 300,000 (code)."""
     average: Literal["all", "transformer", "blocks"] | None = None
-    """What the teacher averages; the rest is the student's own. `all`; `transformer`: positions and blocks;
-    `blocks`: the blocks. Null is the modality's own: vision all, speech transformer, text blocks."""
+    """Modules that the teacher averages; for the others it takes the student's. all: every module. transformer:
+    positions and blocks. blocks: the blocks. Null: vision all, speech transformer, text blocks. Published: the same,
+    except blocks for speech on LibriSpeech."""
     layers: Annotated[int | None, Field(ge=1)] = None
-    """K: the targets average the top K blocks; null is the modality's own: vision 6, speech 8, text 10."""
+    """Number of top blocks whose outputs are averaged to a target, K. At most `model.layers`. Null: the published
+    number for Base (vision 6, speech 8, text 10). Published for AudioSet: 12."""
     target: Literal["block", "ffn"] | None = None
-    """What is taken of a block: its output, or its feed-forward layer's before dropout and residual. Null is the
-    modality's own: vision block, speech and text ffn."""
+    """Output of a block that makes the targets. block: its last, after both residual sums. ffn: the feed-forward
+    layer's, before dropout and residual sum. Null: as published (vision block, speech and text ffn)."""
     block_norm: Normalisation | None = None
-    """Normalisation of each block before averaging, without affine; null: vision layer, speech instance, text layer."""
+    """Normalisation of each block's output before averaging, without scale and bias. layer: over the channels of a
+    token. instance: over the real tokens of a sample, for each channel. none: no normalisation. Null: as published
+    (vision and text layer, speech instance)."""
     mean_norm: Normalisation | None = None
-    """Normalisation of the average, without affine; null: vision layer, speech and text none."""
+    """Normalisation of the average over blocks, without scale and bias. layer: over the channels of a token. instance:
+    over the real tokens of a sample, for each channel. none: no normalisation. Null: vision layer, speech and text
+    none. Published: the same, except layer for speech on AudioSet."""
 
 
 @dataclass(config=STRICT)
@@ -130,29 +158,33 @@ class LossConfig:
     """The regression loss at masked positions."""
 
     beta: Annotated[float | None, Field(ge=0)] = None
-    """Smooth-L1 beta; 0 is the squared error without the factor 1/2. Null is the modality's own: vision 2, speech 0,
-    text 4."""
+    """Beta of the smooth-L1 loss between prediction and target. 0: the squared error, without the factor 1/2. Null: as
+    published (vision 2, speech 0, text 4)."""
     reduction: Literal["mean", "sqrt", "sum"] | None = None
-    """Over the H dimensions: their mean, their sum over sqrt(H), or their sum. Null is the modality's own: vision mean,
-    speech sqrt, text sum."""
+    """Reduction of the loss over the H channels of a target. mean: sum / H. sqrt: sum / sqrt(H). sum: the sum. Null: as
+    published (vision mean, speech sqrt, text sum)."""
 
 
 @dataclass(config=STRICT)
 class OptimizerConfig:
-    """AdamW and what is clipped and decayed."""
+    """AdamW: its constants, weight decay and gradient clipping."""
 
     lr: Annotated[float, Field(gt=0)] = 5e-4
-    """Peak learning rate."""
+    """Peak learning rate, above 0. Published: vision 2e-3 (Base) and 1e-3 (Large), speech 5e-4, text 2e-4."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates of the first and second moment."""
+    """Adam's decay rates of the first and the second moment, each in [0, 1). Published: vision [0.9,0.999], speech and
+    text [0.9,0.98]."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Adam's epsilon."""
+    """Adam's epsilon, above 0. Published: vision 1e-8, speech and text 1e-6."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Decoupled weight decay."""
+    """Decoupled weight decay: each update also subtracts learning rate * decay * parameter. 0: none. Published: vision
+    0.05, speech and text 0.01."""
     decay_rule: Literal["matrices", "all"] = "matrices"
-    """`matrices`: no decay for 1-D tensors, biases and the CLS token; `all`: decay everything."""
+    """Parameters with weight decay. matrices: all but 1-D tensors, biases and the CLS token (published for vision).
+    all: every parameter (published for speech and text)."""
     clip: Annotated[float, Field(ge=0)] = 3.0
-    """Clip the global gradient norm to this; 0 is off."""
+    """Largest global gradient norm; larger gradients are scaled down to it. 0: no clipping. Published: vision 3, speech
+    0, text 5."""
 
 
 @dataclass(config=STRICT)
@@ -160,85 +192,100 @@ class ScheduleConfig:
     """The learning rate as a function of the applied steps."""
 
     kind: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """Shape after warm-up and `hold`. Tri-stage is `linear` (paper) or `exponential` (published code) with a hold."""
+    """Shape of the learning rate after `schedule.warmup` and `schedule.hold`. cosine, linear and exponential fall to
+    `schedule.lr_end`; constant stays at `optimizer.lr`. Published: vision cosine; speech with a hold, then exponential
+    (code) or linear (paper); text cosine (code), or a hold and then linear (paper)."""
     steps: Annotated[int | None, Field(ge=1)] = None
-    """Length of the schedule in applied steps; null is `train.steps`."""
+    """Length of the learning-rate schedule in applied steps, warm-up and hold included. Null: `train.steps`."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear warm-up from `lr_start`."""
+    """Length of the linear warm-up from `schedule.lr_start` to `optimizer.lr`, in applied steps. 0: none. Published:
+    vision 10 epochs (Base) and 80 (Large), speech 3 % of the schedule, text 10,000 steps."""
     hold: Annotated[int, Field(ge=0)] = 0
-    """Steps at the peak after the warm-up."""
+    """Applied steps at `optimizer.lr` between warm-up and decay. 0: none. Published for speech: 90 % of the schedule.
+    """
     lr_start: Annotated[float, Field(ge=0)] = 0.0
-    """Learning rate of the first step of the warm-up."""
+    """Learning rate of the first warm-up step. At most `optimizer.lr`. Published: 0; for speech 1 % of the peak."""
     lr_end: Annotated[float, Field(ge=0)] = 0.0
-    """Learning rate at the end of the schedule."""
+    """Learning rate at the end of the schedule and after it. At most `optimizer.lr`; above 0 for
+    `schedule.kind=exponential`. Published: vision 1e-5, speech 1 % of the peak, text 0."""
 
 
 @dataclass(config=STRICT)
 class BatchConfig:
-    """The batch. For images `micro` must divide `global / ranks`; speech and text are cut by length."""
+    """The batch: samples per step, and per forward pass."""
 
     global_: Annotated[int, Field(alias="global", ge=1)] = 64
-    """Samples per optimizer step over all ranks; their mean where `equal` is tokens."""
+    """Samples per optimizer step over all ranks; with `batch.equal=tokens` their mean. A multiple of the number of
+    ranks. Published: vision 2048 (Base) and 4096 (Large, code), text 256; speech 63 minutes of audio."""
     micro: Annotated[int, Field(ge=1)] = 32
-    """Samples per forward pass on one rank; for speech and text at most so many."""
+    """Samples per forward pass on one rank. Lower it when memory runs out. Images: must divide `batch.global` / ranks.
+    Speech and text: an upper limit, as is `batch.micro_tokens`."""
     micro_tokens: Annotated[int | None, Field(ge=1)] = None
-    """Speech and text: at most so many frames or subwords, padding included, per forward pass on one rank; null: no
-    limit but `micro`."""
+    """Most frames or subwords per forward pass on one rank, padding included, for speech and text. Must hold the
+    longest sample. Null: no limit but `batch.micro`. Published: speech 11,875 frames, text 8192 subwords."""
     equal: Literal["samples", "tokens"] = "samples"
-    """Speech and text: steps of `global` samples, or of about equal numbers of frames or subwords."""
+    """Unit in which steps of speech and text are equal. samples: each step has `batch.global` samples. tokens: steps
+    have about equal numbers of frames or subwords, so their cost is about equal (published)."""
 
 
 @dataclass(config=STRICT)
 class DataConfig:
-    """Which shards, and how they are read."""
+    """Shards, their order, and how they are read."""
 
     shards: Shards = ""
-    """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar; local, or remote (s3://, gs://,
-    http://, https://); or a list, as [/data/a,/data/b]."""
+    """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar. Local, or remote: s3://, gs://,
+    http://, https://. A list names several, e.g. [/data/a,/data/b]. "": none; only the demo runs without. A mixture
+    uses `mixture.MODALITY.shards`."""
     weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Samples of each item of the list `shards` in every `sum of weights` of a lane; null: the list is one data set."""
+    """How many of every sum(weights) samples come from each item of the list `data.shards`. Null: all items form one
+    data set. A mixture uses `mixture.MODALITY.weights`."""
     epoch: Literal["mixture", "source"] = "mixture"
-    """With `weights`: `mixture`: an epoch ends when the first item has no samples left, and no sample comes twice in
-    it; `source`: every item begins anew when it has no samples left."""
+    """End of an epoch when `data.weights` is given. mixture: the first item has no samples left; no sample comes twice
+    in an epoch. source: each item begins its own next epoch when it has no samples left."""
     lanes: Annotated[int | None, Field(ge=1)] = None
-    """Lanes of the epoch's order: a divisor of `batch.global` and a multiple of every rank count to come.
-    Null takes the largest divisor of `batch.global` up to 768. Kept in the checkpoint."""
+    """Number of lanes: parallel streams of samples that every epoch is divided into and ranks share out. Must divide
+    `batch.global` and be a multiple of every number of ranks the run will have. Fixed by the first checkpoint. Null:
+    the largest divisor of `batch.global` up to 768; with `batch.equal=tokens` also up to `batch.global` / 8."""
     window: Annotated[int, Field(ge=1)] = 1024
-    """Positions of a lane that are shuffled together."""
+    """Number of samples in a window of a lane; the samples of a window are shuffled together. Speech and text of one
+    window, from all lanes, are batched by length."""
     chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 2**20
-    """Runs of about this many bytes of one shard stay together before the window shuffle; remote shards are read in
-    them."""
+    """Size of a chunk in bytes, approximately. A chunk is a run of neighbouring samples of a shard; chunks are shuffled
+    whole, then the samples of each window. Remote shards are read in chunks."""
     workers: Annotated[int, Field(ge=0)] = 1
-    """Loader processes per rank; 0 loads in the training process."""
+    """Loader processes per rank; in a mixture per rank and modality. 0: the training process loads the data."""
     prefetch: Annotated[int, Field(ge=1)] = 2
-    """Micro-batches each worker prepares ahead."""
+    """Number of micro-batches that each loader process prepares ahead."""
     read_ahead_mb: Annotated[int, Field(ge=0)] = 1024
-    """MiB of coming chunks that a process of each rank fetches ahead: from remote shards into the cache, from local
-    files into the system's page cache. 0, or no `workers`: nothing is read ahead."""
+    """Read-ahead of a rank in MiB: a process of its own fetches coming chunks of remote shards into the cache, and of
+    local files into the page cache. Remote shards: at most half of `data.cache_gb`, divided by the node's ranks. 0, or
+    `data.workers=0`: nothing is read ahead."""
     cache_dir: str = ""
-    """Folder on this node for chunks of remote shards, shared by its ranks and jobs; "" is one in the system's
-    temporary folder."""
+    """Folder on each node for chunks of remote shards. All ranks and jobs that name it share it. "": the user's own
+    folder in the system's temporary folder."""
     cache_gb: Annotated[float, Field(gt=0)] = 32.0
-    """Most that the cache holds, in GiB."""
+    """Largest size of `data.cache_dir` in GiB, above 0. Older chunks make room for new ones."""
     retries: Annotated[int, Field(ge=0)] = 6
-    """How often a failed request to a remote store is repeated, after growing waits."""
+    """Number of times that a failed request to a remote store is repeated, after growing waits. 0: never."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds after which a request to a remote store has failed."""
+    """Longest duration of a request to a remote store in seconds, above 0. A longer one has failed."""
     max_sample_mb: Annotated[int, Field(ge=1)] = 256
-    """Samples of more than so many MiB are bad samples."""
+    """Largest size of a sample in MiB. A larger one is a bad sample: another replaces it."""
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
-    """Stop when more than this fraction of the samples read could not be used..."""
+    """Largest fraction of bad samples among those read, in [0, 1]. Bad samples cannot be used, and others replace them.
+    A larger fraction stops the run once more than `data.max_bad_samples` were bad."""
     max_bad_samples: Annotated[int, Field(ge=0)] = 100
-    """...and more than this many; ..."""
+    """Number of bad samples that a run may always have. More of them stop it once they exceed `data.max_bad_fraction`
+    of the samples read."""
     max_bad_streak: Annotated[int, Field(ge=1)] = 100
-    """...or when on one rank so many in a row could not be used."""
+    """Number of consecutive bad samples on one rank that stops the run."""
 
 
 @dataclass(config=STRICT)
 class TrainConfig:
-    """How long, and from which seed."""
+    """Length and seed of a run."""
 
     steps: Annotated[int, Field(ge=0)] = 1000
-    """Steps after which this run stops."""
+    """Step after which the run stops. 0: no step is taken."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of weights, order, masks, augmentation and dropout."""
+    """Seed of weights, order, masks, augmentation and dropout, from 0 to 2^31 - 1."""

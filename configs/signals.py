@@ -21,10 +21,10 @@ BOS, PAD, EOS, UNK = range(4)
 
 
 def frames(samples: int) -> int:
-    """Return the frames that the feature encoder makes of so many samples; 0 below the receptive field."""
+    """Number of frames that the feature encoder makes of `samples` samples; 0 below the receptive field."""
     return max(0, (samples - RECEPTIVE_FIELD) // FRAME_STRIDE + 1)
 
 
 def samples_of(frames: Count) -> Count:
-    """Return the fewest samples that give so many frames."""
+    """Smallest number of samples that gives `frames` frames."""
     return RECEPTIVE_FIELD + (frames - 1) * FRAME_STRIDE

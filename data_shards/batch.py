@@ -124,9 +124,7 @@ class SampleBatch:
 
     def map(self: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `function`, which keeps the number of samples, to every tensor."""
-        tensors = {
-            f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
-        }
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         mapped: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items()}
         return replace(self, **mapped)
 

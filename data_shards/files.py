@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, locks on folders, checksums."""
+"""Atomic writes, folder locks and checksums of files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` once it is complete and on disk; nothing is left after an error."""
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that is renamed to `path` once its content is on disk.
+
+    An error inside the `with` block removes the temporary file and leaves `path` as it was.
+    """
     partial = path.with_name(path.name + ".tmp")
     try:
         with partial.open("wb") as file:
@@ -28,13 +31,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is the old or the new one whenever the process is killed."""
-    with replacing(path) as file:
+    """Write a text file atomically: a killed process leaves the old file or the new one."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put renames in the folder on disk."""
+    """Flush a folder's entries, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,7 +47,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: a second writer of the same folder waits for the first, and then sees its work."""
+    """Hold the folder's lock. A second writer waits for the first, and then sees its work."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".index.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -52,7 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file."""
+    """sha256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""Starting helper processes: none of them outlives the process that started it, or imports its entry script again."""
+"""Helper processes that neither outlive the process that started them nor import its entry script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it does, however that ended."""
+    """End this process when its parent ends, for whatever reason the parent ends."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -33,7 +33,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Start processes that do not import this one's `__main__`: helpers need none of it, and it may be heavy."""
+    """Hide `__main__` from processes that are started meanwhile: helpers do not need it, and its import may be slow."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -43,14 +43,16 @@ def without_main() -> Iterator[None]:
 
 
 def _initialise() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group: end without a traceback each
+    # Ctrl-C reaches the whole group: end without one traceback per process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
 
 
-def each(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None) -> Iterator[Result]:
-    """Results of the jobs as they come; `workers` processes, null for one per core, this process where one is enough.
+def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None) -> Iterator[Result]:
+    """Yield the jobs' results in the order in which they finish.
 
-    The first exception of a job is raised here and ends the rest.
+    workers: number of processes; None for one per core. If one is enough, the jobs run in this process, in order.
+    The first exception of a job is raised here and cancels the remaining jobs.
     """
     listed = list(jobs)
     processes = min(workers or os.cpu_count() or 1, len(listed))
@@ -69,9 +71,10 @@ def each(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | 
 
 
 class _KilledPopen(popen_forkserver.Popen):
-    """A process that does not hear SIGTERM is ended by SIGKILL."""
+    """A forked process that `terminate` ends by SIGKILL, because it blocks SIGTERM."""
 
     def terminate(self) -> None:
+        """End the process by SIGKILL."""
         self.kill()
 
 
@@ -80,23 +83,25 @@ class _WorkerProcess(context.ForkServerProcess):
 
 
 class WorkerContext(context.ForkServerContext):
-    """Processes forked from a server, deaf to SIGINT, SIGTERM and SIGUSR1."""
+    """Multiprocessing context whose processes are forked from a server."""
 
     Process = _WorkerProcess
 
 
 def start_worker_server(module: str) -> WorkerContext:
-    """Start a server that imports `module` once, here torch and what it brings, and forks the workers of a loader.
+    """Start a server that imports `module` (and with it torch) once, and forks a loader's workers.
 
-    Unlike forks of a training process its forks are safe beside the threads of CUDA, NCCL and gloo, and they take
-    milliseconds. Neither server nor workers see SIGINT, SIGTERM and SIGUSR1, which launchers and clusters send to the
-    whole tree: the training process still needs data to finish its step and save. They end with it, however it ends.
+    Forks of a training process are unsafe beside the threads of CUDA, NCCL and gloo. Forks of this server are safe,
+    and they take milliseconds. Server and workers block SIGINT, SIGTERM and SIGUSR1. Launchers and clusters send
+    these signals to the whole process tree, but the training process still needs data to finish its step and save.
+    Server and workers end with the training process, for whatever reason it ends.
     """
     worker_context = WorkerContext()
     worker_context.set_forkserver_preload([module])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        resource_tracker.ensure_running()  # it unblocks SIGINT and SIGTERM, here too, so it has to be there before
+        # It unblocks SIGINT and SIGTERM, in this process too, so it starts before they are blocked.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:

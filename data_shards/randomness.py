@@ -13,13 +13,12 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _TO_UNIT = 2.0**-53
 
-
 Epochs = int | np.ndarray
-"""The epoch of all samples, or of each, int64 [n]."""
+"""One epoch for all samples, or one epoch per sample, int64 [n]."""
 
 
 class Stream(IntEnum):
-    """What the numbers are for; the values are part of the order of a run and never change."""
+    """Purpose of random numbers. The values are part of a run's order and never change."""
 
     CROP = 0
     JITTER = 1
@@ -35,7 +34,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def uniforms(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
-    """Numbers `first .. first + count` of each sample's stream: float64 in [0, 1), [len(samples), count]."""
+    """Numbers `first .. first + count` (excluded) of each sample's stream: float64 [len(samples), count] in [0, 1)."""
     key = np.zeros(len(samples), np.uint64)
     for part in (seed, epochs, samples, stream):
         key = _mix((key ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)

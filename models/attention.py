@@ -1,15 +1,16 @@
-"""Attention with an additive bias over keys that end where a sample ends: torch's fused kernels on GPUs and under
+"""Attention with an additive bias, over the real keys of each sample: torch's fused kernels on GPUs and under
 torch.compile, batched products on a CPU.
 
-Shapes: B samples, h heads, d channels a head, M queries, N keys. On a CPU `scaled_dot_product_attention` has no
-fused kernel for a bias that needs a gradient, nor for dropout: its fallback scales q and k by copies, draws dropout
-by a serial Bernoulli and walks over all B h M N scores in main memory at every step. Going by a few samples of one
-length at a time keeps the scores in the cache, and takes half the time; and a sample's products leave its padding out.
+Shapes: B samples, h heads, d channels a head, M queries, N keys. On a CPU `scaled_dot_product_attention` has no fused
+kernel for a bias that needs a gradient, nor for dropout. Its fallback scales q and k by copies, draws dropout by a
+serial Bernoulli and walks over all B h M N scores in main memory at every operation. A few samples of one length at a
+time keep the scores in the cache: this takes half the time, and computes no padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from models.dropout import keep_mask, on_gpu_or_compiled, random_bits
 _CACHED = 2**18  # scores that are computed at once, where one sample has fewer
 
 ALIGNMENT = 8
-"""Columns: fused attention copies a bias whose rows are not aligned to this, at every call."""
+"""Columns to which rows of a bias are aligned. Fused attention copies an unaligned bias at every call."""
 
 
 def attend(
@@ -34,9 +35,9 @@ def attend(
 ) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v.
 
-    q [B, M, h, d], k and v [B, N, h, d], bias [h, M, N] or [B, h, M, N] -> [B, M, h, d]. lengths int64 [B]: the
-    first so many keys of each sample are attended to; None: all. padding: the `padding_bias` of these lengths, which
-    several calls can share; None: made here, where a kernel needs it.
+    q [B, M, h, d], k and v [B, N, h, d], bias [h, M, N] or [B, h, M, N] -> [B, M, h, d]. lengths int64 [B]: number of
+    keys, from the first, that each sample attends to; None: all. padding: the `padding_bias` of these lengths, which
+    several calls can share; None: made here if a kernel needs it.
     """
     if on_gpu_or_compiled(q):
         if lengths is not None and padding is None:
@@ -55,16 +56,16 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, padding: Tensor
 
 
 def padding_bias(lengths: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
-    """[B, 1, 1, N] of 0 at real keys and -inf at the others, its rows aligned in memory."""
+    """Bias [B, 1, 1, N]: 0 at real keys, -inf at the others. Its rows are aligned in memory."""
     aligned = -(-keys // ALIGNMENT) * ALIGNMENT
     padding = torch.arange(aligned, device=lengths.device) >= lengths[:, None, None, None]
     return torch.zeros(padding.shape, dtype=dtype, device=lengths.device).masked_fill_(padding, -torch.inf)[..., :keys]
 
 
 def _groups(counts: list[int], scores: int) -> Iterator[tuple[slice, int]]:
-    """Neighbouring samples with the same number of keys, few enough for the cache: (samples, keys).
+    """Neighbouring samples with equal numbers of keys, few enough for the cache: (samples, keys).
 
-    scores: of one sample, for each of its keys.
+    scores: number of a sample's scores per key.
     """
     first = 0
     while first < len(counts):
@@ -80,7 +81,9 @@ class _GroupByGroup(torch.autograd.Function):
     """Attention as products of a group of samples at a time; dropout's scale 1 / (1 - p) goes into the output."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, counts: list[int], dropout: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, counts: list[int], dropout: float
+    ) -> Tensor:
         groups = list(_groups(counts, q.shape[2] * q.shape[1]))
         keep_probabilities = any(ctx.needs_input_grad)
         probabilities: list[Tensor] = []
@@ -100,7 +103,7 @@ class _GroupByGroup(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, *saved = ctx.saved_tensors
         probabilities, bits = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
         scale = q.shape[-1] ** -0.5
@@ -133,7 +136,7 @@ def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _of_samples(bias: Tensor, samples: slice, keys: int) -> Tensor:
-    """bias [h, M, N] or [B, h, M, N] -> the view [h, M, keys] or [b, h, M, keys] of some samples."""
+    """The view [h, M, keys] or [b, h, M, keys] of a bias [h, M, N] or [B, h, M, N] for some samples."""
     return (bias[samples] if bias.dim() == 4 else bias)[..., :keys]
 
 

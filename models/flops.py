@@ -1,8 +1,8 @@
 """Parameters, and floating-point operations of a training step: for MFU and the estimate.
 
-Counted are the matrix products that the objective needs, a multiply-add as two operations: the expectation over
-stochastic depth and layer drop; real tokens alone; the last block for the masked tokens alone where that suffices; no
-recomputation by activation checkpointing.
+Counted are the matrix products that the objective needs, a multiply-add as two operations. Stochastic depth and layer
+drop count by their expectation, and padding does not count. The last block counts for the masked tokens alone if no
+others are needed. Recomputation by activation checkpointing does not count.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ def parameters(config: PretrainConfig) -> int:
 
 
 def flops(config: ModalityConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
-    """Student forward and backward, and teacher forward, of samples with so many real and so many masked tokens."""
+    """Operations of a training step on samples with the given numbers of real and of masked tokens.
+
+    The sum of the student's forward and backward pass and the teacher's forward pass.
+    """
     return float(_samples(config, np.array(lengths, float), np.array(masked, float)).sum())
 
 
 def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """Each sample's training step: a backward pass is twice its forward pass, but for what needs no gradient.
+    """Operations of a training step on each sample. A backward pass counts twice its forward pass, less the part that
+    needs no gradient.
 
     All samples at once, here and below: this is counted at every step.
     """
@@ -46,7 +50,8 @@ def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> 
 
 
 def _blocks(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
-    """Forward operations of all blocks, each run with a probability; the last one answers `rows` tokens alone."""
+    """Forward operations of all blocks, each run with its probability in `keep`. The last one answers `rows` tokens
+    alone."""
     return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 

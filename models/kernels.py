@@ -1,4 +1,4 @@
-"""Which kernels LayerNorm and Adam run on: chosen once, by running them on the device in use, with the reason.
+"""Kernels of LayerNorm and Adam, chosen once, by running them on the device in use, with the reason.
 
 NVIDIA's apex is built from source. The package called `apex` on PyPI is an unrelated Pyramid toolkit, and a half-built
 apex imports but has no CUDA kernels: only running a kernel tells.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Kernel:
-    """A class to construct, the keyword arguments that select its kernel, and why it was chosen."""
+    """A class to construct, the keyword arguments that select its kernel, and the reason for the choice."""
 
     cls: type
     name: str
@@ -44,7 +44,7 @@ class LayerNorm(nn.LayerNorm):
 
 @cache
 def layer_norm(device: torch.device) -> Kernel:
-    """apex's LayerNorm (float32 in, the parameters' dtype out) where it runs on `device`, else torch's."""
+    """apex's LayerNorm (float32 in, the parameters' dtype out) if it runs on `device`, else torch's."""
     try:
         cls = _apex("normalization", device).MixedFusedLayerNorm
         x = torch.arange(16.0, device=device).view(2, 8)
@@ -58,7 +58,7 @@ def layer_norm(device: torch.device) -> Kernel:
 
 @cache
 def adam(device: torch.device) -> Kernel:
-    """apex's FusedAdam where it runs on `device`, else torch's AdamW."""
+    """apex's FusedAdam if it runs on `device`, else torch's AdamW."""
     try:
         cls = _apex("optimizers", device).FusedAdam
         arguments: dict[str, Any] = {"adam_w_mode": True}
@@ -70,7 +70,7 @@ def adam(device: torch.device) -> Kernel:
 
 @cache
 def torch_adam(device: torch.device, reason: str) -> Kernel:
-    """torch's AdamW, fused where that runs on `device`, else for each tensor; `reason`: why not apex's."""
+    """torch's AdamW: fused if that runs on `device`, else tensor by tensor. reason: why apex's was not chosen."""
     try:
         _step(torch.optim.AdamW, {"fused": True}, device)
         return Kernel(torch.optim.AdamW, "torch fused AdamW", f"ran on {device.type}; {reason}", {"fused": True})
@@ -79,7 +79,7 @@ def torch_adam(device: torch.device, reason: str) -> Kernel:
 
 
 def _apex(submodule: str, device: torch.device) -> ModuleType:
-    """`apex.SUBMODULE` of NVIDIA's apex; an exception that says why not otherwise."""
+    """`apex.SUBMODULE` of NVIDIA's apex. Raises an exception that says why it cannot be used."""
     if device.type != "cuda":
         raise RuntimeError(f"apex has no {device.type} kernels")
     try:
@@ -91,7 +91,7 @@ def _apex(submodule: str, device: torch.device) -> ModuleType:
 
 
 def _is_impostor() -> bool:
-    """Whether `apex` is installed and is not NVIDIA's, which ships `apex.normalization`."""
+    """True if `apex` is installed and is not NVIDIA's, which ships `apex.normalization`."""
     try:
         files = importlib.metadata.files("apex") or []
     except importlib.metadata.PackageNotFoundError:
@@ -109,5 +109,5 @@ def _step(cls: type, arguments: dict[str, Any], device: torch.device) -> None:
 
 
 def _because(error: Exception) -> str:
-    """One line: the error's own words."""
+    """The error's own words, in one line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

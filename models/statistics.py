@@ -1,8 +1,8 @@
-"""Collapse statistics: how much targets, predictions and what modules make of a batch vary over tokens.
+"""Collapse statistics: variation over tokens of targets, predictions and modules' outputs.
 
-The figure is the mean over channels of the standard deviation over tokens (data2vec.md section 6); about 1 for
-normalised, varied targets, and near 0 after a collapse. Moments are additive, so that micro-batches and ranks sum.
-The effective rank tells, beside it, over how many directions tokens vary.
+The figure is the mean over channels of the standard deviation over tokens (fairseq examples/data2vec, `compute_var`):
+about 1 for normalised, varied targets, and near 0 after a collapse. Moments are additive: those of micro-batches and
+ranks are summed. The effective rank tells in how many directions tokens vary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def moments(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def std_from_moments(packed: Tensor) -> Tensor:
-    """Moments, summed over whatever counts -> the mean over channels of sqrt(unbiased variance + 1e-6), float64."""
+    """Sum of moments -> the mean over channels of sqrt(unbiased variance + 1e-6), float64."""
     count = packed[0]
     total, squares = packed[1:].chunk(2)
     variance = (squares - total.square() / count).clamp(min=0) / (count - 1)
@@ -35,8 +35,8 @@ def token_std(x: Tensor) -> Tensor:
 def effective_rank(x: Tensor) -> Tensor:
     """x [n, H] -> exp of the entropy of x's normalised singular values, centred over tokens, float64 in [1, min(n, H)].
 
-    Source: Roy & Vetterli 2007, "The effective rank". 1 where all tokens are the same, nan where a value is not finite
-    and for fewer than three tokens, which never have more than one direction.
+    Source: Roy & Vetterli 2007, "The effective rank". 1 if all tokens are equal. nan if a value is not finite, and for
+    fewer than three tokens, which never have more than one direction.
     """
     x = _centred(x)
     gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x  # float64, since it squares the singular values

@@ -1,4 +1,4 @@
-"""Stochastic depth: which samples keep which residual branch of a block, and which blocks a step keeps at all."""
+"""Stochastic depth: the samples that keep a residual branch of a block, and the blocks that a step keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Kept(NamedTuple):
     samples: Tensor
     """int64 [k], k >= 1."""
     scale: float
-    """1 / (1 - rate); 0 where all samples drop the branch and one is computed for form's sake."""
+    """1 / (1 - rate). 0 if all samples drop the branch and one is computed all the same."""
 
 
 Path = Kept | Tensor | None
@@ -41,7 +41,7 @@ def factors(kept: Tensor, rates: list[float], device: torch.device) -> list[Path
 
 
 def keep(x: Tensor, path: Path) -> Tensor:
-    """The samples of x [B, ...] that a branch is computed for."""
+    """The samples of x [B, ...] for which a branch is computed."""
     return x.index_select(0, path.samples) if isinstance(path, Kept) else x
 
 
@@ -56,6 +56,6 @@ def add(x: Tensor, y: Tensor, gamma: Tensor | None, path: Path) -> Tensor:
 
 
 def kept_layers(layers: int, rate: float, seed: int) -> list[bool]:
-    """Layer drop: which blocks a forward pass keeps, a pure function of `seed`, so that ranks can agree on it."""
+    """Layer drop: True for each block that a forward pass keeps. A pure function of `seed`, so that ranks agree."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(layers, generator=generator) >= rate).tolist()

@@ -16,7 +16,7 @@ from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.schema import PretrainConfig
 from data_shards.order.mixture import mixture_of
-from data_shards.shards.index_file import Folders
+from data_shards.shards.index_file import FolderIndexes
 from data_shards.shards.patterns import resolve
 from data_shards.shards.storage import storage_of
 from pretrain.checkpoints.manifest import latest_checkpoint
@@ -37,7 +37,7 @@ def check_files(config: PretrainConfig) -> None:
             raise ValueError("data.shards is empty: give data.shards=PATTERN (./run.sh shards build makes shards)")
         for shards in (own.data.shards, own.probe.train_shards, own.probe.test_shards):
             if shards:
-                resolve(shards, folders=Folders(storage_of(own.data)))
+                resolve(shards, folders=FolderIndexes(storage_of(own.data)))
     if not config.run.dir:
         raise ValueError("run.dir is empty: give run.dir=DIR; the same DIR resumes")
     resumes = any((Path(config.run.dir) / "checkpoints").glob("step_*"))

@@ -153,7 +153,7 @@ class Training:
 
     def _measure(self, batch: SampleBatch) -> dict[str, ModuleHealth] | None:
         """Measure how much the modules' outputs vary, every `guard.collapse_every` steps of each modality."""
-        if not self._mixture.last_of(self._engine.steps, self._config.guard.collapse_every, NEVER):
+        if not self._mixture.is_last_in_interval(self._engine.steps, self._config.guard.collapse_every, NEVER):
             return None
         assert isinstance(batch, MaskedBatch)
         return measure(self._model, batch, self._engine.device)

@@ -45,13 +45,12 @@ STRANGERS = [("vision", "speech", "text")]
 """Rooms of one floor that import nothing of each other."""
 MOST_FILES = 12
 FULLER: dict[str, tuple[int, str]] = {
-    "configs": (13, "the schema is in files by what a section is for; commands and keys read all of them"),
+    "configs": (15, "the schema is in files by what a section is for; commands and keys read all of them"),
     "models": (14, "plain modules beside each other; more of them become a folder"),
 }
 """Folders that hold more files beside `__init__`: how many, and why."""
 MOST_LINES = 300
 LONGER: dict[str, tuple[int, str]] = {
-    "configs/checks.py": (330, "a list of rules, each of a few lines, that are checked together"),
     "pretrain/engine/zero_partitions.py": (400, "all that is known of DeepSpeed's insides is in one file"),
 }
 """Files that are longer: how long, and why."""

@@ -17,6 +17,7 @@ NO_TEST = {
 }
 """Sources of constants and fields alone."""
 ELSEWHERE = {
+    "configs/checks_modalities.py": "tests/configs/test_checks.py",  # every rule, with its remedy
     "data_shards/loading/loader.py": "tests/data_shards/loading/test_modality_loader.py",  # which of the two it opens
     "data_shards/loading/steps.py": "tests/data_shards/loading/test_modality_loader.py",  # over ranks, workers
     "models/objective.py": "tests/models/test_data2vec.py",  # an interface, with one that has it
@@ -29,6 +30,7 @@ ELSEWHERE = {
 }
 """Sources that are tested under another name, where what they do can be seen."""
 ACROSS = {
+    "configs/test_help.py": "keys and schema: what --help prints, and the docstrings that it prints",
     "data_shards/test_damage.py": "damage of every kind, from the tar to the loader and `shards validate`",
     "data_shards/test_elastic.py": "order and loading: other ranks and workers go on with the same samples",
     "data_shards/test_formats.py": "GNU tar, webdataset and our reader and index beside each other",

@@ -135,7 +135,7 @@ class MicroBatches(Dataset):
         """
         epoch, lane, position = (int(of[i]) for of in (request.epochs, request.lanes, request.positions))
         tries = 1
-        for sample in islice(self.order.instead(epoch, lane, position), _TRIES - 1):
+        for sample in islice(self.order.replacements(epoch, lane, position), _TRIES - 1):
             draws = self._draws(request.epochs[i : i + 1], np.array([sample]))[0]
             tries += 1
             try:

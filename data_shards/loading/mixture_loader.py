@@ -55,7 +55,7 @@ class MixtureLoader(StepStatistics):
 
         Workers start at once. Raises as `ModalityLoader.steps`.
         """
-        first = self._mixture.before(first_step)
+        first = self._mixture.steps_before(first_step)
         return self._steps(first_step, {name: loader.steps(first[name]) for name, loader in self._loaders.items()})
 
     def _steps(self, first_step: int, own: dict[Modality, Iterator[list[SampleBatch]]]) -> Iterator[list[SampleBatch]]:
@@ -64,7 +64,8 @@ class MixtureLoader(StepStatistics):
             with naming(self._config, modality):
                 batches = next(own[modality])
             own_loader = self._loaders[modality]
-            self.data_wait, self.cost, self.waiting = own_loader.data_wait, own_loader.cost, own_loader.waiting
+            self.data_wait, self.cost = own_loader.data_wait, own_loader.cost
+            self.straggler_share = own_loader.straggler_share
             yield batches
 
     def names_of(self, batch: SampleBatch) -> list[str]:
@@ -73,7 +74,7 @@ class MixtureLoader(StepStatistics):
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
         """The data position for a checkpoint, as `ModalityLoader`: the mixture's, and each modality's own."""
-        before = self._mixture.before(consumed_steps)
+        before = self._mixture.steps_before(consumed_steps)
         parts = {name: loader.state_dict(before[name]) for name, loader in self._loaders.items()}
         meaning = {"modalities": list(self._mixture.modalities), "weights": list(self._mixture.weights)}
         return {"consumed_steps": consumed_steps, **meaning, "parts": parts}

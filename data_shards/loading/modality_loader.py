@@ -25,12 +25,12 @@ from data_shards.loading.cost import Cost, total
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.microbatch import Loaded, MicroBatches
 from data_shards.loading.readahead import ReadAhead, start_read_ahead
-from data_shards.loading.slots import Slots, out_of_slots, slots_of
+from data_shards.loading.slots import Slots, copied_out, slots_of
 from data_shards.loading.steps import Requests, steps_of
 from data_shards.order.cursor import make_cursor, split_step
 from data_shards.processes import end_with_parent, start_worker_server, without_main
 from data_shards.shards.bad_sample import BadKind
-from data_shards.shards.chunks import small_cache
+from data_shards.shards.chunks import small_cache_warning
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.storage import Unreachable
@@ -55,7 +55,7 @@ def _checked(loaded: Loaded | str) -> Loaded:
     """What a worker loaded, its memory its own; ValueError with its words where it could not."""
     if isinstance(loaded, str):
         raise ValueError(loaded)
-    return loaded._replace(batch=out_of_slots(loaded.batch))
+    return loaded._replace(batch=copied_out(loaded.batch))
 
 
 class StepStatistics:
@@ -67,7 +67,7 @@ class StepStatistics:
     """Seconds that the last step waited for its data."""
     cost = Cost()
     """What this rank's samples of the last step took its loader processes."""
-    waiting = 0.0
+    straggler_share = 0.0
     """Share of the last step's time that ranks wait for the one with the most positions, padding included."""
 
     @property
@@ -118,8 +118,8 @@ class ModalityLoader(StepStatistics):
         self._context = start_worker_server("data_shards.loading.microbatch") if config.data.workers else None
         self._ahead: ReadAhead | None = None
         self._slots: Slots | None = None
-        positions = self._cursor.order.window * split.lanes_of_node(own=config.longest is None)
-        for line in (*self._index.warnings, small_cache(self._index, positions)) if rank == 0 else ():
+        positions = self._cursor.order.window * split.node_lanes(own=config.longest is None)
+        for line in (*self._index.warnings, small_cache_warning(self._index, positions)) if rank == 0 else ():
             if line:
                 log.warning("%s", line)
 
@@ -195,7 +195,8 @@ class ModalityLoader(StepStatistics):
                 self._ahead.advance(number)
             for loaded in step:
                 self._bad.add(loaded.replaced, loaded.reports)
-            self.cost, self.waiting = total(loaded.cost for loaded in step), self._plan.waiting(number)
+            self.cost = total(loaded.cost for loaded in step)
+            self.straggler_share = self._plan.straggler_share(number)
             yield [loaded.batch for loaded in step]
 
     def names_of(self, batch: SampleBatch) -> list[str]:

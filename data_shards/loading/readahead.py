@@ -23,7 +23,7 @@ from configs.schema_training import DataConfig
 from data_shards.loading.steps import Steps
 from data_shards.order.cursor import Cursor, local_ranks
 from data_shards.processes import WorkerContext, end_with_parent, without_main
-from data_shards.shards.chunks import bring, row_bytes, span
+from data_shards.shards.chunks import chunk_span, ensure_cached, row_bytes
 from data_shards.shards.index import Index
 from data_shards.shards.storage import is_remote, local_path
 
@@ -116,9 +116,9 @@ def _chunks(plan: Steps, index: Index, chunk: int, step: int) -> list[tuple[int,
 def _fetch(index: Index, chunk: int, shard: int, number: int) -> int:
     """Bring a chunk here; its bytes."""
     try:
-        start, stop = span(row_bytes(index, shard), number * chunk, chunk)
+        start, stop = chunk_span(row_bytes(index, shard), number * chunk, chunk)
         if is_remote(index.paths[shard]):
-            bring(index, shard, start, stop)
+            ensure_cached(index, shard, start, stop)
         else:
             _advise(index.paths[shard], start, stop)
         return stop - start

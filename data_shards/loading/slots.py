@@ -40,18 +40,21 @@ class Slots:
         return replace(batch, inputs=inputs)
 
 
-def out_of_slots(batch: SampleBatch) -> SampleBatch:
+def copied_out(batch: SampleBatch) -> SampleBatch:
     """The batch with inputs of its own, in the process that has got it."""
     return replace(batch, inputs=batch.inputs.clone()) if batch.inputs.is_shared() else batch
 
 
 def slots_of(config: ModalityConfig) -> Slots | None:
-    """For images, where there are workers. What other modalities cost is not the memory that they travel in."""
-    if config.longest is not None or not config.data.workers:
+    """Return slots for the workers of a modality whose samples are of one size; None for others.
+
+    Clips and texts travel cheaply: their cost lies elsewhere.
+    """
+    bytes_of_sample = config.own.input_bytes
+    if bytes_of_sample is None or not config.data.workers:
         return None
-    size = config.batch.micro * 3 * config.vision.image_size**2
     try:
-        return Slots(config.data.workers, config.data.prefetch, size)
+        return Slots(config.data.workers, config.data.prefetch, config.batch.micro * bytes_of_sample)
     except RuntimeError as error:  # /dev/shm has not so much room, and may have enough for batch after batch
         log.warning("no shared memory that is used again: %s", str(error).partition("\n")[0])
         return None

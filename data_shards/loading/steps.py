@@ -13,7 +13,7 @@ from configs.modality_config import ModalityConfig
 from data_shards.kinds import kind_of
 from data_shards.order.blend import order_of
 from data_shards.order.cursor import Cursor, StepSplit
-from data_shards.order.length_bins import Bins, Lengths, Step, cut, waiting
+from data_shards.order.length_bins import Bins, Lengths, Step, micro_batch_slices, straggler_share
 from data_shards.order.plain import Order
 from data_shards.request import TRIM_GROUP, Neighbours, Request
 from data_shards.shards.index import Index
@@ -27,7 +27,7 @@ class Steps(Protocol):
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step."""
 
-    def waiting(self, step: int) -> float:
+    def straggler_share(self, step: int) -> float:
         """Share of a step's time that ranks wait for the one with the most positions: a pure function of the step."""
 
 
@@ -61,7 +61,7 @@ class LaneSteps:
             Request(epochs[p], lanes[p], positions[p], samples[p], p.stop == len(samples), limits[p]) for p in parts
         ]
 
-    def waiting(self, step: int) -> float:
+    def straggler_share(self, step: int) -> float:
         """Images are of one size."""
         return 0.0
 
@@ -73,7 +73,7 @@ class BinSteps:
         self.bins, self.split, self.batch = bins, split, config.batch
         self.fewest = kind_of(config.modality).fewest_tokens
         self.crop_to_shortest, self.equal_masks = config.own.crop_to_shortest, config.own.equal_masks
-        self._waiting: dict[int, float] = {}
+        self._straggler_share: dict[int, float] = {}
 
     def requests(self, step: int) -> list[Request]:
         """The rank's micro-batches of a step, as many as on every rank."""
@@ -82,8 +82,8 @@ class BinSteps:
         counted = np.minimum(whole.lengths, limits)  # what could not be read has 0
         whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
-        parts = cut(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
-        self._remember(step, waiting(limits, parts, self.split.world))
+        parts = micro_batch_slices(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
+        self._remember(step, straggler_share(limits, parts, self.split.world))
         return [
             Request(
                 mine.epochs[p],
@@ -97,16 +97,16 @@ class BinSteps:
             for p in parts
         ]
 
-    def waiting(self, step: int) -> float:
+    def straggler_share(self, step: int) -> float:
         """The same on every rank; remembered of the last steps, for requests run ahead of what is trained on."""
-        if step not in self._waiting:
+        if step not in self._straggler_share:
             self.requests(step)
-        return self._waiting[step]
+        return self._straggler_share[step]
 
     def _remember(self, step: int, share: float) -> None:
-        self._waiting[step] = share
-        if len(self._waiting) > _REMEMBERED:
-            del self._waiting[next(iter(self._waiting))]
+        self._straggler_share[step] = share
+        if len(self._straggler_share) > _REMEMBERED:
+            del self._straggler_share[next(iter(self._straggler_share))]
 
     def _neighbours(self, step: Step, units: slice) -> Neighbours:
         """The groups of a step's samples in which this rank's of some units are."""

@@ -1,12 +1,12 @@
-"""Files to shards: planned from sizes, written by several processes, continued where it was killed.
+"""Building shards from source files: planned from sizes, written by several processes, resumable after a kill.
 
     OUTPUT/train-000000.tar ...   the shards, their sidecars, and index.json once all are there
     OUTPUT/.build/NAME/           a record per finished shard: the hash of its plan, and its entry for index.json
-    OUTPUT/.build/NAME/left_out.tsv   everything that became no sample, a line `reason<TAB>name` each
+    OUTPUT/.build/NAME/left_out.tsv   every source item that became no sample, as lines `reason<TAB>name`
 
-A shard is finished if its record has the hash of its plan and its tar has the record's size, unless a file was
-unreadable, which may have been mended. Nothing else is known of earlier builds, so the same command continues one that
-was killed and gives the same bytes.
+A shard is finished if its record has the hash of its plan and its tar has the record's size. The exception: a source
+file was unreadable, because it may be readable now. A build knows nothing else of earlier builds. So the same command
+continues a build that was killed, and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.files import locked, replacing
+from data_shards.files import atomic_write, locked
 from data_shards.kinds import kind_of
 from data_shards.making.progress import Progress
 from data_shards.making.writer import save_folder_index, write_shard
-from data_shards.processes import each
+from data_shards.processes import map_unordered
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
 from data_shards.shards.tar import BLOCK
@@ -34,57 +34,57 @@ from data_shards.sources.recordings import audio_folder
 from data_shards.sources.texts import text_source
 from data_shards.sources.units import LeftOut, Split, Unit
 
-_FORMAT = 2  # of the shards' bytes; a change makes every shard unfinished
+_FORMAT = 2  # version of the shards' bytes; a change makes every shard unfinished
 _MIB = 2**20
 
 
 def record_folder(output: Path, name: str) -> Path:
-    """Where the records of the shards NAME-000000.tar are."""
+    """Folder of the records of the shards NAME-000000.tar."""
     return output / ".build" / name
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard will hold."""
+    """Path and content of one shard to be written."""
 
     path: Path
     units: tuple[Unit, ...]
 
     def digest(self) -> str:
-        """Hash of everything the shard's bytes depend on."""
+        """Hash of everything that the shard's bytes depend on."""
         facts = [unit.facts() for unit in self.units]
         return hashlib.sha256(repr((_FORMAT, facts)).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
     def size(self) -> int:
-        """Bytes of the units, about those of the tar."""
+        """Bytes of the units, approximately the size of the tar."""
         return sum(unit.size for unit in self.units)
 
     @property
     def record(self) -> Path:
-        """The file that says that the shard is finished."""
+        """Path of the file that records that the shard is finished."""
         return record_folder(self.path.parent, self.name) / f"{self.path.stem}.json"
 
     @property
     def name(self) -> str:
-        """NAME of NAME-000000.tar."""
+        """NAME of the path NAME-000000.tar."""
         return self.path.name.rpartition("-")[0]
 
-    def finished(self) -> Written | None:
-        """The finished shard, if it is."""
+    def read_finished(self) -> WrittenShard | None:
+        """The finished shard, according to its record; None if it is not finished."""
         try:
             record = json.loads(self.record.read_text())
-            written = Written(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
+            written = WrittenShard(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
             complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        complete = complete and sidecar(self.path).is_file() and not written.left_out.to_try_again
+        complete = complete and sidecar(self.path).is_file() and not written.left_out.worth_retrying
         return written if complete else None
 
 
 @dataclass(frozen=True)
-class Written:
-    """A shard that is there, and what was left out of it."""
+class WrittenShard:
+    """A finished shard, and the source items that were left out of it."""
 
     entry: ShardEntry
     left_out: LeftOut
@@ -104,28 +104,29 @@ def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
     return [ShardPlan(output / f"{split.name}-{i:06d}.tar", tuple(units)) for i, units in enumerate(plans)]
 
 
-def _write(plan: ShardPlan) -> Written:
-    """Write one shard; its record goes first and comes last."""
+def _write_planned(plan: ShardPlan) -> WrittenShard:
+    """Write one shard. Its old record is removed first, and its new record is written last."""
     plan.record.unlink(missing_ok=True)
     left_out = LeftOut()
     entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
     record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
-    with replacing(plan.record) as file:
+    with atomic_write(plan.record) as file:
         file.write(json.dumps(record).encode())
-    return Written(entry, left_out)
+    return WrittenShard(entry, left_out)
 
 
-def _shards_of(folder: Path, name: str) -> set[Path]:
-    """Tars that are called NAME-000000.tar."""
+def _existing_shards(folder: Path, name: str) -> set[Path]:
+    """Paths of the tars in a folder with names like NAME-000000.tar."""
     return {path for path in folder.glob("*.tar") if re.fullmatch(rf"{re.escape(name)}-\d{{6}}\.tar", path.name)}
 
 
-def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
-    """Take what is about to change out of index.json, then off the disk.
+def _retract_changed(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
+    """Remove shards that are about to change from index.json, then surplus shards from the disk.
 
-    Raises ValueError where shards of this name are there that no build made, or the classes are not those of the rest.
+    Raises ValueError if there are shards of this name that no build made, or if the folder's other shards have other
+    classes or another tokenizer.
     """
-    there = _shards_of(output, split.name)
+    there = _existing_shards(output, split.name)
     if there and not record_folder(output, split.name).is_dir():
         raise ValueError(f"{min(there)} was not made by this command; choose another output or name, or move it away")
     index = read_folder_index(output)
@@ -145,7 +146,7 @@ def _retract(split: Split, output: Path, plans: list[ShardPlan], unfinished: lis
     for path in surplus:
         for file in (record_folder(output, split.name) / f"{path.stem}.json", sidecar(path), path):
             file.unlink(missing_ok=True)
-    for path in output.glob(f"{split.name}-*.tmp"):  # of a build that was killed
+    for path in output.glob(f"{split.name}-*.tmp"):  # left by a build that was killed
         path.unlink(missing_ok=True)
 
 
@@ -154,23 +155,23 @@ def _tokenizer(split: Split) -> TokenizerEntry | None:
 
 
 def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardEntry]:
-    """Write the shards of one split that are not finished, then index.json; returns their entries.
+    """Write the unfinished shards of one split, then index.json; returns the entries of all its shards.
 
-    Raises ValueError where no sample is left.
+    Raises ValueError if no sample is left.
     """
     plans = plan_shards(split, output, config.shard_mb)
-    finished = {plan.path.name: shard for plan in plans if (shard := plan.finished())}
-    _retract(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
+    finished = {plan.path.name: shard for plan in plans if (shard := plan.read_finished())}
+    _retract_changed(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
     record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
     if split.tokenizer:
         split.tokenizer.save(output / TOKENIZER_NAME)
     written = _write_all(plans, finished, output, config.workers)
     for one in sorted(written, key=lambda one: one.entry.url):
         split.left_out.merge(one.left_out)
-    _save_list(split, output)
+    _save_left_out(split, output)
     entries = {one.entry.url: one.entry for one in written}
     if not sum(entry.nsamples for entry in entries.values()):
-        notes = split.left_out.notes(left_out_list(output, split.name))
+        notes = split.left_out.notes(left_out_path(output, split.name))
         raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
     others = [e for e in read_folder_index(output).shards if e.url not in entries]
     index = FolderIndex((*others, *entries.values()), tuple(split.classes), _tokenizer(split))
@@ -179,39 +180,41 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
 
 
 def _write_all(
-    plans: list[ShardPlan], finished: dict[str, Written], output: Path, workers: int | None
-) -> list[Written]:
-    """All shards; those that are not finished are written."""
+    plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, workers: int | None
+) -> list[WrittenShard]:
+    """All shards of a split: the finished ones, and the others after they were written."""
     sizes = {plan.path.name: plan.size for plan in plans}
-    progress = Progress(plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun(output, sizes))
+    progress = Progress(
+        plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes)
+    )
     for name, shard in finished.items():
         progress.add(sizes[name], shard.entry.nsamples)
     written = list(finished.values())
     with progress:
-        for shard in each(_write, [plan for plan in plans if plan.path.name not in finished], workers):
+        for shard in map_unordered(_write_planned, [plan for plan in plans if plan.path.name not in finished], workers):
             written.append(shard)
             progress.add(sizes[shard.entry.url], shard.entry.nsamples)
     return written
 
 
-def _begun(output: Path, sizes: dict[str, int]) -> int:
-    """Bytes of the tars that are being written, none more than was planned."""
+def _begun_bytes(output: Path, sizes: dict[str, int]) -> int:
+    """Bytes of the tars that are being written. Each counts for at most its planned size."""
     planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
     return sum(min(path.stat().st_size, size) for path, size in planned)
 
 
-def left_out_list(output: Path, name: str) -> Path:
-    """The file that lists everything that was left out of the shards NAME-000000.tar."""
+def left_out_path(output: Path, name: str) -> Path:
+    """Path of the list of everything that was left out of the shards NAME-000000.tar."""
     return record_folder(output, name) / "left_out.tsv"
 
 
-def _save_list(split: Split, output: Path) -> None:
-    with replacing(left_out_list(output, split.name)) as file:
-        file.write(split.left_out.table())
+def _save_left_out(split: Split, output: Path) -> None:
+    with atomic_write(left_out_path(output, split.name)) as file:
+        file.write(split.left_out.to_tsv())
 
 
 def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
-    """What was made, in a line."""
+    """Line about a finished split."""
     length = sum(entry.length_sum for entry in entries)
     facts = [f"{sum(entry.nsamples for entry in entries):,} samples in {len(entries)} shards"]
     unit = kind_of(split.modality).unit
@@ -222,9 +225,9 @@ def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
 
 
 def build(config: BuildConfig) -> list[str]:
-    """Build the shards of `config`, or continue to; returns lines that say what was done.
+    """Build the shards of `config`, or continue a build; returns lines about the result.
 
-    Raises ValueError for what the user can mend (see `sources`), OSError where the disk is full or not readable.
+    Raises ValueError for mistakes that the user can mend (see `sources`), OSError if the disk is full or unreadable.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]", config.name):
         raise ValueError(f"name={config.name!r} is to be part of a file name; use letters, digits, - and _")
@@ -233,13 +236,13 @@ def build(config: BuildConfig) -> list[str]:
     for split in open_source(config):
         with locked(output):
             entries = _build_split(split, output, config)
-        notes = split.left_out.notes(left_out_list(output, split.name))
+        notes = split.left_out.notes(left_out_path(output, split.name))
         lines += [*split.notes, *notes, _summary(split, entries, output)]
     return list(dict.fromkeys(lines))
 
 
 def open_source(config: BuildConfig) -> list[Split]:
-    """The splits of the source that `config` names; ValueError where it cannot be read."""
+    """The splits of the source that `config` names. Raises ValueError if it cannot be read."""
     if not config.input and not config.source.startswith("demo"):
         raise ValueError(f"input is empty; give the files of source={config.source}: input=DIR")
     root = Path(config.input).expanduser()

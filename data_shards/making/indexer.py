@@ -1,4 +1,4 @@
-"""Sidecars and index.json for tars that others built (plain WebDataset)."""
+"""Sidecars and index.json for plain WebDataset tars that other programs built."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from configs.schema_training import Patterns
 from data_shards.files import file_sha256, locked
 from data_shards.kinds import length_of
 from data_shards.making.progress import Progress
-from data_shards.making.writer import entry_of, save_folder_index, save_sidecar
-from data_shards.processes import each
+from data_shards.making.writer import save_folder_index, save_sidecar, shard_entry
+from data_shards.processes import map_unordered
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import ROW, crc32
@@ -24,18 +24,18 @@ from data_shards.text.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
-class _Indexed:
-    """A shard whose sidecar is written, or why it could not be."""
+class _IndexedShard:
+    """Result of indexing one shard: its entry, or the problem that prevents it."""
 
     path: Path
     entry: ShardEntry | None = None
     key_hashes: np.ndarray | None = None
-    """uint64 [nsamples]: to find keys that two shards share without keeping the keys."""
+    """Hashes of the keys, uint64 [nsamples]. They find keys that two shards share without keeping the keys."""
     problem: str = ""
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file, 0 where it is not there."""
+    """Size of a file in bytes; 0 if it cannot be had."""
     try:
         return path.stat().st_size
     except OSError:
@@ -43,23 +43,24 @@ def file_size(path: Path) -> int:
 
 
 def key_hashes(keys: Iterable[str]) -> np.ndarray:
-    """uint64 [number of keys]."""
+    """64-bit hashes of the keys, uint64 [number of keys]."""
     encoded = (key.encode("utf-8", "surrogateescape") for key in keys)
     digests = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in encoded)
     return np.frombuffer(digests, "<u8")
 
 
-def _index_shard(path: Path) -> _Indexed:
-    """Scan one shard and write its sidecar, unless it has what readers would lose or merge."""
+def _index_shard(path: Path) -> _IndexedShard:
+    """Scan one shard and write its sidecar, unless it has samples that readers would lose or merge."""
     try:
-        return _scanned(path)
+        return _scan_shard(path)
     except ValueError as error:
-        return _Indexed(path, problem=str(error))
+        return _IndexedShard(path, problem=str(error))
     except OSError as error:
-        return _Indexed(path, problem=f"{path}: {error.strerror or error}")
+        return _IndexedShard(path, problem=f"{path}: {error.strerror or error}")
 
 
-def _scanned(path: Path) -> _Indexed:
+def _scan_shard(path: Path) -> _IndexedShard:
+    """Index one shard. Raises ValueError as `tar.scan`, and for samples of 4 GiB or more; OSError if unreadable."""
     spans, rows = scan(path), []
     with path.open("rb") as file:
         for span in spans:
@@ -71,30 +72,33 @@ def _scanned(path: Path) -> _Indexed:
             rows.append((span.offset, span.size, crc32(blocks), length_of(members)))
     table = np.array(rows, ROW)
     idx_sha256 = save_sidecar(path, table)
-    entry = entry_of(path, table, path.stat().st_size, file_sha256(path), idx_sha256)
-    return _Indexed(path, entry, key_hashes(span.key for span in spans))
+    entry = shard_entry(path, table, path.stat().st_size, file_sha256(path), idx_sha256)
+    return _IndexedShard(path, entry, key_hashes(span.key for span in spans))
 
 
-def _series(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
-    """What a shard is read with: those of its folder with the same NAME before -000000.tar."""
+def _series_of(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
+    """(folder, NAME) of FOLDER/NAME-000000.tar: shards of one series are read together."""
     return str(shard[0].parent), shard[0].name.rpartition("-")[0]
 
 
 def shared_keys(shards: Iterable[tuple[Path, np.ndarray]]) -> dict[Path, str]:
-    """What to say of shards that have a key of another one of their series."""
+    """Line per shard that has a key of another shard of its series. shards: (path, key hashes) pairs."""
     found: dict[Path, str] = {}
-    for _, group in groupby(sorted(shards, key=lambda shard: (_series(shard), shard[0])), _series):
+    for _, group in groupby(sorted(shards, key=lambda shard: (_series_of(shard), shard[0])), _series_of):
         members = list(group)
         hashes, counts = np.unique(np.concatenate([keys for _, keys in members]), return_counts=True)
         repeated = hashes[counts > 1]
         if repeated.size:
             found |= {
-                path: _shared(path, keys, repeated, members) for path, keys in members if np.isin(keys, repeated).any()
+                path: _shared_keys_line(path, keys, repeated, members)
+                for path, keys in members
+                if np.isin(keys, repeated).any()
             }
     return found
 
 
-def _shared(path: Path, keys: np.ndarray, repeated: np.ndarray, shards: list[tuple[Path, np.ndarray]]) -> str:
+def _shared_keys_line(path: Path, keys: np.ndarray, repeated: np.ndarray, shards: list[tuple[Path, np.ndarray]]) -> str:
+    """Line about the keys that a shard shares with others."""
     rows = np.flatnonzero(np.isin(keys, repeated))
     other = next(place for place, others in shards if place != path and keys[rows[0]] in others)
     return (
@@ -106,47 +110,48 @@ def _shared(path: Path, keys: np.ndarray, repeated: np.ndarray, shards: list[tup
 def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
     """Write the sidecars and index.json of the shards that `shards` names.
 
-    Returns lines that say what was done, and a line for each shard that cannot be indexed (see `tar.scan`, and keys
-    that two shards of a series have); what index.json says of these stays as it was.
+    Returns (lines about the indexed shards, one line per shard that cannot be indexed). A shard cannot be indexed if
+    `tar.scan` refuses it, or if it shares a key with another shard of its series. Its entry in index.json stays as it
+    was.
     """
     paths = local_shards(shards, promised=False)
     sizes = {path: file_size(path) for path in paths}
     found = []
     with Progress("index", sum(sizes.values()), len(paths)) as progress:
-        for shard in each(_index_shard, paths, None):
+        for shard in map_unordered(_index_shard, paths, None):
             found.append(shard)
             progress.add(sizes[shard.path], shard.entry.nsamples if shard.entry else 0)
     problems = {shard.path: shard.problem for shard in found if shard.problem}
     problems |= shared_keys((shard.path, shard.key_hashes) for shard in found if shard.key_hashes is not None)
     good = {shard.path: shard.entry for shard in found if shard.entry and shard.path not in problems}
-    return _save(good), [problems[path] for path in sorted(problems)]
+    return _save_entries(good), [problems[path] for path in sorted(problems)]
 
 
-def _save(good: dict[Path, ShardEntry]) -> list[str]:
-    """Put the entries into index.json; returns lines that say so."""
+def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:
+    """Put the entries into index.json of their folders; returns a line per folder, and warnings."""
     paths = sorted(good)
     lines = [f"warning: {path} is empty: 0 samples" for path in paths if not good[path].nsamples]
     for folder, group in groupby(paths, key=lambda path: path.parent):
         entries = {path.name: good[path] for path in group}
         with locked(folder):
-            _merge(folder, entries)
+            _merge_entries(folder, entries)
         samples = sum(entry.nsamples for entry in entries.values())
         lines.append(f"{folder}: indexed {samples:,} samples in {len(entries)} shards")
     return lines
 
 
-def _merge(folder: Path, entries: dict[str, ShardEntry]) -> None:
-    """Put the entries into the folder's index.json; what it says of other shards that exist stays."""
+def _merge_entries(folder: Path, entries: dict[str, ShardEntry]) -> None:
+    """Put the entries into the folder's index.json. Entries of other shards that exist stay."""
     try:
         index = read_folder_index(folder)
-    except ValueError:  # damaged, or another program's: made anew
+    except ValueError:  # damaged, or written by another program: made anew
         index = FolderIndex()
     others = [entry for entry in index.shards if entry.url not in entries and (folder / entry.url).is_file()]
     save_folder_index(folder, FolderIndex((*others, *entries.values()), index.classes, _tokenizer(folder)))
 
 
 def _tokenizer(folder: Path) -> TokenizerEntry | None:
-    """The tokenizer that lies beside the shards; ValueError where it is damaged."""
+    """The tokenizer beside the shards; None if there is none. Raises ValueError if it is damaged."""
     if not (folder / TOKENIZER_NAME).is_dir():
         return None
     return load_tokenizer(folder / TOKENIZER_NAME).entry

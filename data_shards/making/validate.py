@@ -1,4 +1,4 @@
-"""Checking shards against their index: every difference with its file and key."""
+"""Checks of shards against their index. Every difference is reported with its file and key."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from data_shards.files import file_sha256
 from data_shards.kinds import KINDS
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.making.progress import Progress
-from data_shards.processes import each
+from data_shards.processes import map_unordered
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import crc32, read_rows, sidecar
-from data_shards.shards.tar import Members, damaged_name, parse_sample, scan
+from data_shards.shards.tar import Members, best_effort_name, parse_sample, scan
 
 _SHOWN = 20
-"""Samples listed per shard."""
+"""Most samples listed per shard."""
 
 
 class _Job(NamedTuple):
-    """What a process needs to check a shard."""
+    """Arguments of the check of one shard, for another process."""
 
     path: Path
     entry: ShardEntry | None
@@ -36,19 +36,19 @@ class _Job(NamedTuple):
 
 
 @dataclass
-class _Checked:
-    """What was found of a shard."""
+class _Findings:
+    """Results of the check of one shard."""
 
     path: Path
     lines: list[str] = field(default_factory=list)
     samples: int = 0
     keys: np.ndarray | None = None
-    """uint64 [samples]: hashes, where all keys are readable."""
-    other: str = ""
-    """sha256 of the tar, where it is not that of index.json."""
+    """Hashes of the keys, uint64 [samples]; None if a key cannot be read."""
+    other_sha256: str = ""
+    """sha256 of the tar if it differs from index.json, else ""."""
 
 
-def _undecodable(members: Members, vocab_size: int | None) -> str:
+def _decoding_problem(members: Members, vocab_size: int | None) -> str:
     """Return the reason why a sample cannot be decoded, "" if it can be."""
     found = [(name, kind.decode) for kind in KINDS for name in kind.extensions if name in members]
     if not found:
@@ -56,13 +56,13 @@ def _undecodable(members: Members, vocab_size: int | None) -> str:
     for extension, decode in found:
         try:
             decode(members[extension], vocab_size)
-        except Exception as error:  # codecs raise anything on damaged bytes
+        except Exception as error:  # codecs raise any exception on damaged bytes
             return f".{extension}: {error}"
     return ""
 
 
 def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: int | None) -> Iterator[str]:
-    """Samples whose bytes are not those of the sidecar or, where `deep`, cannot be decoded."""
+    """Yield a line per sample whose bytes differ from the sidecar or, if `deep`, cannot be decoded."""
     with path.open("rb") as file:
         for row, (offset, size, crc, _) in enumerate(rows.tolist()):
             try:
@@ -74,28 +74,29 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
             if len(blocks) < size:
                 yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
             elif crc32(blocks) != crc:
-                yield f"{path}: {damaged_name(blocks, row)}: checksum differs"
-            elif deep and (reason := _undecodable(_members(blocks), vocab_size)):
-                yield f"{path}: {damaged_name(blocks, row)}: {reason}"
+                yield f"{path}: {best_effort_name(blocks, row)}: checksum differs"
+            elif deep and (reason := _decoding_problem(_members(blocks), vocab_size)):
+                yield f"{path}: {best_effort_name(blocks, row)}: {reason}"
 
 
 def _members(blocks: bytes) -> Members:
-    """Members of a sample, none where it is none: what is wrong then is said by `tar.scan`."""
+    """Members of a sample; none if it cannot be parsed, since `tar.scan` reports the reason."""
     try:
         return parse_sample(blocks)[1]
-    except Exception:  # tarfile raises anything on what is no tar
+    except Exception:  # tarfile raises any exception on bytes that are no tar
         return {}
 
 
-def _shortened(path: Path, lines: Iterable[str]) -> list[str]:
+def _truncated(path: Path, lines: Iterable[str]) -> list[str]:
+    """The first `_SHOWN` lines, and the number of the others."""
     listed = list(lines)
     if len(listed) > _SHOWN:
         listed[_SHOWN:] = [f"{path}: ... and {len(listed) - _SHOWN} samples more"]
     return listed
 
 
-def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
-    """Names, and where the members lie, as `tar.scan` sees them."""
+def _check_keys(checked: _Findings, rows: np.ndarray) -> None:
+    """Check the names and places of the samples by `tar.scan`, and hash the keys."""
     try:
         spans = scan(checked.path)
     except ValueError as error:
@@ -110,8 +111,8 @@ def _check_keys(checked: _Checked, rows: np.ndarray) -> None:
         )
 
 
-def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
-    """The shard's rows; ValueError or OSError where they cannot be read."""
+def _check_sidecar(checked: _Findings, entry: ShardEntry) -> np.ndarray:
+    """Check the sidecar against index.json, and return its rows. Raises ValueError or OSError if it cannot be read."""
     path = sidecar(checked.path)
     rows = read_rows(checked.path)
     if len(rows) != entry.nsamples:
@@ -121,9 +122,9 @@ def _check_sidecar(checked: _Checked, entry: ShardEntry) -> np.ndarray:
     return rows
 
 
-def _check(job: _Job) -> _Checked:
-    """Everything in which a shard differs from its entry in index.json and its sidecar, but for its sha256."""
-    checked = _Checked(job.path)
+def _check_shard(job: _Job) -> _Findings:
+    """Compare a shard with its entry in index.json and with its sidecar. `_report_lines` judges its sha256."""
+    checked = _Findings(job.path)
     if job.entry is None:
         checked.lines.append(f"{job.path}: not in index.json")
     elif not job.path.is_file():
@@ -136,31 +137,34 @@ def _check(job: _Job) -> _Checked:
     return checked
 
 
-def _check_content(checked: _Checked, entry: ShardEntry, job: _Job) -> None:
+def _check_content(checked: _Findings, entry: ShardEntry, job: _Job) -> None:
+    """Check size, sidecar, samples, keys and sha256 of a shard that exists."""
     path, lines = checked.path, checked.lines
     if (size := path.stat().st_size) != entry.filesize:
         lines.append(f"{path}: {size} bytes, index.json says {entry.filesize}")
     rows = _check_sidecar(checked, entry)
     checked.samples = len(rows)
-    lines += _shortened(path, _sample_differences(path, rows, job.deep, job.vocab_size))
+    lines += _truncated(path, _sample_differences(path, rows, job.deep, job.vocab_size))
     _check_keys(checked, rows)
     if (sha256 := file_sha256(path)) != entry.sha256:
-        checked.other = sha256
+        checked.other_sha256 = sha256
 
 
-def _lines(checked: _Checked, index: FolderIndex) -> list[str]:
-    """What there is to say of a shard, by what its folder's index says of others."""
+def _report_lines(checked: _Findings, index: FolderIndex) -> list[str]:
+    """Lines about one shard. A foreign sha256 is looked up among the folder's shards: two may be exchanged."""
     path = checked.path
-    twin = checked.other and next((other.url for other in index.shards if other.sha256 == checked.other), None)
+    twin = checked.other_sha256 and next(
+        (other.url for other in index.shards if other.sha256 == checked.other_sha256), None
+    )
     if twin:
         return [f"{path}: holds what index.json says of {twin}: exchanged, or one copied over the other"]
-    if checked.other and not checked.lines:
+    if checked.other_sha256 and not checked.lines:
         return [f"{path}: sha256 differs from index.json, outside the samples"]
     return checked.lines
 
 
 def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
-    """Where the totals of index.json are not the sums over its shards."""
+    """Lines about totals of index.json that are not the sums over its shards."""
     path = folder / INDEX_NAME
     if not path.is_file():
         return []
@@ -173,6 +177,7 @@ def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
 
 
 def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:
+    """Yield the arguments of each shard's check."""
     entries = {folder / entry.url: entry for folder, index in folders.items() for entry in index.shards}
     for path in paths:
         tokenizer = folders[path.parent].tokenizer
@@ -180,20 +185,20 @@ def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> It
 
 
 def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = None) -> tuple[list[str], int]:
-    """Lines that name every difference of the shards from their index, and the number of shards.
+    """(lines that name every difference of the shards from their index, number of shards).
 
-    deep: decode every image and recording, and look at every token id; workers: processes, None for one per core.
-    Raises ValueError where `shards` names none.
+    deep: decode every image and recording, and check every token id; workers: processes, None for one per core.
+    Raises ValueError if `shards` names none.
     """
     paths = local_shards(shards)
     folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
     sizes = {path: file_size(path) for path in paths}
-    found: dict[Path, _Checked] = {}
+    found: dict[Path, _Findings] = {}
     with Progress("validate", sum(sizes.values()), len(paths)) as progress:
-        for checked in each(_check, _jobs(paths, folders, deep), workers):
+        for checked in map_unordered(_check_shard, _jobs(paths, folders, deep), workers):
             found[checked.path] = checked
             progress.add(sizes[checked.path], checked.samples)
     lines = [line for folder, index in folders.items() for line in _totals_differences(folder, index)]
-    lines += [line for path in paths for line in _lines(found[path], folders[path.parent])]
+    lines += [line for path in paths for line in _report_lines(found[path], folders[path.parent])]
     shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
     return [*lines, *shared.values()], len(paths)

@@ -1,4 +1,7 @@
-"""One shard on disk: tar and sidecar, the same bytes for the same samples, under their names only when complete."""
+"""Writing of tars, sidecars and index.json.
+
+Equal samples give equal bytes. A file takes its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -11,42 +14,42 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.files import file_sha256, replacing
+from data_shards.files import atomic_write, file_sha256
 from data_shards.kinds import length_of
 from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, index_json
 from data_shards.shards.sidecar import ROW, crc32, sidecar
 from data_shards.shards.tar import END, sample_blocks
 
-Image.MAX_IMAGE_PIXELS = None  # only headers are read here
+Image.MAX_IMAGE_PIXELS = None  # no limit is needed: only headers of images are read here
 
 
 def save_sidecar(shard: Path, rows: np.ndarray) -> str:
-    """Write the shard's sidecar and return its sha256."""
+    """Write the sidecar of a shard; returns its sha256."""
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    with replacing(sidecar(shard)) as file:
+    with atomic_write(sidecar(shard)) as file:
         file.write(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def save_folder_index(folder: Path, index: FolderIndex) -> None:
-    """Write index.json, or remove it where no shard is left."""
+    """Write index.json, or remove it if no shard is left."""
     if not index.shards:
         (folder / INDEX_NAME).unlink(missing_ok=True)
         return
-    with replacing(folder / INDEX_NAME) as file:
+    with atomic_write(folder / INDEX_NAME) as file:
         file.write(index_json(index).encode())
 
 
-def entry_of(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
-    """The shard's entry in index.json."""
+def shard_entry(shard: Path, rows: np.ndarray, filesize: int, sha256: str, idx_sha256: str) -> ShardEntry:
+    """Entry of a shard in index.json. rows: its sidecar, structured [nsamples] of dtype ROW."""
     lengths = rows["length"]
     longest = int(lengths.max()) if len(rows) else 0
     return ShardEntry(shard.name, len(rows), filesize, sha256, idx_sha256, int(lengths.sum(dtype=np.int64)), longest)
 
 
 def _check_written(path: Path, sha256: str) -> None:
-    """OSError where the disk does not give back what was written."""
+    """Read a file back from the disk. Raises OSError if its content differs from what was written."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
     if file_sha256(path) != sha256:
@@ -57,12 +60,12 @@ def _check_written(path: Path, sha256: str) -> None:
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> ShardEntry:
-    """Write samples (key, members by extension) as a tar and its sidecar, read back before the tar takes its name.
+    """Write samples (key, members by extension) as a tar with its sidecar; returns the entry for index.json.
 
-    Raises OSError where the disk is full, or gives back something else.
+    The tar is read back before it takes its name. Raises OSError if the disk is full or gives back other bytes.
     """
     rows, offset, digest = [], 0, hashlib.sha256()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for key, members in samples:
             blocks = sample_blocks(key, members)
             rows.append((offset, len(blocks), crc32(blocks), length_of(members)))
@@ -76,4 +79,4 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
         _check_written(Path(file.name), digest.hexdigest())
         table = np.array(rows, ROW)
         idx_sha256 = save_sidecar(path, table)
-    return entry_of(path, table, offset + len(END), digest.hexdigest(), idx_sha256)
+    return shard_entry(path, table, offset + len(END), digest.hexdigest(), idx_sha256)

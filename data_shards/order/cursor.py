@@ -1,4 +1,4 @@
-"""Where a run is in its data after so many steps, and how a step is split over ranks and micro-batches."""
+"""Position of a run in its data after a number of steps, and the split of a step over lanes and ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.checks import Equal, batch_mistake, divisors, resolve_lanes
+from configs.checks import Equal, batch_mistake, resolve_lanes
+from configs.divisors import divisors
 from configs.modality_config import ModalityConfig
 from data_shards.order.blend import order_of
 from data_shards.order.plain import RECIPE, Blend, OrderConfig
@@ -17,33 +18,33 @@ from data_shards.shards.index import Index
 
 @dataclass(frozen=True)
 class StepSplit:
-    """How the samples of a step fall to lanes, ranks and micro-batches."""
+    """Distribution of a step's samples over lanes and ranks."""
 
     lanes: int
     per_lane: int
-    """Samples of every lane in a step."""
+    """Samples per lane in a step."""
     rank: int
     world: int
 
     @property
     def rank_lanes(self) -> range:
-        """This rank's lanes, for images."""
+        """Lanes of this rank, in plain order (images)."""
         return range(self.rank * self.lanes // self.world, (self.rank + 1) * self.lanes // self.world)
 
-    def lanes_of_node(self, own: bool) -> int:
-        """Lanes whose samples the ranks of this node read: their own, or (batches by length) all."""
+    def node_lanes(self, own: bool) -> int:
+        """Number of lanes that this node's ranks read: their own, or all if not `own` (batches by length)."""
         return self.lanes * min(local_ranks(), self.world) // self.world if own else self.lanes
 
 
 def local_ranks() -> int:
-    """Ranks on this node."""
+    """Number of ranks on this node."""
     return int(os.environ.get("LOCAL_SIZE", "1"))  # set by DeepSpeed's launcher
 
 
 def split_step(config: ModalityConfig, rank: int, world: int) -> StepSplit:
-    """The split for one rank. ValueError names the keys that do not fit and lists what would."""
+    """The split for one rank. Raises ValueError that names the keys that do not fit, and lists values that do."""
     batch = config.batch
-    micro = batch.micro if config.longest is None else None  # others cut micro-batches by length
+    micro = batch.micro if config.longest is None else None  # speech and text cut micro-batches by length
     if mistake := batch_mistake(batch.global_, micro, config.data.lanes, world, batch.equal):
         raise ValueError(mistake)
     lanes = resolve_lanes(batch.global_, config.data.lanes, batch.equal)
@@ -52,7 +53,7 @@ def split_step(config: ModalityConfig, rank: int, world: int) -> StepSplit:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Positions of a run's steps. Nothing in it moves: where a run is follows from its number of consumed steps."""
+    """Positions of a run's steps. It has no state: a position follows from the number of consumed steps."""
 
     order: OrderConfig
     per_lane: int
@@ -60,46 +61,47 @@ class Cursor:
     digest: str
     """Hash of the index."""
     equal: Equal | None = None
-    """Batches by length: what steps have equal numbers of; None: batches as the order has them."""
+    """Batches by length: quantity that is equal in all steps, samples or tokens. None: batches in plain order."""
     longest: int | None = None
-    """Batches by length: tokens of the longest sample."""
+    """Batches by length: limit of a sample's length, in tokens."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch; with `data.epoch=source`, until every item has begun anew (for reports alone)."""
+        """Steps per epoch. `data.epoch=source`: steps until every item has begun anew, used for reports only."""
         steps = self.lane_length // self.per_lane
         return max(1, steps) if self.order.endless else steps
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Step -> (epoch, position of its first sample in every lane); positions of an endless order never wrap."""
+        """(epoch, position in every lane) of a step's first sample. Positions of an endless order never wrap."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         return epoch, (step if self.order.endless else step_of_epoch) * self.per_lane
 
     def window(self, number: int) -> tuple[int, int]:
-        """The positions of a window, the last excluded, that are in whole steps."""
+        """(first, last excluded) of the positions of a window that belong to whole steps."""
         first = number * self.order.window
         last = first + self.order.window
         return first, last if self.order.endless else min(last, self.steps_per_epoch * self.per_lane)
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
-        """What a checkpoint keeps: the position, and all that gives it its meaning."""
+        """State for a checkpoint: the position, and all constants that the order depends on."""
         epoch, lane_pos = self.locate(consumed_steps)
-        return {"consumed_steps": consumed_steps, "epoch": epoch, "lane_pos": lane_pos, **self._meaning()}
+        return {"consumed_steps": consumed_steps, "epoch": epoch, "lane_pos": lane_pos, **self._order_constants()}
 
-    def _meaning(self) -> dict[str, Any]:
+    def _order_constants(self) -> dict[str, Any]:
+        """Constants under which a position means the same samples."""
         order = self.order
         constants = {"seed": order.seed, "lanes": order.lanes, "chunk": order.chunk, "window": order.window}
         bins = {"equal": self.equal, "longest": self.longest} if self.equal else {}
         size = order.lanes * self.per_lane
-        return {**constants, "batch": size, "index": self.digest, "recipe": RECIPE, **bins, **self._blend()}
+        return {**constants, "batch": size, "index": self.digest, "recipe": RECIPE, **bins, **self._blend_constants()}
 
-    def _blend(self) -> dict[str, Any]:
+    def _blend_constants(self) -> dict[str, Any]:
         if not (blend := self.order.blend):
             return {}
         return {"weights": list(blend.weights), "items": list(blend.items), "epochs": blend.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
-        """Consumed steps of a state; ValueError names the key under which the run would see other samples."""
+        """Consumed steps of a state. Raises ValueError if the run would see other samples, and names the key."""
         remedies = {
             "seed": "train.seed: set it to {}",
             "lanes": "data.lanes: set it to {}",
@@ -114,23 +116,23 @@ class Cursor:
             "equal": "batch.equal: set it to {}",
             "longest": "speech.max_seconds or text.max_tokens: set it as the run began, {} frames or tokens",
         }
-        meaning = self._meaning()
+        meaning = self._order_constants()
         for key, remedy in remedies.items():
             if state.get(key) != meaning.get(key):
-                mended = remedy.format(_written(state.get(key)))
+                mended = remedy.format(_command_line_value(state.get(key)))
                 raise ValueError(f"the checkpoint has another {key}; {mended}, or use a new run.dir")
         return int(state["consumed_steps"])
 
 
-def _written(value: Any) -> str:
-    """A value as it is given on the command line."""
+def _command_line_value(value: Any) -> str:
+    """Text of a value, as on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value)
 
 
 def make_cursor(config: ModalityConfig, index: Index, split: StepSplit) -> Cursor:
-    """The cursor of a run over `index`. ValueError where the data set is smaller than one batch."""
+    """The cursor of a run over `index`. Raises ValueError if the data set is smaller than one batch."""
     chunk = index.chunk(config.data.chunk_bytes)
     by_length = config.longest is not None
     # A window that is sorted by length holds whole steps.
@@ -153,7 +155,7 @@ def make_cursor(config: ModalityConfig, index: Index, split: StepSplit) -> Curso
 
 
 def _check_items(counts: np.ndarray, order: OrderConfig, blend: Blend, batch: int) -> None:
-    """ValueError where an item has no sample for each of its positions in a block of every lane."""
+    """Raise ValueError if an item cannot fill its positions in one block of every lane (endless: one per lane)."""
     parts = np.split(counts, np.cumsum(blend.items)[:-1])
     for number, (weight, part) in enumerate(zip(blend.weights, parts, strict=True), 1):
         samples, least = int(part.sum()), 1 if order.endless else weight

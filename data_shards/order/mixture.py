@@ -1,8 +1,8 @@
-"""Which modality a step is of: a pure function of (seed, step), the same on all ranks.
+"""The modality of each step: a pure function of (seed, step), the same on all ranks.
 
-Steps come in blocks of the sum of the weights; in every block each modality has as many steps as its weight, in an
-order permuted by the block's number. So a step's modality, and its number among the steps of that modality, take no
-counting.
+Steps come in blocks. A block has as many steps as the sum of the weights. In every block each modality has as many
+steps as its weight, in an order permuted by the block's number. So a step's modality, and its number among the steps
+of that modality, are found without counting from the start.
 """
 
 from __future__ import annotations
@@ -16,62 +16,63 @@ import numpy as np
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 
-_KEY = 2**63 - 1  # second word of the key, where orders have the epoch
+_KEY = 2**63 - 1  # second word of the key, in which orders have the epoch
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of modalities with whole weights, in the same order."""
+    """A mixture of modalities. `weights` are whole numbers in the order of `modalities`."""
 
     modalities: tuple[Modality, ...]
     weights: tuple[int, ...]
     seed: int
 
     def locate(self, step: int) -> tuple[Modality, int]:
-        """Step, from 0 -> (its modality, its number among the steps of that modality, from 0)."""
+        """(modality of a step, its number among the steps of that modality), both numbers from 0."""
         block, place = divmod(step, sum(self.weights))
-        order = _block(self.weights, self.seed, block)
+        order = _block_order(self.weights, self.seed, block)
         which = order[place]
         return self.modalities[which], block * self.weights[which] + order[:place].count(which)
 
-    def before(self, step: int) -> dict[Modality, int]:
-        """Steps of each modality among the first `step`."""
+    def steps_before(self, step: int) -> dict[Modality, int]:
+        """Number of steps per modality among the first `step` steps."""
         block, place = divmod(step, sum(self.weights))
-        part = _block(self.weights, self.seed, block)[:place]
+        part = _block_order(self.weights, self.seed, block)[:place]
         return {name: block * self.weights[i] + part.count(i) for i, name in enumerate(self.modalities)}
 
     def step_of(self, modality: Modality, number: int) -> int:
-        """The step that is the modality's `number`-th, both from 0: the inverse of `locate`."""
+        """Step of a modality's `number`-th step, both from 0. The inverse of `locate`."""
         which = self.modalities.index(modality)
         block, place = divmod(number, self.weights[which])
-        steps = [i for i, other in enumerate(_block(self.weights, self.seed, block)) if other == which]
+        steps = [i for i, other in enumerate(_block_order(self.weights, self.seed, block)) if other == which]
         return block * sum(self.weights) + steps[place]
 
-    def last_of(self, step: int, every: int, end: int) -> bool:
-        """Whether a row is written at `step`: no later one of its modality is in its interval of `every` steps.
+    def is_last_in_interval(self, step: int, every: int, end: int) -> bool:
+        """True if `step` is the last step of its modality in the current interval of `every` steps.
 
-        Steps are counted from 1, as metrics count them; the run ends with step `end`. So the modalities that had a
-        step in an interval have one row each; with one modality it is every `every`-th step, and the last.
+        A row of metrics is written at these steps. So every modality that had a step in an interval gets one row. With
+        one modality, these are every `every`-th step and the last. Steps count from 1, as in the metrics. The run ends
+        with step `end`.
         """
         modality, number = self.locate(step - 1)
         interval_end = min(-(-step // every) * every, end)
         return self.step_of(modality, number + 1) + 1 > interval_end
 
     def shares(self) -> Iterator[tuple[Modality, int]]:
-        """Modalities with their weights."""
+        """Yield each modality with its weight."""
         return zip(self.modalities, self.weights, strict=True)
 
 
 @lru_cache(maxsize=8)
-def _block(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
-    """Numbers of the modalities of a block's steps. Raw Philox output and a stable sort, as for the orders."""
+def _block_order(weights: tuple[int, ...], seed: int, block: int) -> list[int]:
+    """Index of the modality of each step of a block. Raw Philox output and a stable sort, as in the orders."""
     words = np.random.Philox(key=[seed, _KEY], counter=[0, 0, 0, block]).random_raw(sum(weights))
     quota = np.repeat(np.arange(len(weights)), weights)
     return quota[np.argsort(words, kind="stable")].tolist()
 
 
 def mixture_of(config: PretrainConfig) -> Mixture:
-    """The mixture of a run, of one modality too. ValueError where one of several has no shards."""
+    """The mixture of a run, also of one modality. Raises ValueError if one of several modalities has no shards."""
     shares = {modality: getattr(config.mixture, modality) for modality in config.modalities}
     if config.is_mixture and (missing := [name for name, share in shares.items() if not share.shards]):
         keys, names = " ".join(f"mixture.{name}.shards=PATTERN" for name in missing), ",".join(config.modalities)

@@ -1,4 +1,4 @@
-"""A sample that cannot be used, why, and where it lies."""
+"""Samples that cannot be used: the exception, and the entry for the log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Literal, NamedTuple
 from data_shards.shards.tar import Data, Members
 
 BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
-"""unreadable: the file; checksum: bytes that are not those that were indexed; format: no tar members; member: none of
-this modality; decode: its content; too_large, too_long, too_short: beyond a limit of the configuration."""
+"""Reason class of a bad sample.
+
+unreadable: the file cannot be read; checksum: the bytes differ from the indexed ones; format: no tar members;
+member: no member of this modality; decode: the content cannot be decoded; too_large, too_long, too_short: beyond a
+limit of the configuration."""
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; the text says why."""
+    """A sample cannot be used; the text says why."""
 
     def __init__(self, kind: BadKind, reason: str) -> None:
         super().__init__(reason)
@@ -24,7 +27,7 @@ class Report(NamedTuple):
 
     shard: str
     sample: str
-    """Its key as far as it can be read, and its row."""
+    """The sample's key, as far as it can be read, and its row in the shard."""
     kind: BadKind
     reason: str
 

@@ -1,8 +1,8 @@
-"""Pieces of remote files on this node's disk, shared by processes and jobs, never more than so many bytes.
+"""Cache of pieces of remote files on this node's disk, shared by processes and jobs, with a limit in bytes.
 
-FOLDER/ab/abcdef...   a piece; the name is a hash of what it is, so that nothing else can be taken for it
-FOLDER/lock, size     the lock under which room is made, and the bytes that are taken
-FOLDER/locks/00 ...   who fetches a piece holds one of these, and the others wait for the piece
+FOLDER/ab/abcdef...   a piece; its name is a hash of its identity, so no other piece can be mistaken for it
+FOLDER/lock, size     the lock under which room is made, and the total bytes of all pieces
+FOLDER/locks/00 ...   the process that fetches a piece holds one of these locks; others wait for the piece
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_LOW = 0.9  # of the limit: room is made down to there, so that the folder is not walked for every piece
-_ABANDONED_S = 3600.0  # a `.tmp` of that age has lost its writer
+_ROOM_SHARE = (
+    0.9  # of the limit: pieces are removed down to this share, so that the folder is not walked for every new piece
+)
+_ABANDONED_S = 3600.0  # the writer of a `.tmp` of this age is gone
 
 
 class Cache:
-    """A folder of pieces. Any number of processes may use it; one that is killed leaves nothing that misleads."""
+    """A folder of pieces. Any number of processes may use it. A killed process leaves no wrong piece."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """limit: bytes of all pieces together. Raises ValueError where the folder cannot be written."""
+        """limit: bytes of all pieces together. Raises ValueError if the folder is not writable or another user's."""
         self.folder, self.limit = folder, limit
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what is in it may be private
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the pieces may be private
             (folder / "locks").mkdir(exist_ok=True)
             (folder / "lock").touch()
         except OSError as error:
@@ -39,28 +41,32 @@ class Cache:
         self._full_disk = False
 
     def path(self, identity: str) -> Path:
-        """Where the piece of that identity is, if it is there."""
+        """Path of the piece with this identity, whether the piece exists or not."""
         name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return self.folder / name[:2] / name
 
     def get(self, identity: str, size: int, fetch: Callable[[], bytes]) -> tuple[Path | None, bytes | None]:
-        """The piece: its path, and its bytes where they were just fetched. The path is None where there is no room."""
+        """(path of the piece, its bytes), fetching the piece if it is missing.
+
+        The path is None if there is no room for the piece. The bytes are None unless they were just fetched.
+        size: expected bytes of the piece.
+        """
         path = self.path(identity)
-        if self._touched(path, size):
+        if self._mark_used(path, size):
             return path, None
         with self._locked(self.folder / "locks" / path.name[:2]):
-            if self._touched(path, size):  # another process was quicker
+            if self._mark_used(path, size):  # another process was quicker
                 return path, None
             data = fetch()
             assert len(data) == size
-            return (path if self._put(path, data) else None), data
+            return (path if self._store(path, data) else None), data
 
     def drop(self, identity: str) -> None:
-        """Forget a piece that turned out to be damaged."""
+        """Remove a piece that turned out to be damaged."""
         self.path(identity).unlink(missing_ok=True)
 
-    def _touched(self, path: Path, size: int) -> bool:
-        """Whether the piece is there in full; if so it is the last to be removed."""
+    def _mark_used(self, path: Path, size: int) -> bool:
+        """True if the piece is complete. Sets its time of last use to now, so that it is removed last."""
         try:
             if path.stat().st_size != size:
                 return False
@@ -69,16 +75,16 @@ class Cache:
             return False
         return True
 
-    def _put(self, path: Path, data: bytes) -> bool:
-        """Keep a piece; False where it does not fit into the limit or onto the disk."""
+    def _store(self, path: Path, data: bytes) -> bool:
+        """Store a piece; False if it does not fit into the limit or onto the disk."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
             if not self._reserve(partial, len(data)):
                 return False
-            with partial.open("r+b") as file:  # it keeps its size meanwhile
+            with partial.open("r+b") as file:  # not truncated: it keeps the room that it reserves
                 file.write(data)
-            with self._locked(self.folder / "lock"):  # who adds up the pieces must not see one twice, or not at all
+            with self._locked(self.folder / "lock"):  # whoever adds up the pieces must see each exactly once
                 os.replace(partial, path)
             return True
         except OSError as error:
@@ -89,46 +95,46 @@ class Cache:
             return False
 
     def _reserve(self, partial: Path, size: int) -> bool:
-        """Make room, and take it with a file of that size."""
+        """Make room, and reserve it by an empty file of `size` bytes; False if there is not enough."""
         if size > self.limit:
             return False
         with self._locked(self.folder / "lock"):
-            taken = self._taken()
+            taken = self._recorded_size()
             if taken is None or taken + size > self.limit:
                 taken = self._make_room(size)
-            if taken + size > self.limit:  # all of it is being written by others
+            if taken + size > self.limit:  # other processes are writing all of it
                 return False
             with partial.open("wb") as file:
                 file.truncate(size)
-            self._note(taken + size)
+            self._record_size(taken + size)
         return True
 
-    def _taken(self) -> int | None:
-        """Bytes of all pieces according to the note; None where there is none. It may be too high: after a kill."""
+    def _recorded_size(self) -> int | None:
+        """Total bytes of all pieces according to FOLDER/size; None without it. After a kill it may be too high."""
         try:
             return int((self.folder / "size").read_text())
         except (OSError, ValueError):
             return None
 
-    def _note(self, taken: int) -> None:
+    def _record_size(self, taken: int) -> None:
         partial = self.folder / "size.tmp"
         partial.write_text(str(taken))
         os.replace(partial, self.folder / "size")
 
     def _make_room(self, size: int) -> int:
-        """Remove the pieces that were used the longest ago; bytes that are left."""
+        """Remove the least recently used pieces until `size` bytes fit; returns the total bytes that are left."""
         found = sorted(self._pieces())
         taken = sum(piece_size for _, piece_size, _ in found)
         for used, piece_size, path in found:
             abandoned = path.endswith(".tmp") and time.time() - used > _ABANDONED_S
-            if abandoned or (taken + size > _LOW * self.limit and not path.endswith(".tmp")):
+            if abandoned or (taken + size > _ROOM_SHARE * self.limit and not path.endswith(".tmp")):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
                 taken -= piece_size
         return taken
 
     def _pieces(self) -> Iterator[tuple[float, int, str]]:
-        """Time of last use, size and path of all pieces, those that are being written among them."""
+        """Yield (time of last use, size, path) of every piece, including pieces that are being written."""
         for folder in os.scandir(self.folder):
             if len(folder.name) == 2 and folder.is_dir():
                 for entry in os.scandir(folder):

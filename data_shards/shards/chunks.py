@@ -1,4 +1,4 @@
-"""Chunks of shards: the runs of consecutive samples that the order keeps together, and that are fetched at once."""
+"""Chunks of shards: runs of consecutive samples that the order keeps together and that are fetched at once."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ assert ROW_FORMAT.size == ROW.itemsize
 
 
 def row_bytes(index: Index, shard: int) -> memoryview:
-    """The rows of a shard, for `ROW_FORMAT`; a tenth of the time that numpy takes for a single row. Raises as
-    `Index.rows`."""
+    """The rows of a shard as bytes, to be unpacked by `ROW_FORMAT`.
+
+    Unpacking a single row takes a tenth of the time that indexing a numpy array takes. Raises as `Index.rows`.
+    """
     return index.rows(shard).view("u1").data
 
 
-def span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
-    """Bytes of the shard, first and last (excluded), of the chunk of `chunk` samples that has the row."""
+def chunk_span(rows: memoryview, row: int, chunk: int) -> tuple[int, int]:
+    """(start, stop excluded) in bytes of the shard: the chunk of `chunk` samples that contains the row."""
     first = row - row % chunk
     last = min(first + chunk, len(rows) // ROW_FORMAT.size) - 1
     offset, size, _, _ = ROW_FORMAT.unpack_from(rows, last * ROW_FORMAT.size)
     return ROW_FORMAT.unpack_from(rows, first * ROW_FORMAT.size)[0], offset + size
 
 
-def identity(index: Index, shard: int, start: int, stop: int) -> str:
-    """What these bytes are in the cache: a part of a shard with this content."""
+def chunk_identity(index: Index, shard: int, start: int, stop: int) -> str:
+    """Identity of bytes start .. stop of a shard in the cache. It includes the shard's sha256."""
     return f"{index.paths[shard]} {index.entries[shard].sha256} {start}-{stop}"
 
 
-def small_cache(index: Index, positions: int) -> str | None:
-    """What to tell where the cache does not hold the samples of so many positions, a window of the lanes of a node."""
+def small_cache_warning(index: Index, positions: int) -> str | None:
+    """Warning if the cache cannot hold the samples of one window of the order; None if it can.
+
+    positions: positions of one window in all lanes that this node reads.
+    """
     needed = min(positions, index.samples) * index.mean_size
     if not any(map(is_remote, index.paths)) or needed <= index.storage.cache_bytes:
         return None
@@ -45,11 +50,11 @@ def small_cache(index: Index, positions: int) -> str | None:
     )
 
 
-def bring(index: Index, shard: int, start: int, stop: int) -> tuple[Path | None, bytes | None]:
-    """See to it that bytes of a remote shard are in the cache of this node: as `Cache.get`.
+def ensure_cached(index: Index, shard: int, start: int, stop: int) -> tuple[Path | None, bytes | None]:
+    """Fetch bytes start .. stop of a remote shard into this node's cache, unless they are there.
 
-    Raises OSError or ValueError as `Storage.fetch`.
+    Returns (path, bytes) as `Cache.get`. Raises OSError or ValueError as `Storage.fetch`.
     """
     fetch = index.storage.fetch
-    name = identity(index, shard, start, stop)
+    name = chunk_identity(index, shard, start, stop)
     return index.cache.get(name, stop - start, lambda: fetch(index.paths[shard], start, stop))

@@ -1,9 +1,9 @@
-"""The sidecar index: which samples a data set has, and where their bytes are.
+"""The index of a data set: its samples, and the place of their bytes.
 
 train-000000.tar        plain tar
 train-000000.idx.npy    a row per sample: offset, size, crc, length
 index.json              the shards of the folder (readable by wids): counts, sizes, checksums, classes, the tokenizer
-tokenizer/              text: what the ids of the shards are
+tokenizer/              text: the tokenizer that made the shards' token ids
 """
 
 from __future__ import annotations
@@ -26,42 +26,41 @@ from data_shards.shards.index_file import (
     REMEDY,
     TOKENIZER_NAME,
     FolderIndex,
-    Folders,
+    FolderIndexes,
     ShardEntry,
     TokenizerEntry,
 )
 from data_shards.shards.patterns import expand_item, patterns_of, resolve
 from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
-from data_shards.shards.storage import Storage, beside, folder_of, is_remote, local_path, name_of, storage_of
+from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, name_of, storage_of
 
 
 @dataclass(frozen=True)
 class Index:
-    """The samples of a list of shards; a sample's id is its position in the concatenation of the shards."""
+    """The samples of a list of shards. A sample's id is its position in the concatenation of the shards."""
 
     paths: tuple[str, ...]
     """Location of each shard."""
     entries: tuple[ShardEntry, ...]
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
-    """What is wrong with the files and need not stop a run."""
+    """Problems with the files that do not stop a run."""
     tokenizer: TokenizerEntry | None
-    """What the ids of text are; None for other modalities."""
+    """The tokenizer that made the token ids; None for other modalities than text."""
     storage: Storage
-    """How those of the shards that are remote are read."""
+    """Settings for reading remote shards."""
     items: tuple[int, ...] = ()
-    """Number of shards of each item of the list of patterns."""
+    """Number of shards per item of the list of patterns."""
 
     @cached_property
     def cache(self) -> Cache:
-        """Where pieces of remote shards are kept; ValueError where that folder cannot be written."""
+        """The cache for pieces of remote shards. Raises ValueError if its folder cannot be written."""
         return Cache(self.storage.cache_dir, self.storage.cache_bytes)
 
     def rows(self, shard: int) -> np.ndarray:
-        """Rows of a shard, mapped, structured [nsamples] of dtype ROW; fetched, where the shard is remote.
+        """Rows of a shard, structured [nsamples] of dtype ROW, memory-mapped. A remote shard's sidecar is fetched.
 
-        Raises ValueError where there is no sound sidecar, or where it contradicts index.json; OSError where it cannot
-        be fetched.
+        Raises ValueError if the sidecar is missing, damaged or contradicts index.json; OSError if it cannot be fetched.
         """
         location, entry = self.paths[shard], self.entries[shard]
         rows = self._remote_rows(location, entry) if is_remote(location) else read_rows(local_path(location))
@@ -73,7 +72,7 @@ class Index:
         return rows
 
     def _remote_rows(self, location: str, entry: ShardEntry) -> np.ndarray:
-        url = beside(folder_of(location), sidecar_name(entry.url))
+        url = join_location(folder_of(location), sidecar_name(entry.url))
 
         def fetch() -> bytes:
             try:
@@ -89,45 +88,46 @@ class Index:
         if data is not None:
             return np.load(io.BytesIO(data), allow_pickle=False)
         assert path
-        try:  # every time: a row that is wrong on one node alone would make its steps others
+        try:  # checked every time: a row that is wrong on one node only would give that node other steps
             if hashlib.sha256(path.read_bytes()).hexdigest() == entry.idx_sha256:
                 return load_rows(path, location)
-        except (FileNotFoundError, ValueError):  # removed to make room; or its name in the cache is that of another
+        except (FileNotFoundError, ValueError):  # removed to make room, or damaged
             pass
         self.cache.drop(identity)
         return np.load(io.BytesIO(fetch()), allow_pickle=False)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Samples of each shard, int64 [shards]."""
+        """Number of samples per shard, int64 [shards]."""
         return np.array([entry.nsamples for entry in self.entries], np.int64)
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Id of each shard's first sample, int64 [shards]."""
+        """Id of the first sample per shard, int64 [shards]."""
         return np.cumsum(self.counts) - self.counts
 
     @property
     def samples(self) -> int:
+        """Number of samples of all shards."""
         return int(self.counts.sum())
 
     @property
     def mean_size(self) -> float:
-        """Mean bytes of a sample in its shard."""
+        """Mean size of a sample in its tar, in bytes."""
         return sum(entry.filesize for entry in self.entries) / self.samples
 
     def chunk(self, chunk_bytes: int) -> int:
-        """Samples of a chunk of about so many bytes."""
+        """Number of samples of a chunk of about `chunk_bytes` bytes, at least 1."""
         return max(1, math.ceil(chunk_bytes / self.mean_size))
 
     @cached_property
     def digest(self) -> str:
-        """Hash of what the order depends on: names, counts, sizes and sidecars, not the folder."""
+        """Hash of what the order depends on: the shards' names, counts, sizes and sidecars, not their folder."""
         parts = [(entry.url, entry.nsamples, entry.filesize, entry.idx_sha256) for entry in self.entries]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def locate(self, sample: int) -> tuple[int, int]:
-        """Id of a sample -> (shard, row)."""
+        """(shard, row) of the sample with this id."""
         shard = bisect_right(self._starts, sample) - 1
         return shard, sample - self._starts[shard]
 
@@ -136,8 +136,11 @@ class Index:
         return self.starts.tolist()
 
 
-def _entries(paths: Iterable[str], folders: Folders) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
-    """Entry of each shard, and the index of each of their folders."""
+def _shard_entries(paths: Iterable[str], folders: FolderIndexes) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
+    """(entry of each shard, index of each folder that holds any).
+
+    Raises ValueError for a shard that is not in its folder's index.json.
+    """
     used: dict[str, FolderIndex] = {}
     known: dict[tuple[str, str], ShardEntry] = {}
     entries = []
@@ -153,22 +156,25 @@ def _entries(paths: Iterable[str], folders: Folders) -> tuple[list[ShardEntry], 
 
 
 def common_tokenizer(shards: Patterns, folders: dict[str, FolderIndex]) -> TokenizerEntry | None:
-    """The tokenizer of all folders; ValueError where they have different ones."""
+    """The tokenizer shared by all folders. Raises ValueError if they have different ones."""
     owners = {index.tokenizer: folder for folder, index in folders.items()}
     if len(owners) > 1:
         (first, folder), (second, other) = list(owners.items())[:2]
         types = [f"{entry.vocab_size} types" if entry else "no tokenizer" for entry in (first, second)]
         raise ValueError(
             f"the shards of {shards!r} have different tokenizers: {folder} ({types[0]}), {other} ({types[1]}); build "
-            f"them with the same one: ./run.sh shards build ... tokenizer={beside(folder, TOKENIZER_NAME)}"
+            f"them with the same one: ./run.sh shards build ... tokenizer={join_location(folder, TOKENIZER_NAME)}"
         )
     return next(iter(owners))
 
 
 def _check_shard(path: Path, entry: ShardEntry) -> list[str]:
-    """What deserves a warning: no samples, a changed size. ValueError where the sidecar is of another number."""
+    """Warnings about a local shard: no samples, or a changed size.
+
+    Raises ValueError if the sidecar's number of rows differs from index.json.
+    """
     warnings = [] if entry.nsamples else [f"{path} is empty: 0 samples"]
-    # Two calls of stat for a shard: opening thousands of sidecars takes seconds.
+    # Two calls of stat per shard, because opening thousands of sidecars takes seconds.
     if not _has_size(sidecar(path), sidecar_size(entry.nsamples)) and len(rows := read_rows(path)) != entry.nsamples:
         raise ValueError(
             f"{sidecar(path)} has {len(rows)} rows, index.json says {entry.nsamples}; make both anew: {REMEDY}{path}"
@@ -191,17 +197,17 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def load_index(data: DataConfig | Patterns) -> Index:
-    """The index of the shards that `data.shards` names (see `resolve`), checked against the files that are local.
+    """The index of the shards that `data.shards` names (see `resolve`), checked against the local files.
 
-    Patterns alone are read with the defaults of `DataConfig`. Raises ValueError where an index or a sidecar is missing
-    or damaged, a store cannot be reached, an item of a list with weights names a shard of another, or where there are
-    no samples at all.
+    Patterns alone are read with the defaults of `DataConfig`. Raises ValueError if an index or a sidecar is missing or
+    damaged; if a store cannot be reached; if two items of a list with weights name the same shard; or if there are no
+    samples at all.
     """
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
     shards, storage = data.shards, storage_of(data)
-    folders = Folders(storage)
+    folders = FolderIndexes(storage)
     paths = resolve(shards, folders=folders)
-    entries, used = _entries(paths, folders)
+    entries, used = _shard_entries(paths, folders)
     class_lists = {index.classes for index in used.values() if index.classes}
     if len(class_lists) > 1:
         raise ValueError(f"the shards of {shards!r} have different classes; their labels cannot be mixed")
@@ -212,7 +218,7 @@ def load_index(data: DataConfig | Patterns) -> Index:
         for line in _check_shard(local_path(path), entry)
     ]
     tokenizer = common_tokenizer(shards, used)
-    items = _items(shards, paths, folders) if data.weights else (len(paths),)
+    items = _item_counts(shards, paths, folders) if data.weights else (len(paths),)
     classes = next(iter(class_lists), ())
     index = Index(tuple(paths), tuple(entries), classes, tuple(warnings), tokenizer, storage, items)
     if not index.samples:
@@ -220,8 +226,8 @@ def load_index(data: DataConfig | Patterns) -> Index:
     return index
 
 
-def _items(shards: Patterns, paths: list[str], folders: Folders) -> tuple[int, ...]:
-    """Number of shards of each item of a list; ValueError where two items name the same shard."""
+def _item_counts(shards: Patterns, paths: list[str], folders: FolderIndexes) -> tuple[int, ...]:
+    """Number of shards per item of a list. Raises ValueError if two items name the same shard."""
     counts = tuple(len(expand_item(item, True, folders)) for item in patterns_of(shards))
     if sum(counts) != len(paths):
         raise ValueError(f"data.shards={shards!r}: with data.weights, no shard may be named by two items of the list")

@@ -1,4 +1,4 @@
-"""index.json: the shards of a folder, readable by wids; their counts, sizes, checksums, classes and tokenizer."""
+"""index.json: the shards of a folder with counts, sizes, checksums, classes and tokenizer; readable by wids."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_training import DataConfig
-from data_shards.shards.storage import Storage, beside, is_remote, local_path, storage_of
+from data_shards.shards.storage import Storage, is_remote, join_location, local_path, storage_of
 
 INDEX_NAME = "index.json"
 TOKENIZER_NAME = "tokenizer"
-"""Folder of the tokenizer beside shards of text."""
+"""Name of the tokenizer's folder, which lies beside shards of text."""
 REMEDY = "./run.sh shards index shards="
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard in index.json; the names are those of wids, then ours."""
+    """One shard in index.json. `url`, `nsamples` and `filesize` are keys of wids; the rest are our own."""
 
     url: str
     nsamples: int
@@ -32,7 +32,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class TokenizerEntry:
-    """What the ids of text shards are, in index.json."""
+    """The tokenizer of text shards in index.json: hash of its files, and number of token types."""
 
     sha256: str
     vocab_size: int
@@ -48,26 +48,29 @@ class FolderIndex:
 
 
 def read_folder_index(folder: Path) -> FolderIndex:
-    """Contents of the folder's index.json, empty where there is none; ValueError where it is not one of ours."""
+    """Read the folder's index.json; empty if there is none. Raises ValueError if it is not one of ours."""
     path = folder / INDEX_NAME
-    return _parse(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
+    return _parse_index(path.read_bytes(), str(path)) if path.exists() else FolderIndex()
 
 
-def remote_folder_index(folder: str, storage: Storage) -> FolderIndex:
-    """The same of a remote folder."""
-    location = beside(folder, INDEX_NAME)
+def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
+    """Fetch a remote folder's index.json; empty if there is none.
+
+    Raises ValueError if it is not one of ours, or if the store cannot be reached.
+    """
+    location = join_location(folder, INDEX_NAME)
     try:
-        return _parse(storage.fetch(location), location)
+        return _parse_index(storage.fetch(location), location)
     except FileNotFoundError:
         return FolderIndex()
     except OSError as error:
         raise ValueError(str(error)) from error
 
 
-def _parse(text: bytes, name: str) -> FolderIndex:
+def _parse_index(text: bytes, name: str) -> FolderIndex:
     try:
         content = json.loads(text)
-        shards = tuple(_sound(ShardEntry(**entry)) for entry in content["shardlist"])
+        shards = tuple(_checked_entry(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
         if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
             raise ValueError(f"not a tokenizer: {tokenizer}")
@@ -79,8 +82,8 @@ def _parse(text: bytes, name: str) -> FolderIndex:
         raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
 
 
-def _sound(entry: ShardEntry) -> ShardEntry:
-    """The entry; ValueError where it cannot be of a shard beside its index.json."""
+def _checked_entry(entry: ShardEntry) -> ShardEntry:
+    """Return the entry. Raises ValueError if it cannot describe a shard beside its index.json."""
     numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
     sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
     if not (sound and _is_sha256(entry.sha256) and _is_sha256(entry.idx_sha256) and type(entry.url) is str):
@@ -95,7 +98,7 @@ def _is_sha256(value: object) -> bool:
 
 
 def index_json(index: FolderIndex) -> str:
-    """The text of an index.json; the same index gives the same text."""
+    """Text of an index.json. Equal indexes give equal texts."""
     entries = sorted(index.shards, key=lambda entry: entry.url)
     content = {
         "__kind__": "wids-shard-index-v1",
@@ -110,23 +113,23 @@ def index_json(index: FolderIndex) -> str:
 
 
 def totals(entries: Sequence[ShardEntry]) -> dict[str, int]:
-    """Sums over the shards of a folder."""
+    """Number of shards, and sums of samples, bytes and lengths over the shards of a folder."""
     sums = {key: sum(getattr(entry, key) for entry in entries) for key in ("nsamples", "filesize", "length_sum")}
     return {"shards": len(entries), **sums}
 
 
-class Folders:
-    """The index.json of each folder, read once."""
+class FolderIndexes:
+    """The index.json of each folder, local or remote, read once."""
 
     def __init__(self, storage: Storage | None = None) -> None:
         self._storage = storage or storage_of(DataConfig())
         self._read: dict[str, FolderIndex] = {}
 
     def __getitem__(self, folder: str) -> FolderIndex:
-        """ValueError where it is none of ours, or where its store cannot be reached."""
+        """Index of a folder. Raises ValueError if it is not one of ours, or if its store cannot be reached."""
         if folder not in self._read:
             remote = is_remote(folder)
             self._read[folder] = (
-                remote_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
+                fetch_folder_index(folder, self._storage) if remote else read_folder_index(local_path(folder))
             )
         return self._read[folder]

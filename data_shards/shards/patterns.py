@@ -1,4 +1,4 @@
-"""What `data.shards` names: folders, globs, braces and lists of them -> the locations of shards, in a fixed order."""
+"""Patterns of `data.shards` (folders, globs, braces, lists of these) -> locations of shards, in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,46 +11,52 @@ from pathlib import Path
 import braceexpand
 
 from configs.schema_training import Patterns
-from data_shards.shards.index_file import Folders
-from data_shards.shards.storage import beside, folder_of, is_remote, local_path, name_of
+from data_shards.shards.index_file import FolderIndexes
+from data_shards.shards.storage import folder_of, is_remote, join_location, local_path, name_of
 
 
-def _names_in(folder: str, promised: bool, folders: Folders) -> set[str]:
-    """Tars of the folder, and those that index.json promises; of remote folders these alone."""
+def _tar_names(folder: str, promised: bool, folders: FolderIndexes) -> set[str]:
+    """Names of the tars in a folder.
+
+    promised: add the names in its index.json. A remote folder is never listed; its index.json has all names.
+    """
     there = set() if is_remote(folder) else {path.name for path in local_path(folder).glob("*.tar")}
     return there | {entry.url for entry in folders[folder].shards} if promised else there
 
 
-def _expand(pattern: str, promised: bool, folders: Folders) -> list[str]:
-    """Shards of one pattern without braces."""
+def _expand_pattern(pattern: str, promised: bool, folders: FolderIndexes) -> list[str]:
+    """Locations of the shards that one pattern without braces names."""
     if is_remote(pattern):
         return _expand_remote(pattern, folders)
     path = local_path(pattern)
     if path.is_dir():
-        return [str(path / name) for name in sorted(_names_in(str(path), promised, folders))]
+        return [str(path / name) for name in sorted(_tar_names(str(path), promised, folders))]
     if path.exists() or not any(sign in pattern for sign in "*?["):
         return [str(path)]
     found = [str(path.parent)] if path.parent.is_dir() else sorted(glob.glob(str(path.parent)))
-    matches = {folder: fnmatch.filter(_names_in(folder, promised, folders), path.name) for folder in found}
+    matches = {folder: fnmatch.filter(_tar_names(folder, promised, folders), path.name) for folder in found}
     return [str(Path(folder) / name) for folder, names in matches.items() for name in sorted(names)]
 
 
-def _expand_remote(pattern: str, folders: Folders) -> list[str]:
-    """Stores of objects need not be able to list them, so index.json says what there is."""
+def _expand_remote(pattern: str, folders: FolderIndexes) -> list[str]:
+    """Expand a remote pattern by the folder's index.json, because a store may be unable to list its objects."""
     name = name_of(pattern)
     if name.endswith(".tar") and not any(sign in name for sign in "*?["):
         return [pattern]
     folder = folder_of(pattern) if name.endswith(".tar") or not name else pattern
     glob_name = name if name.endswith(".tar") else "*"
-    return [beside(folder, url) for url in sorted(fnmatch.filter([e.url for e in folders[folder].shards], glob_name))]
+    return [
+        join_location(folder, url) for url in sorted(fnmatch.filter([e.url for e in folders[folder].shards], glob_name))
+    ]
 
 
 def patterns_of(shards: Patterns) -> tuple[str, ...]:
+    """The patterns as a tuple, one or several."""
     return (shards,) if isinstance(shards, str) else shards
 
 
-def _without_braces(item: str) -> Iterable[str]:
-    """The patterns that braces stand for; a file or folder that has braces in its name is meant itself."""
+def _expand_braces(item: str) -> Iterable[str]:
+    """Patterns that braces stand for. Braces in the name of an existing file or folder are taken literally."""
     folder, slash, name = item.rpartition("/")
     if is_remote(item):
         return braceexpand.braceexpand(item)
@@ -61,10 +67,12 @@ def _without_braces(item: str) -> Iterable[str]:
     return braceexpand.braceexpand(item)
 
 
-def expand_item(item: str, promised: bool, folders: Folders) -> list[str]:
-    """Shards of one item of a list, whose braces are expanded; ValueError where nothing matches."""
-    patterns = _without_braces(item)
-    paths = list(dict.fromkeys(path for pattern in patterns if pattern for path in _expand(pattern, promised, folders)))
+def expand_item(item: str, promised: bool, folders: FolderIndexes) -> list[str]:
+    """Locations of the shards that one item of a list names. Raises ValueError if nothing matches."""
+    patterns = _expand_braces(item)
+    paths = list(
+        dict.fromkeys(path for pattern in patterns if pattern for path in _expand_pattern(pattern, promised, folders))
+    )
     if not paths:
         raise ValueError(
             f"no shards match {item!r}; give a folder, a glob or braces, as /data/train-{{000000..000146}}.tar, "
@@ -73,21 +81,21 @@ def expand_item(item: str, promised: bool, folders: Folders) -> list[str]:
     return paths
 
 
-def expand(shards: Patterns, promised: bool = True, folders: Folders | None = None) -> list[str]:
-    """The shards that folders, globs or braces name, without repetition, in a fixed order.
+def expand(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
+    """Locations of the shards that folders, globs or braces name, without repetition, in a fixed order.
 
-    Those that (where `promised`) index.json or the braces name are among them even if there is no such file.
-    Raises ValueError where nothing matches.
+    promised: include shards that index.json names, even if there is no such file. Shards that a plain name or braces
+    name are always included. Raises ValueError if nothing matches.
     """
-    folders = folders or Folders()
+    folders = folders or FolderIndexes()
     items = patterns_of(shards) or ("",)
     found = (path for item in items for path in expand_item(item, promised, folders))
     once = {path if is_remote(path) else os.path.realpath(path): path for path in reversed([*found])}
     return list(reversed(once.values()))
 
 
-def resolve(shards: Patterns, promised: bool = True, folders: Folders | None = None) -> list[str]:
-    """The same, where all local ones exist; ValueError names the first that does not."""
+def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
+    """Expand patterns as `expand`. Raises ValueError if a local shard does not exist, and names the first."""
     paths = expand(shards, promised, folders)
     if missing := [path for path in paths if not is_remote(path) and not local_path(path).is_file()]:
         raise ValueError(
@@ -98,7 +106,7 @@ def resolve(shards: Patterns, promised: bool = True, folders: Folders | None = N
 
 
 def local_shards(shards: Patterns, promised: bool = True) -> list[Path]:
-    """As `expand`, for commands that need the files themselves; ValueError for remote ones."""
+    """Expand patterns as `expand`, for commands that need local files. Raises ValueError for remote shards."""
     paths = expand(shards, promised)
     if remote := [path for path in paths if is_remote(path)]:
         raise ValueError(f"{remote[0]} is remote: run this where the files are, and copy what it writes beside them")

@@ -1,7 +1,7 @@
-"""The bytes of a sample, by its place in the index, checked on every read.
+"""Reading samples by their place in the index. Their checksum is checked on every read.
 
-Samples of local shards are read where they lie. Of a remote shard whole chunks are fetched, once for all processes of
-the node, into the cache, and samples are read from there.
+A local shard is read in place. A remote shard is fetched in whole chunks into the node's cache, once for all processes
+of the node; samples are read from there.
 """
 
 from __future__ import annotations
@@ -13,77 +13,78 @@ from typing import NamedTuple
 
 from configs.schema_training import DataConfig
 from data_shards.shards.bad_sample import BadSample, Report
-from data_shards.shards.chunks import ROW_FORMAT, bring, identity, row_bytes, span
+from data_shards.shards.chunks import ROW_FORMAT, chunk_identity, chunk_span, ensure_cached, row_bytes
 from data_shards.shards.index import Index
 from data_shards.shards.sidecar import crc32
 from data_shards.shards.storage import CutOff, Unreachable, is_remote, local_path
-from data_shards.shards.tar import Sample, damaged_name, parse_sample
+from data_shards.shards.tar import Sample, best_effort_name, parse_sample
 
 _OPEN_FILES = 256  # shards whose file descriptor a process keeps
-_RETRIES_S = (0.1, 0.5, 2.0)  # waits before a read is tried again: file servers fail over, and handles become stale
-_NO_ROOM_S = 30.0  # how long chunks are not fetched after the cache had no room for one
+_RETRIES_S = (0.1, 0.5, 2.0)  # waits before the retries of a read: file servers fail over, and handles become stale
+_NO_ROOM_S = 30.0  # pause in fetching chunks after the cache had no room for one
 _MIB = 2**20
 _UNPACK_ROW, _ROW_SIZE = ROW_FORMAT.unpack_from, ROW_FORMAT.size
 
 
 class _Shard(NamedTuple):
     descriptor: int | None
-    """None: it is remote."""
+    """None for a remote shard."""
     rows: memoryview
-    """The sidecar's rows as bytes."""
+    """Rows of the sidecar, as bytes."""
 
 
 class Reader:
-    """Reads samples by id. Each process opens the shards for itself, when it first needs them."""
+    """Reader of samples by id. Each process opens a shard when it first reads from it."""
 
     def __init__(self, index: Index, chunk: int | None = None, max_sample_mb: int | None = None) -> None:
-        """chunk: samples of a chunk, as the order has them. Other values are those of `DataConfig`."""
+        """chunk: samples per chunk, as in the order. Both options default to the values of `DataConfig`."""
         self._index = index
         self._chunk = chunk or index.chunk(DataConfig().chunk_bytes)
         self._limit = (max_sample_mb or DataConfig().max_sample_mb) * _MIB
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        self._open: dict[int, _Shard] = {}  # the longest open are closed first
+    def _reset(self) -> None:
+        self._open: dict[int, _Shard] = {}  # in the order of opening: the first is closed first
         self._broken: set[tuple[int, int]] = set()
-        """Chunks that the store does not give."""
+        """(shard, chunk) of the chunks that end behind the end of their file in the store."""
         self._no_room_until = 0.0
         self.bytes_read = 0
         """Bytes of samples."""
         self.cache_hits = self.cache_misses = 0
-        """Samples of remote shards whose chunk was on this node, and those for which it had to be fetched."""
+        """Remote samples whose chunk was on this node, and remote samples whose bytes had to be fetched."""
 
     def __getstate__(self) -> dict:
         return {"_index": self._index, "_chunk": self._chunk, "_limit": self._limit}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     def read(self, sample: int) -> Sample:
-        """The sample's members; BadSample where its bytes are not those that were indexed.
+        """Read a sample.
 
-        Unreachable where a store does not answer.
+        Raises BadSample if its bytes cannot be had or differ from the indexed ones, Unreachable if a store does not
+        answer.
         """
         number, row = self._index.locate(sample)
-        blocks = self._quick(number, row) or self._good_blocks(number, row)
+        blocks = self._read_fast(number, row) or self._read_verified(number, row)
         self.bytes_read += len(blocks)
         try:
             return parse_sample(blocks)
-        except Exception as error:  # tarfile raises anything on what is no tar
+        except Exception as error:  # tarfile raises any exception on bytes that are no tar
             raise BadSample("format", f"no tar members: {error}") from error
 
     def report(self, sample: int, error: BadSample) -> Report:
-        """Name a bad sample: best effort, from the bytes that are at hand."""
+        """Log entry of a bad sample. Its key is read from local bytes alone, if possible."""
         number, row = self._index.locate(sample)
         try:
-            name = damaged_name(self._start(number, row), row)
+            name = best_effort_name(self._read_start(number, row), row)
         except (OSError, ValueError, OverflowError):
             name = f"row {row}"
         return Report(self._index.paths[number], name, error.kind, str(error))
 
     def name(self, sample: int) -> str:
-        """A sample's shard and key, for people: best effort."""
+        """Shard and key of a sample, for people; the row if the sample cannot be read."""
         try:
             return f"{self._index.paths[self._index.locate(sample)[0]]}: {self.read(sample).key}"
         except BadSample as error:
@@ -91,12 +92,15 @@ class Reader:
             return f"{report.shard}: {report.sample}"
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open shards."""
         for number in list(self._open):
             self._close(number)
 
-    def _quick(self, number: int, row: int) -> bytes | None:
-        """The sample's bytes where its shard is local, open and sound: nearly always, so in as few steps as can be."""
+    def _read_fast(self, number: int, row: int) -> bytes | None:
+        """Bytes of a sample, if its shard is local, open and undamaged; else None.
+
+        Nearly every read ends here, so this takes as few operations as possible.
+        """
         shard = self._open.get(number)
         if shard is None:
             return None
@@ -110,91 +114,103 @@ class Reader:
             return None
         return blocks if crc32(blocks) == crc else None
 
-    def _good_blocks(self, number: int, row: int) -> bytes:
-        """The sample's bytes in its tar, as they were indexed; BadSample where they cannot be had."""
+    def _read_verified(self, number: int, row: int) -> bytes:
+        """Bytes of a sample, equal to the indexed ones. Raises BadSample if they cannot be had, or Unreachable."""
         try:
-            blocks, crc = self._patient_blocks(number, row)
+            blocks, crc = self._read_with_retries(number, row)
             if crc32(blocks) == crc:
                 return blocks
             if is_remote(self._index.paths[number]):
-                blocks = self._again(number, row)  # the copy on this node may be what is damaged
+                blocks = self._refetch(number, row)  # perhaps only the copy on this node is damaged
                 if crc32(blocks) == crc:
                     return blocks
-        except Unreachable:  # an outage is no property of the sample: other runs would see other data
+        except Unreachable:  # no property of the sample: replacing it would give this run other data than others
             raise
-        except (OSError, ValueError, OverflowError) as error:  # the last: an absurd offset in the sidecar
+        except (OSError, ValueError, OverflowError) as error:  # OverflowError: an absurd offset in the sidecar
             raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
         raise BadSample("checksum", reason)
 
-    def _patient_blocks(self, number: int, row: int) -> tuple[bytes, int]:
-        """As `_blocks`; a file that cannot be read is opened anew, some times."""
+    def _read_with_retries(self, number: int, row: int) -> tuple[bytes, int]:
+        """Read as `_read_once`. A file that cannot be read is opened anew, after each wait of `_RETRIES_S`."""
         for wait in _RETRIES_S:
             try:
-                return self._blocks(number, row)
+                return self._read_once(number, row)
             except (FileNotFoundError, PermissionError, Unreachable, CutOff):
                 raise
             except OSError:
                 self._close(number)
                 time.sleep(wait)
-        return self._blocks(number, row)
+        return self._read_once(number, row)
 
-    def _blocks(self, number: int, row: int) -> tuple[bytes, int]:
-        """The sample's bytes, and their checksum according to the index. OSError, ValueError, or BadSample."""
-        shard = self._shard(number)
+    def _read_once(self, number: int, row: int) -> tuple[bytes, int]:
+        """(bytes of a sample, their checksum according to the index).
+
+        Raises OSError or ValueError if they cannot be read, BadSample if the sample is too large.
+        """
+        shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if size > self._limit:
             raise BadSample("too_large", f"{size / _MIB:,.1f} MiB, more than data.max_sample_mb={self._limit // _MIB}")
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, size, offset), crc
-        return self._remote_blocks(number, row, shard, offset, size), crc
+        return self._read_remote(number, row, shard, offset, size), crc
 
-    def _remote_blocks(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
-        """The sample's bytes of the chunk in the cache; the file is not kept open, or it would outlive its removal."""
+    def _read_remote(self, number: int, row: int, shard: _Shard, offset: int, size: int) -> bytes:
+        """Bytes of a remote sample, from its chunk in the cache, or from the store if the chunk cannot be cached.
+
+        The cached file is closed after the read: an open file would keep its disk space after its removal.
+        """
         key, index = (number, row // self._chunk), self._index
-        start, stop = span(shard.rows, row, self._chunk)
+        start, stop = chunk_span(shard.rows, row, self._chunk)
         if key not in self._broken and time.monotonic() >= self._no_room_until:
             try:
-                path, data = bring(index, number, start, stop)
+                path, data = ensure_cached(index, number, start, stop)
                 if path is None:
                     self._no_room_until = time.monotonic() + _NO_ROOM_S
                 if data is not None:
                     self.cache_misses += 1
                     return data[offset - start : offset - start + size]
                 assert path
-                blocks = _part_of(path, offset - start, size)
+                blocks = _read_range(path, offset - start, size)
                 self.cache_hits += 1
                 return blocks
             except CutOff:  # the shard ends within the chunk
                 self._broken.add(key)
             except FileNotFoundError as error:
-                if error.filename is None:  # of the store; else the chunk was removed this moment, to make room
+                if (
+                    error.filename is None
+                ):  # raised by the store; else another process has just removed the chunk, to make room
                     raise
         self.cache_misses += 1
         return index.storage.fetch(index.paths[number], offset, offset + size)
 
-    def _again(self, number: int, row: int) -> bytes:
-        """A sample's bytes from the store itself; the chunk that is here is forgotten where it is not the same."""
-        shard = self._shard(number)
+    def _refetch(self, number: int, row: int) -> bytes:
+        """Bytes of a sample from the store itself. If they are sound, the cached chunk is damaged, and dropped."""
+        shard = self._open_shard(number)
         offset, size, crc, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         blocks = self._index.storage.fetch(self._index.paths[number], offset, offset + size)
         if crc32(blocks) == crc:
-            self._index.cache.drop(identity(self._index, number, *span(shard.rows, row, self._chunk)))
+            self._index.cache.drop(chunk_identity(self._index, number, *chunk_span(shard.rows, row, self._chunk)))
         return blocks
 
-    def _start(self, number: int, row: int) -> bytes:
-        """The first bytes of a sample, without asking a store for them."""
+    def _read_start(self, number: int, row: int) -> bytes:
+        """Up to 512 first bytes of a sample, without a request to a store.
+
+        Raises ValueError or OSError if they are not on this node.
+        """
         if number not in self._open and is_remote(self._index.paths[number]):
             raise ValueError("its sidecar is not here")
-        shard = self._shard(number)
+        shard = self._open_shard(number)
         offset, size, _, _ = ROW_FORMAT.unpack_from(shard.rows, row * ROW_FORMAT.size)
         if shard.descriptor is not None:
             return os.pread(shard.descriptor, min(size, 512), offset)
-        start, stop = span(shard.rows, row, self._chunk)
-        path = self._index.cache.path(identity(self._index, number, start, stop))
-        return _part_of(path, offset - start, min(size, 512))
+        start, stop = chunk_span(shard.rows, row, self._chunk)
+        path = self._index.cache.path(chunk_identity(self._index, number, start, stop))
+        return _read_range(path, offset - start, min(size, 512))
 
-    def _shard(self, number: int) -> _Shard:
+    def _open_shard(self, number: int) -> _Shard:
+        """Open a shard unless it is open. Closes the first one opened if more than `_OPEN_FILES` are open."""
         if number in self._open:
             return self._open[number]
         location = self._index.paths[number]
@@ -206,12 +222,13 @@ class Reader:
         return shard
 
     def _close(self, number: int) -> None:
-        """Close a shard if it is open."""
+        """Close a shard, if it is open."""
         if (shard := self._open.pop(number, None)) and shard.descriptor is not None:
             os.close(shard.descriptor)
 
 
-def _part_of(path: Path, offset: int, size: int) -> bytes:
+def _read_range(path: Path, offset: int, size: int) -> bytes:
+    """Bytes offset .. offset + size (excluded) of a file; fewer at its end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, size, offset)

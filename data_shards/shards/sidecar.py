@@ -1,4 +1,18 @@
-"""A shard's sidecar: where its samples are. A numpy array beside the tar, a row per sample."""
+"""A shard's sidecar: a numpy array beside the tar, with one row per sample that says where its bytes are.
+
+    train-000000.idx.npy             train-000000.tar
+
+    row  offset  size  crc  length    byte
+      0       0  2048   ..      ..       0  sample 0         2048 bytes
+      1    2048  3072   ..      ..    2048  sample 1         3072 bytes, two members:
+                                              2048  header of b.cls       512
+                                              2560  its data and padding  512
+                                              3072  header of b.jpg       512
+                                              3584  its data and padding 1536
+                                      5120  end of the tar   1024 zeros
+
+Row 1 says: the bytes 2048 .. 5120 (excluded) of the tar are sample 1, and their checksum is `crc`.
+"""
 
 from __future__ import annotations
 
@@ -20,45 +34,47 @@ except ImportError:  # no wheel for this machine
 __all__ = ["ROW", "crc32", "load_rows", "read_rows", "sidecar", "sidecar_name", "sidecar_size"]
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("length", "<u4")])
-"""offset: first byte of the sample's first header; size: bytes to the end of its last padding; crc: zlib.crc32 of those
-bytes; length: what samples are bucketed by (images: pixels / 1000, rounded up; recordings: the feature encoder's
-frames; text: tokens), 0 where unreadable."""
+"""One row per sample.
+
+offset: first byte of the sample's first header; size: bytes from there to the end of its last padding; crc: zlib.crc32
+of these bytes; length: quantity by which samples are sorted into bins (images: pixels / 1000, rounded up; recordings:
+frames of the feature encoder; text: tokens), 0 if unreadable."""
 
 
 @lru_cache(maxsize=4096)
 def _header(nsamples: int) -> bytes:
-    """What a sidecar of so many rows begins with."""
+    """Header of the .npy file of a sidecar with `nsamples` rows."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(ROW)
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": (nsamples,)})
     return buffer.getvalue()
 
 
-_SIDECAR_START = len(_header(0))  # whatever the number of rows
+_SIDECAR_START = len(_header(0))  # bytes of the header, the same for any number of rows
 
 
 def sidecar(shard: Path) -> Path:
-    """Path of a shard's sidecar."""
+    """Path of the sidecar beside a shard."""
     return shard.with_name(sidecar_name(shard.name))
 
 
 def sidecar_name(shard: str) -> str:
-    """Name of a shard's sidecar."""
+    """File name of a shard's sidecar, from the shard's file name."""
     return shard.removesuffix(".tar") + ".idx.npy"
 
 
 def sidecar_size(nsamples: int) -> int:
-    """Bytes of a sidecar."""
+    """Size in bytes of a sidecar with `nsamples` rows."""
     return _SIDECAR_START + nsamples * ROW.itemsize
 
 
 def read_rows(shard: Path) -> np.ndarray:
-    """The shard's rows, mapped, structured [nsamples] of dtype ROW. ValueError where there is no sound sidecar."""
+    """Rows of a shard, memory-mapped, structured [nsamples] of dtype ROW. Raises as `load_rows`."""
     return load_rows(sidecar(shard), str(shard))
 
 
 def _map_rows(path: Path) -> np.ndarray | None:
-    """A sidecar's rows, mapped in a tenth of the time that numpy takes; None where it is not as we write them."""
+    """Map a sidecar's rows in a tenth of the time that numpy takes; None if its form is not the one that we write."""
     with open(path, "rb", buffering=0) as file:
         count, rest = divmod(os.fstat(file.fileno()).st_size - _SIDECAR_START, ROW.itemsize)
         if count <= 0 or rest or file.read(_SIDECAR_START) != _header(count):
@@ -67,14 +83,18 @@ def _map_rows(path: Path) -> np.ndarray | None:
 
 
 def load_rows(path: Path, shard: str) -> np.ndarray:
-    """As `read_rows`, of the sidecar `path`, which need not lie beside its shard."""
+    """Rows of the sidecar `path`, memory-mapped, structured [nsamples] of dtype ROW.
+
+    path: the sidecar, which may lie elsewhere than its shard; shard: the shard's name for errors. Raises ValueError
+    if there is no sidecar, or if it is damaged.
+    """
     try:
         rows = _map_rows(path)
         if rows is None:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {path.name}; make it: {REMEDY}{shard}") from None
-    except Exception as error:  # numpy parses the header as Python, which raises anything
+    except Exception as error:  # numpy parses the header as Python, which raises any exception
         raise ValueError(f"{path} is damaged ({_first_line(error)}); make it anew: {REMEDY}{shard}") from error
     if rows.dtype != ROW or rows.ndim != 1:
         raise ValueError(f"{path} is not a sidecar ({rows.dtype}); make it anew: {REMEDY}{shard}")

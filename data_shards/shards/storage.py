@@ -1,7 +1,7 @@
-"""Where files are: local paths, and URLs that fsspec reads by ranges, with retries and time-outs.
+"""Locations of files, and reading of remote files by ranges through fsspec, with retries and time-outs.
 
-A location is a string: a path, or a URL as `s3://bucket/folder/train-000000.tar`. Credentials are the store's own
-(AWS_* and the like, or fsspec's configuration files).
+A location is a string: a local path, or a URL like `s3://bucket/folder/train-000000.tar`. Credentials are those of the
+store's own tools (AWS_* and similar variables, or fsspec's configuration files).
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ log = logging.getLogger(__name__)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 20.0
-_SHORT_TRIES = 3  # a range that is short so often ends there
+_SHORT_TRIES = 3  # after this many short answers the file is taken to end there
 
 
 def is_remote(location: str) -> bool:
-    """Whether it is a URL; `file://` is none."""
+    """True for a URL, except `file://`."""
     return _URL.match(location) is not None and not location.startswith("file://")
 
 
 def is_http(location: str) -> bool:
-    """Whether names in it are percent-encoded."""
+    """True for a URL of HTTP, in which names are percent-encoded."""
     return location.startswith(("http://", "https://"))
 
 
 def local_path(location: str) -> Path:
-    """The path of a location that is not remote, `~` expanded."""
+    """Path of a location that is not remote. `~` is expanded."""
     if location.startswith("file://"):
         location = unquote(urlsplit(location).path)
     return Path(os.path.expanduser(location))
 
 
 def folder_of(location: str) -> str:
-    """What a file lies in."""
+    """Location of the folder that holds a file."""
     return posixpath.dirname(location)
 
 
 def name_of(location: str) -> str:
-    """The file's own name."""
+    """Name of a file in its folder, percent-decoded."""
     name = posixpath.basename(location)
     return unquote(name) if is_http(location) else name
 
 
-def beside(folder: str, name: str) -> str:
-    """The location of a file in a folder."""
+def join_location(folder: str, name: str) -> str:
+    """Location of the file `name` in a folder; percent-encoded if the folder is a URL of HTTP."""
     return posixpath.join(folder, quote(name) if is_http(folder) else name)
 
 
 class Unreachable(OSError):
-    """A store did not answer, after all retries: nothing is known of the file."""
+    """A store did not answer after all retries. Nothing is known of the file."""
 
 
 class CutOff(OSError):
-    """A file in a store ends before the bytes that were asked for."""
+    """A file in a store ends before the requested bytes do."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How remote files are read, and where they are kept on this node."""
+    """Settings for reading remote files, and for their cache on this node."""
 
     cache_dir: Path
     cache_bytes: int
@@ -82,46 +82,49 @@ class Storage:
     timeout_s: float
 
     def fetch(self, url: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """Bytes start .. stop (excluded) of a remote file, or all of it.
+        """Fetch bytes start .. stop (excluded) of a remote file, or all of it.
 
-        A short or failed answer is asked for again, after growing waits. Raises FileNotFoundError, PermissionError or
-        CutOff where the store says so, Unreachable where it does not answer, ValueError where it ignores ranges
-        or its package is not installed.
+        A short or failed answer is requested again, after growing waits. Raises FileNotFoundError, PermissionError or
+        CutOff if the store says so; Unreachable if it does not answer; ValueError if it ignores ranges or if its
+        package is not installed.
         """
-        system = _system(url.partition("://")[0].lower(), os.getpid())
+        system = _file_system(url.partition("://")[0].lower(), os.getpid())
         for attempt in range(self.retries + 1):
             try:
-                return _whole(self._ask(system, url, start, stop), url, start, stop)
+                return _checked_answer(self._request(system, url, start, stop), url, start, stop)
             except (FileNotFoundError, PermissionError, ValueError):
                 raise
-            except Exception as error:  # each backend has its own, and they change
+            except Exception as error:  # each backend has its own exceptions, and they change
                 last = _SHORT_TRIES - 1 if isinstance(error, CutOff) else self.retries
-                if attempt >= min(last, self.retries) or not _passing(error):
-                    raise _final(error, url, attempt + 1) from error
+                if attempt >= min(last, self.retries) or not _is_transient(error):
+                    raise _final_error(error, url, attempt + 1) from error
                 log.info("%s: %s; asking again", url, _reason(error))
-                time.sleep(_wait(attempt))
+                time.sleep(_wait_seconds(attempt))
         raise AssertionError("there is a first attempt")
 
-    def _ask(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
+    def _request(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
         if isinstance(system, AsyncFileSystem):
             return sync(system.loop, system._cat_file, url, start=start, end=stop, timeout=self.timeout_s)
         return system.cat_file(url, start=start, end=stop)
 
 
 def storage_of(data: DataConfig) -> Storage:
-    """How a run reads remote files."""
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _own_folder()
+    """Settings for remote files of a run."""
+    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _default_cache_folder()
     return Storage(folder, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
 
 
-def _own_folder() -> Path:
-    """This user's, in the system's temporary folder."""
+def _default_cache_folder() -> Path:
+    """This user's cache folder in the system's temporary folder."""
     return Path(tempfile.gettempdir()) / f"data2vec-{os.getuid()}"
 
 
 @lru_cache(maxsize=64)
-def _system(protocol: str, pid: int) -> Any:
-    """The file system of a protocol; none is carried over a fork."""
+def _file_system(protocol: str, pid: int) -> Any:
+    """File system of a protocol. `pid` is part of the cache's key, so that a fork opens its own.
+
+    Raises ValueError if the protocol is unknown or its package is not installed.
+    """
     try:
         return fsspec.filesystem(protocol)
     except ImportError as error:
@@ -132,8 +135,11 @@ def _system(protocol: str, pid: int) -> Any:
         raise ValueError(f"{protocol}:// is not known: give a path, s3://, gs://, http:// or https://") from None
 
 
-def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
-    """The bytes, if they are all that was asked for."""
+def _checked_answer(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
+    """Return `data`, if it has the requested number of bytes.
+
+    Raises ValueError if it is longer (the server ignores ranges), CutOff if it is shorter.
+    """
     if start is None or stop is None:
         return data
     if len(data) > stop - start:
@@ -143,13 +149,14 @@ def _whole(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     return data
 
 
-def _passing(error: Exception) -> bool:
-    """Whether another attempt may help: not where the server says that the request itself is wrong."""
+def _is_transient(error: Exception) -> bool:
+    """True if another attempt may help. HTTP 4xx means a wrong request, except 408, 425 and 429."""
     status = getattr(error, "status", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429))
 
 
-def _final(error: Exception, url: str, attempts: int) -> OSError:
+def _final_error(error: Exception, url: str, attempts: int) -> OSError:
+    """PermissionError, CutOff or Unreachable, for the last error of a backend."""
     if getattr(error, "status", None) in (401, 403):
         return PermissionError(f"{url}: {_reason(error)}; check the credentials of the store")
     kind = CutOff if isinstance(error, CutOff) or getattr(error, "status", None) == 416 else Unreachable
@@ -160,7 +167,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _wait(attempt: int) -> float:
-    """Seconds before the next attempt, doubled each time; spread, so that processes do not come all at once."""
+def _wait_seconds(attempt: int) -> float:
+    """Seconds before the next attempt: doubled each time, and spread so that processes do not retry all at once."""
     spread = 0.5 + (time.monotonic_ns() // 1000 % 1000) / 1000
     return spread * min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)

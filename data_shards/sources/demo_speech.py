@@ -1,8 +1,8 @@
 """The demo's recordings: telephone prompts spoken in five languages, two hours by four voices, with their texts.
 
-They are Debian's asterisk-core-sounds, of 16 kHz, in G.722, which PyAV decodes: its wheel is fetched for that and not
-installed. Prompts that begin with the same word are all in one split. Language and voice can be told from the mean
-spectrum alone (0.98), so the class for the probe is the sound that a prompt begins with, in its first 0.4 seconds.
+They are Debian's asterisk-core-sounds, 16 kHz in G.722. PyAV decodes them; its wheel is fetched and not installed.
+Prompts that begin with the same word are all in one split. The class for the probe is the sound with which a prompt
+begins, in its first 0.4 seconds: language and voice can be told from the mean spectrum alone (accuracy 0.98).
 
     train   whole prompts, without classes
     probe   beginnings of the same prompts, at most five of each first word
@@ -25,17 +25,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_shards.sources.demo_packages import Package, call, debian, fetch_wheel, find
-from data_shards.sources.folders import mixed
+from data_shards.sources.demo_packages import Package, debian_places, fetch_wheel, find_data, run_command
+from data_shards.sources.folders import shuffled
 from data_shards.sources.recordings import Recording
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, read_unchanged
 from data_shards.speech.audio import flac, read_audio
 
 SHARD_UNITS = 400
 OPENING = 6400
-"""Samples of a beginning: 0.4 s."""
+"""Length of a prompt's beginning in audio samples: 0.4 s."""
 SOUNDS = tuple("adeiklmnpstv")
-"""Sounds that begin at least 70 prompts."""
+"""Sounds with which at least 70 prompts begin; the classes."""
 
 _VOICES = {
     "en": "en_US_f_Allison", "es": "es_MX_f_Allison", "fr": "fr_CA_f_June", "it": "it_IT_m_Carlo",
@@ -77,29 +77,29 @@ class Clip(NamedTuple):
 
     path: Path
     name: str
-    """Without dots."""
+    """Name of the prompt, without dots."""
     language: str
     text: str
 
 
-def _texts(data: bytes) -> dict[str, str]:
-    """Texts of `NAME: text` lines by name, without sounds, which are told in brackets."""
+def _prompt_texts(data: bytes) -> dict[str, str]:
+    """Texts by name, from lines `NAME: text`. Sounds that are no speech, described in brackets, are left out."""
     lines = gzip.decompress(data).decode("utf-8-sig").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith(";"))
     texts = {name.strip(): " ".join(text.split()) for name, text in pairs if not name.startswith("silence/")}
     return {name: text for name, text in texts.items() if text and text[0] not in "[(<"}
 
 
-def _take(unpacked: Path, target: Path) -> None:
-    """Decode the prompts that have a text to target/LANGUAGE/NAME.flac, and write the table of them."""
+def _decode_prompts(unpacked: Path, target: Path) -> None:
+    """Decode the prompts that have a text to target/LANGUAGE/NAME.flac, and write their table."""
     with zipfile.ZipFile(fetch_wheel("av>=14,<19", unpacked)) as wheel:
         wheel.extractall(unpacked / "av")
     rows = []
     for language, voice in _VOICES.items():
         folder = unpacked / "usr/share/asterisk/sounds" / voice
         document = unpacked / f"usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
-        spoken = {n: t for n, t in _texts(document.read_bytes()).items() if (folder / f"{n}.g722").is_file()}
-        call([sys.executable, "-c", _DECODE, str(unpacked / "av"), *(f"{name}.g722" for name in spoken)], folder)
+        spoken = {n: t for n, t in _prompt_texts(document.read_bytes()).items() if (folder / f"{n}.g722").is_file()}
+        run_command([sys.executable, "-c", _DECODE, str(unpacked / "av"), *(f"{name}.g722" for name in spoken)], folder)
         for name, text in sorted(spoken.items()):
             samples = np.frombuffer((folder / f"{name}.s16").read_bytes(), "<i2")
             path = target / language / f"{name}.flac"
@@ -109,8 +109,8 @@ def _take(unpacked: Path, target: Path) -> None:
     (target / _TABLE).write_text("path\tlabel\ttext\n" + "".join(rows), "utf-8")
 
 
-def _read(folder: Path, place: str) -> tuple[list[Clip], str] | None:
-    """The prompts that `folder` holds, if it does, and what they are."""
+def _read_prompts(folder: Path, place: str) -> tuple[list[Clip], str] | None:
+    """(prompts in `folder`, their description); None if it does not hold them."""
     if not (folder / _TABLE).is_file():
         return None
     rows = [line.split("\t") for line in (folder / _TABLE).read_text("utf-8").splitlines()[1:]]
@@ -118,16 +118,16 @@ def _read(folder: Path, place: str) -> tuple[list[Clip], str] | None:
     return clips, f"demo speech: {len(clips):,} prompts in {len({c.language for c in clips})} languages, from {place}"
 
 
-def _letters(text: str) -> str:
-    """The first word in small letters without accents; "" where the text begins with a digit."""
+def _first_word(text: str) -> str:
+    """First word in small letters without accents; "" if the text begins with a digit."""
     plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(c))
     word = re.match(r"\W*([^\W\d_]*)", plain)
     return word[1] if word else ""
 
 
 def first_sound(text: str, language: str) -> str | None:
-    """One of SOUNDS, from the first letters as the language reads them; None for others and where they tell little."""
-    word = _letters(text)
+    """First sound of a text, one of SOUNDS, from its first letters in its language; None if it is unclear or rare."""
+    word = _first_word(text)
     if language == "ru":
         word = _CYRILLIC.get(word[:1], "")
     elif language == "en":
@@ -141,12 +141,15 @@ def first_sound(text: str, language: str) -> str | None:
 
 
 def is_test(text: str) -> bool:
-    """Whether a prompt is for testing: from its first word."""
-    return hashlib.blake2b(_letters(text).encode(), digest_size=1).digest()[0] < 256 * _TEST_SHARE
+    """True if a prompt is for testing. Depends on its first word only."""
+    return hashlib.blake2b(_first_word(text).encode(), digest_size=1).digest()[0] < 256 * _TEST_SHARE
 
 
 def opening(samples: np.ndarray) -> np.ndarray:
-    """int16 [OPENING] from 20 ms before the sound rises over 5 % of its highest 10-ms level, zeros behind its end."""
+    """Beginning of a prompt, int16 [OPENING].
+
+    It starts 20 ms before the sound rises over 5 % of its highest 10-ms level. Zeros follow the prompt's end.
+    """
     level = np.sqrt(np.convolve(samples.astype(np.float64) ** 2, np.full(160, 1 / 160), "same"))
     start = max(0, int(np.argmax(level > 0.05 * level.max())) - 320)
     piece = samples[start : start + OPENING]
@@ -162,7 +165,7 @@ class Opening:
     source_size: int
     label: int
     size: int = 12_000
-    """About, in the tar."""
+    """Approximate bytes in the tar."""
 
     def facts(self) -> tuple:
         return (self.key, self.source_size, self.label, OPENING)
@@ -173,19 +176,21 @@ class Opening:
 
 
 def demo_speech(folder: str) -> list[Split]:
-    """The demo's three splits, from `folder` or wherever they can be had."""
+    """The demo's three splits, from `folder` or from the first place that has the prompts."""
     wanted = f"the demo's prompts ({_TABLE} and what it names, as in the cache of another machine)"
-    clips, origin = find(folder, wanted, debian("asterisk-prompts", _PACKAGES, _take), _read)
+    clips, origin = find_data(
+        folder, wanted, debian_places("asterisk-prompts", _PACKAGES, _decode_prompts), _read_prompts
+    )
     units: dict[str, list[Unit]] = {"train": [], "probe": [], "test": []}
     begun: Counter[str] = Counter()
     for path, name, language, text in clips:
         size, side = path.stat().st_size, "test" if is_test(text) else "probe"
         if side == "probe":
             units["train"].append(Recording(f"train/{name}", str(path), size, 0, text=text))
-        sound, word = first_sound(text, language), f"{language} {_letters(text)}"
+        sound, word = first_sound(text, language), f"{language} {_first_word(text)}"
         begun[word] += 1
         if sound and begun[word] <= _PER_WORD:
             units[side].append(Opening(f"{side}/{name}", str(path), size, SOUNDS.index(sound)))
     return [
-        Split(name, "speech", mixed(some), list(SOUNDS), SHARD_UNITS, notes=[origin]) for name, some in units.items()
+        Split(name, "speech", shuffled(some), list(SOUNDS), SHARD_UNITS, notes=[origin]) for name, some in units.items()
     ]

@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.sources.demo_packages import Package, debian, find
+from data_shards.sources.demo_packages import Package, debian_places, find_data
 from data_shards.sources.documents import Document, Part
-from data_shards.sources.folders import mixed
+from data_shards.sources.folders import shuffled
 from data_shards.sources.texts import choose_tokenizer, text_split
 from data_shards.sources.units import LeftOut, Split
 
 VOCAB_SIZE = 8000
-"""Types of the tokenizer: a small embedding for a small model."""
+"""Token types of the tokenizer: few, for a small model."""
 PROBE, TEST = 20_000, 5_000
-"""Most samples of these splits."""
+"""Most samples of the splits `probe` and `test`."""
 SUPERSENSES = (
     "Tops", "act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event", "feeling", "food",
     "group", "location", "motive", "object", "person", "phenomenon", "plant", "possession", "process", "quantity",
@@ -36,7 +36,7 @@ SUPERSENSES = (
 
 _FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 _TEST_SHARE = 0.1
-_PART = 20_000  # documents of a shard
+_SHARD_DOCUMENTS = 20_000  # documents of a shard
 _PACKAGE = Package(
     "wordnet-base",
     "w/wordnet/wordnet-base_3.0-37_all.deb",
@@ -46,7 +46,7 @@ _PACKAGE = Package(
 
 @dataclass(frozen=True)
 class Listed:
-    """Documents that are there already."""
+    """Documents that are in memory already."""
 
     listed: tuple[Document, ...]
 
@@ -61,13 +61,16 @@ class Listed:
         yield from self.listed
 
 
-def _take(unpacked: Path, target: Path) -> None:
+def _move_files(unpacked: Path, target: Path) -> None:
     for name in _FILES:
         shutil.move(unpacked / "usr/share/wordnet" / name, target / name)
 
 
 def _glosses(path: Path) -> Iterator[Document]:
-    """The synsets of a file: `offset lexicographer_file type ... | gloss` (wndb(5WN)); the licence is indented."""
+    """Yield the glosses of a file, from lines `offset lexicographer_file type ... | gloss` (wndb(5WN)).
+
+    Indented lines are the licence.
+    """
     for line in path.read_text("ascii").splitlines():
         if not line.startswith(" "):
             offset, lexicographer, kind, _ = line.split(" ", 3)
@@ -75,8 +78,8 @@ def _glosses(path: Path) -> Iterator[Document]:
             yield Document(f"{kind}{offset}", line.partition("| ")[2].strip(), label)
 
 
-def _read(folder: Path, place: str) -> tuple[list[Document], str] | None:
-    """The glosses that `folder` holds, if it does, and what they are."""
+def _read_glosses(folder: Path, place: str) -> tuple[list[Document], str] | None:
+    """(glosses in `folder`, their description); None if it does not hold them."""
     if not all((folder / name).is_file() for name in _FILES):
         return None
     glosses = [document for name in _FILES for document in _glosses(folder / name) if document.text]
@@ -88,16 +91,18 @@ def _is_test(document: Document) -> bool:
 
 
 def _shards(name: str, documents: list[Document]) -> list[tuple[Part, ...]]:
-    """The documents of each shard."""
+    """Documents in a group per shard, their keys below `name`."""
     named = [replace(document, key=f"{name}/{document.key}") for document in documents]
-    return [(Listed(tuple(named[start : start + _PART])),) for start in range(0, len(named), _PART)]
+    return [
+        (Listed(tuple(named[start : start + _SHARD_DOCUMENTS])),) for start in range(0, len(named), _SHARD_DOCUMENTS)
+    ]
 
 
 def demo_text(config: BuildConfig) -> list[Split]:
-    """The demo's three splits, from `config.input` or wherever they can be had; a tokenizer is trained on `train`."""
-    places = debian("wordnet", [_PACKAGE], _take)
-    documents, origin = find(config.input, f"WordNet's files ({' '.join(_FILES)})", places, _read)
-    documents = mixed(documents)
+    """The demo's three splits, from `config.input` or the first place that has them. `train` trains the tokenizer."""
+    places = debian_places("wordnet", [_PACKAGE], _move_files)
+    documents, origin = find_data(config.input, f"WordNet's files ({' '.join(_FILES)})", places, _read_glosses)
+    documents = shuffled(documents)
     train = [document for document in documents if not _is_test(document)]
     nouns = [document for document in train if document.label][:PROBE]
     test = [document for document in documents if document.label and _is_test(document)][:TEST]

@@ -1,4 +1,4 @@
-"""Documents of text files, JSON lines and Parquet, in parts that can be read one by one, whatever the others hold."""
+"""Documents of text files, JSON lines and Parquet, in parts that can be read independently of each other."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pyarrow import parquet
 from data_shards.sources.units import LeftOut, read_unchanged
 
 MAX_DOCUMENT = 2**28
-"""Bytes of the longest document, 256 MiB: longer ones are collections in the wrong form."""
+"""Limit of a document's size in bytes, 256 MiB: longer documents are collections in the wrong form."""
 
 COMPRESSED = {"gz": "gzip", "zst": "zstd"}
-_RATIO = 3.5  # text to compressed text, about
+_RATIO = 3.5  # approximate ratio of text to compressed text
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and where it is from."""
+    """A text, its key (from its place in the source) and its class."""
 
     key: str
     text: str
@@ -30,26 +30,29 @@ class Document:
 
 
 class Part(Protocol):
-    """Some documents of a source."""
+    """Some documents of a source.
+
+    The class names of its implementations are part of the hash of a shard's plan: see `texts.Sequences.facts`.
+    """
 
     @property
     def size(self) -> int:
-        """Bytes of text, about."""
+        """Approximate bytes of text."""
 
     def facts(self) -> tuple:
-        """Everything that its documents depend on."""
+        """Everything that the documents depend on. It is hashed to see whether a shard is finished."""
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
-        """Its documents; adds to `left_out` those that cannot be read."""
+        """Yield the documents. Adds unreadable documents to `left_out`."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Names of the fields or columns."""
+    """Names of the fields of JSON, or of the columns of Parquet."""
 
     text: str
     label: str
-    """"" for none."""
+    """"" without classes."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,17 @@ class Whole:
         try:
             data = read_unchanged(self.path, self.size)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
-        if text := decoded(data, self.path, left_out):
+        if text := decode_text(data, self.path, left_out):
             yield Document(f"{self.key}/0", text)
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The documents that begin in bytes [start, stop) of a file: lines, blocks between blank lines, or JSON lines.
+    """Documents that begin in bytes [start, stop) of a file: lines, blocks between blank lines, or JSON lines.
 
-    A compressed file is one part: nothing in it can be found without what is before.
+    A compressed file is one part, because it can only be read from its start.
     """
 
     key: str
@@ -88,14 +91,14 @@ class Lines:
     modified: int
     kind: Literal["lines", "paragraphs", "json"]
     fields: Fields | None = None
-    """Of `json`."""
+    """Fields of JSON lines; None for other kinds."""
 
     @property
     def size(self) -> int:
         return int((self.stop - self.start) * (_RATIO if _codec(self.path) else 1))
 
-    def ends(self, position: int) -> bool:
-        """Whether what begins at `position` is the next part's."""
+    def belongs_to_next(self, position: int) -> bool:
+        """True if a document that begins at `position` belongs to the next part."""
         return position >= self.stop and not _codec(self.path)
 
     def facts(self) -> tuple:
@@ -105,7 +108,7 @@ class Lines:
         try:
             for position, data in self._blocks():
                 key, name = f"{self.key}/{position}", f"{self.path} at byte {position}"
-                if (text := decoded(data, name, left_out)) is None:
+                if (text := decode_text(data, name, left_out)) is None:
                     continue
                 document = _json(key, text, self.fields, name, left_out) if self.fields else Document(key, text)
                 if document:
@@ -113,11 +116,11 @@ class Lines:
         except OSError as error:
             if _codec(self.path) and not isinstance(error, PermissionError):  # an incomplete download
                 raise ValueError(f"{self.path}: {error}; get the file again, or take it away") from error
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Position and bytes of each document."""
-        with _opened(self.path) as file:
+        """Yield (position, bytes) of each document."""
+        with _open(self.path) as file:
             yield from _paragraphs(file, self) if self.kind == "paragraphs" else _lines(file, self)
 
 
@@ -139,7 +142,7 @@ class Rows:
         try:
             file = parquet.ParquetFile(self.path)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         for group in self.groups:
             for row, texts in enumerate(self._rows(file, group)):
@@ -148,6 +151,7 @@ class Rows:
                     yield document
 
     def _rows(self, file: parquet.ParquetFile, group: int) -> Iterator[dict]:
+        """Yield the rows of a row group. Raises ValueError if it is damaged."""
         columns = [name for name in (self.fields.text, self.fields.label) if name]
         try:
             for batch in file.iter_batches(1024, [group], columns):
@@ -156,8 +160,8 @@ class Rows:
             raise ValueError(f"{self.path}: row group {group}: {error}; get the file again, or take it away") from error
 
 
-def decoded(data: bytes, name: str, left_out: LeftOut) -> str | None:
-    """UTF-8 text without white space around it; None, and counted, where it is empty or something else."""
+def decode_text(data: bytes, name: str, left_out: LeftOut) -> str | None:
+    """Text of UTF-8 bytes, without white space around it. Empty and other bytes: None, and added to `left_out`."""
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -169,27 +173,28 @@ def decoded(data: bytes, name: str, left_out: LeftOut) -> str | None:
 
 
 def _codec(path: str) -> str | None:
+    """Name of the compression according to the file's extension; None if it is not compressed."""
     return COMPRESSED.get(path.rpartition(".")[2].lower())
 
 
-def _opened(path: str) -> BinaryIO:
-    """The file, decompressed where its name says so."""
+def _open(path: str) -> BinaryIO:
+    """Open a file, and decompress it if its name says so."""
     if codec := _codec(path):
         return io.BufferedReader(pyarrow.CompressedInputStream(path, codec), 1 << 20)
     return open(path, "rb")
 
 
 def _lines(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """(position, line) of the lines that begin in the part; blank ones are none."""
+    """Yield (position, line) of the lines that begin in the part, without blank lines."""
     for position, line in _positions(file, part):
-        if part.ends(position):
+        if part.belongs_to_next(position):
             return
         if line.strip():
             yield position, line
 
 
 def _paragraphs(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """(position, block) of the blocks whose preceding blank line, or the file, begins in the part."""
+    """Yield (position, block) of the blocks whose preceding blank line begins in the part, or that begin the file."""
     block, begin, ours = b"", 0, part.start == 0
     for position, line in _positions(file, part):
         if line.strip():
@@ -198,7 +203,7 @@ def _paragraphs(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
             continue
         if block:
             yield begin, block
-        if part.ends(position):
+        if part.belongs_to_next(position):
             return
         block, ours = b"", True
     if block:
@@ -206,7 +211,7 @@ def _paragraphs(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
 
 
 def _positions(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """(position, line) from the first line on that begins in the part; ValueError at a line that is no document."""
+    """Yield (position, line) from the part's first line on. Raises ValueError at a line as long as MAX_DOCUMENT."""
     position = part.start
     if position:
         file.seek(position - 1)
@@ -219,6 +224,7 @@ def _positions(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
 
 
 def _json(key: str, line: str, fields: Fields, name: str, left_out: LeftOut) -> Document | None:
+    """The document of a JSON line; None, and added to `left_out`, if it is not JSON or has no text."""
     try:
         content = json.loads(line)
     except ValueError as error:
@@ -228,7 +234,7 @@ def _json(key: str, line: str, fields: Fields, name: str, left_out: LeftOut) -> 
 
 
 def _document(key: str, content: object, fields: Fields, name: str, left_out: LeftOut) -> Document | None:
-    """The document of an object or a row; None, and counted, where its fields are not there or its text is empty."""
+    """The document of an object or a row; None, and added to `left_out`, if a field is missing or its text empty."""
     text = content.get(fields.text) if isinstance(content, dict) else None
     label = content.get(fields.label) if isinstance(content, dict) and fields.label else None
     if not isinstance(text, str):
@@ -243,7 +249,7 @@ def _document(key: str, content: object, fields: Fields, name: str, left_out: Le
 
 
 def check_columns(path: str, fields: Fields) -> None:
-    """ValueError where a Parquet file is none, or lacks a column that is asked for; OSError where it is unreadable."""
+    """Raise ValueError if a file is not Parquet or lacks a column of `fields`, OSError if it is unreadable."""
     try:
         names = parquet.read_schema(path).names
     except pyarrow.ArrowInvalid as error:
@@ -254,7 +260,7 @@ def check_columns(path: str, fields: Fields) -> None:
 
 
 def labels_of(parts: Iterable[Part]) -> list[str]:
-    """All classes of the documents, numbers by their value, else by the alphabet."""
+    """All classes of the documents, sorted by value if all are whole numbers, else by the alphabet."""
     found = {document.label for part in parts for document in part.documents(LeftOut()) if document.label is not None}
     if all(label.lstrip("-").isdecimal() for label in found):
         return sorted(found, key=int)

@@ -1,4 +1,4 @@
-"""Source folders: their files, and keys and classes from the names."""
+"""Files of source folders, and keys and classes from their names."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from data_shards.sources.units import LeftOut
 Anything = TypeVar("Anything")
 
 _SHOWN = 20
-"""Files that one error lists."""
+"""Most files listed in one error."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file below the source folder: its name parts, and what `stat` says."""
+    """A file below the source folder: the parts of its path, and its size and time from `stat`."""
 
     root: Path
     parts: tuple[str, ...]
     size: int
     modified: int
-    """Time of its last change, in ns."""
+    """Time of the last change, in ns."""
 
     @property
     def path(self) -> str:
+        """Path of the file, with the source folder."""
         return str(self.root.joinpath(*self.parts))
 
     @property
     def name(self) -> str:
-        """Its path below the source folder."""
+        """Path of the file below the source folder."""
         return "/".join(self.parts)
 
 
 def extension(name: str) -> str:
-    """Lower case, without the dot."""
+    """Extension of a file name in lower case, without the dot."""
     return Path(name).suffix.lower().lstrip(".")
 
 
 def source_file(root: Path, parts: tuple[str, ...]) -> SourceFile:
-    """The file root/parts, which is there."""
+    """Source file for the existing file root/parts."""
     stat = root.joinpath(*parts).stat()
     return SourceFile(root, parts, stat.st_size, stat.st_mtime_ns)
 
 
-def _true(test: Callable[[], bool]) -> bool:
-    """False also where the question cannot be answered, as of a link to itself."""
+def _succeeds_true(test: Callable[[], bool]) -> bool:
+    """Result of `test`; False if it raises OSError, as for a link to itself."""
     try:
         return test()
     except OSError:
@@ -60,20 +61,20 @@ def _true(test: Callable[[], bool]) -> bool:
 
 @dataclass(frozen=True)
 class Walk:
-    """Which files of a folder are wanted."""
+    """Search of a folder for wanted files."""
 
     wanted: Callable[[str], bool]
-    """Of a file name."""
+    """Function of a file name."""
     kinds: str
-    """What is wanted, in words."""
+    """Description of the wanted files, for messages."""
     left_out: LeftOut
-    silent: tuple[str, ...] = ()
-    """Extensions that are left out without a word."""
+    ignored: tuple[str, ...] = ()
+    """Extensions of files that are left out without being counted."""
 
     def files(
         self, root: Path, parts: tuple[str, ...] = (), above: frozenset[str] = frozenset()
     ) -> Iterator[SourceFile]:
-        """Files below root/parts, links followed (but not in circles), hidden names left out."""
+        """Yield the wanted files below root/parts. Links are followed, except circles. Hidden names are left out."""
         folder = root.joinpath(*parts)
         real = os.path.realpath(folder)
         if real in above:
@@ -84,21 +85,22 @@ class Walk:
         except OSError as error:
             if not parts:
                 raise
-            self.left_out.unreadable("/".join(parts) + "/", error)
+            self.left_out.add_unreadable("/".join(parts) + "/", error)
             return
         for entry in entries:
             if entry.name.startswith("."):
                 self.left_out.add("hidden", "/".join((*parts, entry.name)))
-            elif _true(entry.is_dir):
+            elif _succeeds_true(entry.is_dir):
                 yield from self.files(root, (*parts, entry.name), above | {real})
-            elif extension(entry.name) not in self.silent:
-                yield from self._file(root, parts, entry)
+            elif extension(entry.name) not in self.ignored:
+                yield from self._wanted_file(root, parts, entry)
 
-    def _file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
+    def _wanted_file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
+        """Yield the file of an entry if it is wanted and usable; else add it to `left_out`."""
         name = "/".join((*parts, entry.name))
         if not self.wanted(entry.name):
             self.left_out.add(f"not {self.kinds}", name)
-        elif not _true(entry.is_file):
+        elif not _succeeds_true(entry.is_file):
             self.left_out.add("broken link or no plain file", name)
         elif not entry.stat().st_size:
             self.left_out.add("0 bytes", name)
@@ -107,9 +109,9 @@ class Walk:
 
 
 def keys_of(files: Sequence[SourceFile]) -> list[str]:
-    """A key for every file: its path without the extension, dots as `_`, numbered where two would be equal.
+    """Key per file: its path without the extension, dots replaced by `_`, numbered if two keys would be equal.
 
-    `__folder__/` at its beginning, which readers skip, becomes `_folder__/`.
+    `__folder__/` at the beginning, which readers skip, becomes `_folder__/`.
     """
     wanted = ["/".join((*file.parts[:-1], Path(file.parts[-1]).stem)).replace(".", "_") for file in files]
     wanted = [key[1:] if SKIPPED.match(key) else key for key in wanted]
@@ -127,8 +129,8 @@ def keys_of(files: Sequence[SourceFile]) -> list[str]:
 
 
 def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
-    """ValueError that lists the files whose members' names do not fit a tar header."""
-    bad = [file.path for name, file in members if not _fits(name, file.size)]
+    """Raise ValueError if names of members do not fit a tar header. members: (name, its source file) pairs."""
+    bad = [file.path for name, file in members if not _fits_tar_header(name, file.size)]
     if not bad:
         return
     lines = [f"{path}: its name is too long for a tar header; shorten it or its folders" for path in bad[:_SHOWN]]
@@ -137,7 +139,8 @@ def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
     raise ValueError("\n".join(lines))
 
 
-def _fits(name: str, size: int) -> bool:
+def _fits_tar_header(name: str, size: int) -> bool:
+    """True if a member's name fits a tar header."""
     if len(name) <= 25:  # never too long, whatever the encoding
         return True
     try:
@@ -148,13 +151,15 @@ def _fits(name: str, size: int) -> bool:
 
 
 def class_names(root: Path, files: Sequence[SourceFile]) -> list[str]:
-    """Names of the class folders, sorted; none where a file lies beside them."""
+    """Sorted names of the class folders; none if a file lies beside them."""
     if any(len(file.parts) == 1 for file in files):
         return []
-    return sorted(entry.name for entry in os.scandir(root) if _true(entry.is_dir) and not entry.name.startswith("."))
+    return sorted(
+        entry.name for entry in os.scandir(root) if _succeeds_true(entry.is_dir) and not entry.name.startswith(".")
+    )
 
 
-def mixed(units: Sequence[Anything]) -> list[Anything]:
-    """A fixed permutation, so that neither a shard nor a run within one is of a single class."""
+def shuffled(units: Sequence[Anything]) -> list[Anything]:
+    """Units in a fixed permutation, so that neither a shard nor a part of it holds a single class."""
     order = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(units)), kind="stable")
     return [units[i] for i in order]

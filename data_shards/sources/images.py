@@ -1,4 +1,4 @@
-"""Where samples come from: the splits of a source, with everything that becomes a sample."""
+"""source=imagefolder: image files, with classes from their folders."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.kinds import length_of
-from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, mixed
+from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, shuffled
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size, read_unchanged
 from data_shards.vision.decoding import IMAGE_EXTENSIONS
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, stored as it is."""
+    """An image file, stored unchanged."""
 
     key: str
     path: str
@@ -33,7 +33,7 @@ class ImageFile:
         try:
             members = {extension(self.path): read_unchanged(self.path, self.file_size)}
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         if length_of(members):
             yield self.key, {**members, **label_member(self.label)}
@@ -42,9 +42,10 @@ class ImageFile:
 
 
 def image_folder(root: Path, name: str) -> Split:
-    """ROOT/class/.../image.jpg, the class being the first folder's index; or ROOT/image.jpg without labels.
+    """Split of the images in a folder: ROOT/class/.../image.jpg with labels, or ROOT/image.jpg without.
 
-    Raises ValueError where there is no such folder, no image in it, or where images lie beside class folders.
+    A label is the number of the class folder in alphabetical order. Raises ValueError if there is no such folder, if
+    it holds no image, or if images lie beside class folders.
     """
     if not root.is_dir():
         raise ValueError(f"input={root} is not a folder; give the folder that holds the images or the class folders")
@@ -68,4 +69,4 @@ def image_folder(root: Path, name: str) -> Split:
         ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified)
         for key, file in zip(keys, files, strict=True)
     ]
-    return Split(name, "vision", mixed(units), classes, left_out=left_out)
+    return Split(name, "vision", shuffled(units), classes, left_out=left_out)

@@ -1,8 +1,8 @@
-"""source=audiofolder: recordings of any format -> FLAC, mono, 16 kHz, with transcripts and classes where they are.
+"""source=audiofolder: recordings of any format -> FLAC, mono, 16 kHz, with transcripts and classes if there are any.
 
-A folder: class folders or one flat folder; transcripts as LibriSpeech has them (FOLDER/*.trans.txt: `NAME text` lines)
-or NAME.txt beside a recording. Or a manifest: fairseq's (the root, then lines of `path<TAB>samples`), or a table whose
-first line names its columns: path, text, label.
+The input is a folder or a manifest. A folder has class folders, or is flat. Its transcripts are those of LibriSpeech
+(FOLDER/*.trans.txt with lines `NAME text`), or NAME.txt beside a recording. A manifest is fairseq's (the root folder,
+then lines `path<TAB>samples`), or a table whose first line names its columns: path, text, label.
 """
 
 from __future__ import annotations
@@ -23,19 +23,25 @@ from data_shards.sources.folders import (
     class_names,
     extension,
     keys_of,
-    mixed,
+    shuffled,
     source_file,
 )
 from data_shards.sources.units import LeftOut, Split, label_member, read_unchanged
 from data_shards.speech.audio import AUDIO_EXTENSIONS, flac, is_stored_form, read_audio
 
 _KINDS = " ".join(AUDIO_EXTENSIONS)
-_FLAC_RATIO = {"flac": 1.0, "mp3": 4.0, "ogg": 4.0, "oga": 4.0, "opus": 6.0}  # bytes as FLAC; others are PCM: 0.5
+_FLAC_RATIO = {
+    "flac": 1.0,
+    "mp3": 4.0,
+    "ogg": 4.0,
+    "oga": 4.0,
+    "opus": 6.0,
+}  # bytes of FLAC per source byte; other formats are PCM: 0.5
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file with one recording, which becomes one sample, or several pieces."""
+    """A file with one recording, which becomes one sample, or one sample per piece."""
 
     key: str
     path: str
@@ -43,7 +49,7 @@ class Recording:
     modified: int
     label: int | None = None
     text: str | None = None
-    """Its transcript."""
+    """Transcript of the recording."""
     min_seconds: float = 0.0
     segment_seconds: float | None = None
 
@@ -59,10 +65,10 @@ class Recording:
         try:
             data = read_unchanged(self.path, self.source_size)
         except OSError as error:
-            left_out.unreadable(self.path, error)
+            left_out.add_unreadable(self.path, error)
             return
         try:
-            audio = read_audio(data)  # even where the bytes stay as they are: nothing damaged gets in
+            audio = read_audio(data)  # decoded even if the bytes are stored unchanged, so that nothing damaged gets in
         except ValueError as error:
             left_out.add("damaged or no audio", f"{self.path} ({error})")
             return
@@ -77,21 +83,21 @@ class Recording:
             yield key, {"flac": data if as_is else flac(piece), **others}
 
     def _pieces(self, audio: np.ndarray) -> list[np.ndarray]:
-        """Equal parts of at most `segment_seconds`, unless a transcript belongs to the whole."""
+        """Equal parts of at most `segment_seconds`. A recording with a transcript stays whole."""
         if self.segment_seconds is None or self.text is not None:
             return [audio]
         return np.array_split(audio, max(1, -(-len(audio) // int(self.segment_seconds * SAMPLE_RATE))))
 
 
 def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
-    """Texts of a folder's recordings by their names without extension."""
+    """Transcripts in a folder, by the recording's name without extension."""
     whole: dict[str, str] = {}
     lines: dict[str, str] = {}
     for path in sorted(folder.glob("*.txt")):
         try:
             text = path.read_text("utf-8", "replace")
         except OSError as error:
-            left_out.unreadable(f"{path} (transcripts)", error)
+            left_out.add_unreadable(f"{path} (transcripts)", error)
             continue
         whole[path.stem] = text.strip()
         if path.name.endswith(".trans.txt"):
@@ -100,8 +106,8 @@ def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
 
 
 def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
-    """Recordings of a folder, their texts and class names."""
-    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, silent=("txt",))
+    """(recordings of a folder, their texts, names of their classes)."""
+    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, ignored=("txt",))
     files = list(walk.files(root))
     texts: list[str | None] = []
     known: dict[Path, dict[str, str]] = {}
@@ -115,7 +121,7 @@ def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str |
 
 
 def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Root and rows of a manifest; ValueError where it is neither fairseq's nor a table with a column `path`."""
+    """(root, rows) of a manifest. Raises ValueError if it is neither fairseq's nor a table with a column `path`."""
     try:
         lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -132,7 +138,7 @@ def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
 
 
 def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
-    """Recordings that a manifest names, their texts and class names."""
+    """(recordings that a manifest names, their texts, names of their classes)."""
     root, rows = _table(path)
     files, texts, labels, seen = [], [], [], set[tuple[str, ...]]()
     for row in rows:
@@ -151,7 +157,7 @@ def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str
 
 
 def audio_folder(root: Path, config: BuildConfig) -> Split:
-    """The recordings of a folder or a manifest. ValueError where there are none, or `root` is neither."""
+    """Split of the recordings of a folder or a manifest. Raises ValueError if there are none, or `root` is neither."""
     left_out = LeftOut()
     if root.is_dir():
         files, texts, labels = _folder(root, left_out)
@@ -169,10 +175,10 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
         units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
-    return Split(config.name, "speech", list(mixed(units)), classes, left_out=left_out)
+    return Split(config.name, "speech", list(shuffled(units)), classes, left_out=left_out)
 
 
 def _manifest_keys(files: list[SourceFile]) -> list[str]:
-    """As `keys_of`, without the `/` and `..` that paths of a manifest may begin with."""
+    """Keys as `keys_of`, without the `/` and `..` with which paths of a manifest may begin."""
     plain = [tuple(part for part in file.parts if part not in ("/", "..")) for file in files]
     return keys_of([SourceFile(file.root, parts, 0, 0) for file, parts in zip(files, plain, strict=True)])

@@ -1,7 +1,7 @@
 """source=textfiles, jsonl, parquet: documents -> tokens -> sequences of at most `max_tokens`.
 
-A shard's documents are read, cut and joined without looking at any other shard, so that shards can be written in any
-order. A tokenizer that is trained here is trained once, from the same documents.
+A shard's documents are read, cut and joined independently of all other shards, so that shards can be written in any
+order. A new tokenizer is trained once, from the same documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_t
 from data_shards.text.tokens import tokens_npy
 
 TRAINING_BYTES = 2**28
-"""Text that a tokenizer is trained from, at most about so much, evenly spread."""
+"""Approximate limit of the text that trains a tokenizer, in bytes. Larger sources are sampled evenly."""
 
 _MIB = 2**20
 _JSON = ("jsonl", "ndjson", "json")
@@ -43,12 +43,13 @@ _JSON = ("jsonl", "ndjson", "json")
 
 @dataclass(frozen=True)
 class Sequences:
-    """Documents that become sequences of one shard."""
+    """Documents that become the sequences of one shard."""
 
     parts: tuple[Part, ...]
     tokenizer: Path
-    """Its folder, and what must be in it."""
+    """Folder of the tokenizer."""
     entry: TokenizerEntry
+    """The tokenizer that the folder must hold."""
     max_tokens: int
     pack: Literal["documents", "full"] = "documents"
     classes: tuple[str, ...] = ()
@@ -59,17 +60,18 @@ class Sequences:
 
     def facts(self) -> tuple:
         how = (self.entry.sha256, self.max_tokens, self.pack, self.classes)
+        # Class names are part of the hash: renaming a kind of part makes every finished shard unfinished.
         return (*how, *((type(part).__name__, *part.facts()) for part in self.parts))
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        tokenizer = _loaded(self.tokenizer, self.entry)
+        tokenizer = _load_expected(self.tokenizer, self.entry)
         documents = (document for part in self.parts for document in part.documents(left_out))
         encoded = ((document, tokenizer.encode(document.text)) for document in documents)
         match self.pack:
             case "documents":
-                sequences = cut(encoded, self.max_tokens - 2)
+                sequences = split_documents(encoded, self.max_tokens - 2)
             case "full":
-                sequences = joined(encoded, self.max_tokens - 2)
+                sequences = pack_documents(encoded, self.max_tokens - 2)
         for key, label, ids in sequences:
             label_number = None if label is None else self.classes.index(label)
             npy = tokens_npy([BOS, *ids, EOS], self.entry.vocab_size)
@@ -77,7 +79,8 @@ class Sequences:
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: Path, entry: TokenizerEntry) -> Tokenizer:
+def _load_expected(folder: Path, entry: TokenizerEntry) -> Tokenizer:
+    """Load a tokenizer. Raises ValueError if it is not the one of `entry`."""
     tokenizer = load_tokenizer(folder)
     if tokenizer.entry != entry:
         raise ValueError(f"{folder} changed during the build; build again")
@@ -89,8 +92,8 @@ Sequence = tuple[str, str | None, list[int]]
 """Key, class, ids without <s> and </s>."""
 
 
-def cut(encoded: Encoded, longest: int) -> Iterator[Sequence]:
-    """Every document by itself, in as few sequences as can be, of about equal length: none is left with a rest."""
+def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+    """Yield each document's sequences: as few as possible, of about equal length, so that no short rest is left."""
     for document, ids in encoded:
         pieces = -(-len(ids) // longest)
         for piece in range(pieces):
@@ -98,8 +101,8 @@ def cut(encoded: Encoded, longest: int) -> Iterator[Sequence]:
             yield key, document.label, ids[len(ids) * piece // pieces : len(ids) * (piece + 1) // pieces]
 
 
-def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
-    """Documents in one line, with </s> between them, cut into full sequences and a last shorter one."""
+def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+    """Join all documents with </s> between them, and yield full sequences and a last shorter one."""
     key, line, pieces = "", list[int](), 0
     for document, ids in encoded:
         if not line:
@@ -115,13 +118,13 @@ def joined(encoded: Encoded, longest: int) -> Iterator[Sequence]:
         yield f"{key}_{pieces}", None, line
 
 
-def _wanted(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
-    """Which files of a folder hold documents, and the same in words."""
+def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
+    """(test for the names of files that hold documents, its description)."""
     match config.source:
         case "textfiles":
             return lambda name: extension(name) == "txt", "txt"
         case "jsonl":
-            # wiki_00 and so on: what WikiExtractor --json writes
+            # wiki_00 and so on are written by WikiExtractor --json
             return (
                 lambda name: extension(name.removesuffix(".gz").removesuffix(".zst")) in _JSON or name[:5] == "wiki_",
                 f"{' '.join(_JSON)}, compressed (.{' .'.join(COMPRESSED)}) or not",
@@ -130,20 +133,20 @@ def _wanted(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
             return lambda name: extension(name) in ("parquet", "pq"), "parquet"
 
 
-def _files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
-    """The source files; ValueError where there are none."""
+def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
+    """The source files. Raises ValueError if there are none."""
     if root.is_file():
         return [source_file(root.parent, (root.name,))]
     if not root.is_dir():
         raise ValueError(f"input={root} is not there; give a folder or a file of documents")
-    wanted, kinds = _wanted(config)
+    wanted, kinds = _wanted_files(config)
     if files := list(Walk(wanted, kinds, left_out).files(root)):
         return files
     raise ValueError("; ".join([f"input={root} holds no file for source={config.source} ({kinds})", *left_out.notes()]))
 
 
-def _parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
-    """A file's documents in parts of at most `shard_mb`."""
+def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
+    """Yield a file's documents in parts of at most `shard_mb` MiB."""
     fields = Fields(config.text_field, config.label_field)
     if config.source == "parquet":
         yield from _row_groups(file, key, fields, config.shard_mb * _MIB)
@@ -164,7 +167,7 @@ def _parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Part]:
 
 
 def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterator[Rows]:
-    """The file's row groups, side by side in parts of at most `most` bytes of text (or one group)."""
+    """Yield a file's row groups in parts of at most `most` bytes of text, or of one group."""
     check_columns(file.path, fields)
     footer = parquet.read_metadata(file.path)
     column = parquet.read_schema(file.path).names.index(fields.text)
@@ -180,8 +183,8 @@ def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterat
         yield Rows(key, file.path, tuple(groups), size, file.modified, fields)
 
 
-def _grouped(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
-    """Parts side by side, of at most `most` bytes together (or one part)."""
+def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
+    """Consecutive parts in groups of at most `most` bytes, or of one part."""
     groups: list[list[Part]] = []
     size = 0
     for part in parts:
@@ -194,14 +197,17 @@ def _grouped(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
 
 
 def _training_texts(parts: Iterable[Part], total: int) -> Iterator[str]:
-    """Every text, or every so many of them where there is more than TRAINING_BYTES."""
+    """Yield every n-th text, with the least n that keeps about TRAINING_BYTES of `total` bytes."""
     every = -(-total // TRAINING_BYTES)
     texts = (document.text for part in parts for document in part.documents(LeftOut()))
     return (text for number, text in enumerate(texts) if number % every == 0)
 
 
 def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer, str]:
-    """The tokenizer that `config` names, else that of the output, else one trained from the parts; and its origin."""
+    """(tokenizer, its origin in words).
+
+    It is the tokenizer that `config` names, else the output folder's, else one trained from the parts.
+    """
     there = Path(config.output).expanduser() / TOKENIZER_NAME
     if config.tokenizer:
         path = Path(config.tokenizer).expanduser()
@@ -217,7 +223,7 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
 def text_split(
     config: BuildConfig, name: str, shards: list[tuple[Part, ...]], chosen: tuple[Tokenizer, str], classes: list[str]
 ) -> Split:
-    """The split whose shards hold the sequences of so many parts each."""
+    """Split with a shard per group of parts. chosen: (tokenizer, its origin) as `choose_tokenizer` returns."""
     tokenizer, origin = chosen
     folder = Path(config.output).expanduser() / TOKENIZER_NAME
     how = (folder, tokenizer.entry, config.max_tokens, config.pack, tuple(classes))
@@ -227,23 +233,23 @@ def text_split(
 
 
 def text_source(root: Path, config: BuildConfig) -> Split:
-    """The documents of a folder or a file. ValueError where there are none, or where the settings cannot be."""
+    """Split of the documents of a folder or a file. Raises ValueError if there are none, or settings contradict."""
     if config.pack == "full" and config.label_field:
         raise ValueError(
             "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
         )
     left_out = LeftOut()
-    files = _files(root, config, left_out)
+    files = _source_files(root, config, left_out)
     parts: list[Part] = []
     keys = keys_of(files)
     check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))
     for key, file in zip(keys, files, strict=True):
         try:
-            parts += _parts(file, key, config)
+            parts += _file_parts(file, key, config)
         except OSError as error:
-            left_out.unreadable(file.path, error)
+            left_out.add_unreadable(file.path, error)
     classes = labels_of(parts) if config.label_field else []
-    chosen, shards = choose_tokenizer(config, parts), _grouped(parts, config.shard_mb * _MIB)
+    chosen, shards = choose_tokenizer(config, parts), _group_parts(parts, config.shard_mb * _MIB)
     split = text_split(config, config.name, shards, chosen, classes)
     split.left_out = left_out
     return split

@@ -1,4 +1,4 @@
-"""What is to be written: units of source data that become samples, and the splits that they make."""
+"""Units of source data that become samples, and the splits that consist of them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from data_shards.text.tokenizer import Tokenizer
 
 _NAMES_SHOWN = 5
 
-
 UNREADABLE = "unreadable"
-"""How the reasons begin that may be gone when the same command is given again."""
+"""Beginning of the reasons that may no longer hold when the same command is given again."""
 
 
 class LeftOut:
-    """What became no sample: names by reason."""
+    """Names of the source items that became no sample, by reason."""
 
     def __init__(self, reasons: dict[str, list[str]] | None = None) -> None:
         self.reasons = reasons or {}
 
     def add(self, reason: str, name: str) -> None:
-        """One more, for `reason`."""
+        """Add a name under `reason`."""
         self.reasons.setdefault(reason, []).append(name)
 
-    def unreadable(self, name: str, error: OSError) -> None:
-        """One more, which the system does not let us read."""
+    def add_unreadable(self, name: str, error: OSError) -> None:
+        """Add a name that the operating system cannot read."""
         self.add(f"{UNREADABLE}: {error.strerror or error}", name)
 
     def merge(self, other: LeftOut) -> None:
-        """Add `other`'s too."""
+        """Add all names of `other`."""
         for reason, names in other.reasons.items():
             self.reasons.setdefault(reason, []).extend(names)
 
     @property
-    def to_try_again(self) -> bool:
-        """Whether anything was left out that may be readable another time."""
+    def worth_retrying(self) -> bool:
+        """True if something was left out that may be readable at the next build."""
         return any(reason.startswith(UNREADABLE) for reason in self.reasons)
 
     def notes(self, listed: Path | None = None) -> list[str]:
-        """A line per reason, with the first names; `listed`: the file with all of them."""
+        """Line per reason, with the first names. listed: path of the file with all names."""
         lines = []
         for reason, names in sorted(self.reasons.items()):
             more = len(names) > _NAMES_SHOWN
@@ -52,8 +51,8 @@ class LeftOut:
             lines.append(f"left out {len(names)} ({_printable(reason)}): {shown}{rest}")
         return lines
 
-    def table(self) -> bytes:
-        """All of it, a line `reason<TAB>name` each; tabs and ends of lines in names become `\\t`, `\\n` and `\\r`."""
+    def to_tsv(self) -> bytes:
+        """All names as lines `reason<TAB>name`. Tabs and line ends in names become `\\t`, `\\n` and `\\r`."""
         rows = [(reason, name) for reason, names in sorted(self.reasons.items()) for name in names]
         lines = [f"{reason.translate(_ESCAPES)}\t{name.translate(_ESCAPES)}\n" for reason, name in rows]
         return "".join(lines).encode("utf-8", "surrogateescape")
@@ -63,44 +62,47 @@ _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _printable(name: str) -> str:
-    """A file's name on one line, whatever its bytes are."""
+    """Name of a file on one line, printable whatever its bytes are."""
     return name.translate(_ESCAPES).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Unit(Protocol):
-    """Source data that becomes samples of one shard, whatever the others do."""
+    """Source data that becomes samples of one shard, independently of all other units."""
 
     @property
     def size(self) -> int:
-        """Bytes in the tar, about."""
+        """Approximate bytes in the tar."""
 
     def facts(self) -> tuple:
-        """Everything that the samples' bytes depend on."""
+        """Everything that the samples' bytes depend on. It is hashed to see whether a shard is finished."""
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Keys and members. Adds to `left_out` what cannot be used; ValueError where the source changed meanwhile."""
+        """Yield (key, members) per sample. Adds items that cannot be used to `left_out`.
+
+        Raises ValueError if the source changed during the build.
+        """
 
 
 @dataclass
 class Split:
-    """What becomes the shards NAME-000000.tar and so on: its units in the order in which they are written."""
+    """Content of the shards NAME-000000.tar, NAME-000001.tar ...: units, in the order in which they are written."""
 
     name: str
     modality: Modality
     units: list[Unit]
     classes: list[str]
     shard_units: int = 10**9
-    """Most units of a shard."""
+    """Most units per shard."""
     tokenizer: Tokenizer | None = None
-    """Text: what makes its tokens; to be saved beside the shards."""
+    """Text: the tokenizer, which is saved beside the shards."""
     notes: list[str] = field(default_factory=list)
-    """What to tell of the source."""
+    """Lines for the user about the source."""
     left_out: LeftOut = field(default_factory=LeftOut)
-    """What the source left out itself."""
+    """Items that the source left out before the build."""
 
 
 def read_unchanged(path: str, size: int) -> bytes:
-    """The file's bytes; ValueError where it is not of the size that it was listed with, OSError where unreadable."""
+    """Read a file. Raises ValueError if its size is not the listed one, OSError if it is unreadable."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -111,10 +113,10 @@ def read_unchanged(path: str, size: int) -> bytes:
 
 
 def label_size(label: int | None) -> int:
-    """Bytes of the member `cls` in a tar."""
+    """Bytes that the member `cls` takes in a tar; 0 without a label."""
     return 0 if label is None else 2 * BLOCK
 
 
 def label_member(label: int | None) -> dict[str, bytes]:
-    """The member `cls`, if there is a class."""
+    """The member `cls` with the number of the class; no member without a label."""
     return {} if label is None else {"cls": str(label).encode()}

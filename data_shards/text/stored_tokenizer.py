@@ -7,11 +7,11 @@ from pathlib import Path
 
 from configs.modality_config import ModalityConfig
 from configs.schema_training import DataConfig
-from data_shards.files import locked, replacing
+from data_shards.files import atomic_write, locked
 from data_shards.shards.index import Index, common_tokenizer
-from data_shards.shards.index_file import TOKENIZER_NAME, Folders, TokenizerEntry
+from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndexes, TokenizerEntry
 from data_shards.shards.patterns import expand
-from data_shards.shards.storage import Storage, beside, folder_of, is_remote, local_path, storage_of
+from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, storage_of
 from data_shards.text.tokenizer import FILES, load_tokenizer
 
 
@@ -20,25 +20,25 @@ def tokenizer_folder(index: Index) -> Path:
 
     Raises ValueError where they cannot be fetched.
     """
-    return _near(folder_of(index.paths[0]), index.storage, index.tokenizer)
+    return _local_copy(folder_of(index.paths[0]), index.storage, index.tokenizer)
 
 
-def _near(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
+def _local_copy(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
     if not is_remote(folder):
         return local_path(folder) / TOKENIZER_NAME
     copy = storage.cache_dir / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
     with locked(copy):  # the other ranks wait, and find it
-        if not _is_here(copy, entry):
+        if not _copy_matches(copy, entry):
             try:
                 for name in FILES:
-                    with replacing(copy / name) as file:
-                        file.write(storage.fetch(beside(beside(folder, TOKENIZER_NAME), name)))
+                    with atomic_write(copy / name) as file:
+                        file.write(storage.fetch(join_location(join_location(folder, TOKENIZER_NAME), name)))
             except OSError as error:
                 raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
     return copy
 
 
-def _is_here(copy: Path, entry: TokenizerEntry | None) -> bool:
+def _copy_matches(copy: Path, entry: TokenizerEntry | None) -> bool:
     """Whether the copy is that tokenizer."""
     try:
         return all((copy / name).is_file() for name in FILES) and load_tokenizer(copy).entry == entry
@@ -50,13 +50,13 @@ def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
     """What the ids of text shards are, by their index.json alone, and the folder of its files; None where it is not
     known: no such shards, no index, or no text. ValueError where they have different ones."""
     storage = storage_of(data)
-    folders = Folders(storage)
+    folders = FolderIndexes(storage)
     try:
         paths = expand(data.shards, folders=folders)
     except ValueError:
         return None
     entry = common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths})
-    return (entry, _near(folder_of(paths[0]), storage, entry)) if entry else None
+    return (entry, _local_copy(folder_of(paths[0]), storage, entry)) if entry else None
 
 
 def check_tokenizer(config: ModalityConfig, index: Index) -> None:

@@ -1,9 +1,9 @@
 """Our weights as a Hugging Face folder (`Data2VecVisionModel`, `Data2VecAudioModel`, `Data2VecTextModel`), and back.
 
-Names: data2vec.md section 11. The regression head has no place there and is left out; a folder without a mask vector
-(the published vision models) leaves ours as initialised. DeepNorm's blocks become post-norm ones:
-LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon (Base: 5e-6 of the hidden states' scale), so that
-the branches' outputs are divided by a.
+Names: Transformers' modeling_data2vec_vision.py, _audio.py and _text.py. The regression head has no place there and is
+left out. A folder without a mask vector (the published vision models) leaves ours as initialised. DeepNorm's blocks
+become post-norm ones: LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon (Base: 5e-6 of the hidden
+states' scale), so that the branches' outputs are divided by a.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward
 
 
 def layout_of(config: ModalityConfig) -> Layout:
-    """Where Transformers has the weights of this configuration; ValueError where it has no such model."""
+    """The Transformers model that holds the weights of this configuration. Raises ValueError if there is none."""
     match config.modality:
         case "vision":
             return vision.layout(config)
@@ -65,10 +65,10 @@ def save_pretrained(
 
 
 def load_pretrained(folder: str | Path, config: ModalityConfig) -> dict[str, Tensor]:
-    """A Hugging Face folder -> weights named as in `Data2Vec.student`, without head (and mask vector if it has none).
+    """A Hugging Face folder -> weights named like those of `Data2Vec.student`.
 
-    ValueError where the folder is not the data2vec model of this modality, is of another size than the configuration
-    says, or lacks weights.
+    The head is missing, and so is the mask vector if the folder has none. Raises ValueError if the folder is not the
+    data2vec model of this modality, has other sizes than the configuration, or lacks weights.
     """
     folder, layout = Path(folder), layout_of(config)
     _check_config(folder, layout)
@@ -106,7 +106,7 @@ def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityC
 
 
 def _depth_scale(config: ModalityConfig) -> float:
-    """DeepNorm's factor on the residual stream; 1 in other blocks."""
+    """DeepNorm's factor on the residual stream; 1 for other blocks."""
     return deep_norm_alpha(config.model.layers) if config.model.norm == "deep" else 1.0
 
 
@@ -118,7 +118,7 @@ def _scaled_branches(state: dict[str, Tensor], factor: float) -> dict[str, Tenso
 
 
 def _check_config(folder: Path, layout: Layout) -> None:
-    """ValueError unless config.json describes a model of our modality and sizes."""
+    """Raise ValueError unless config.json describes a model of our modality and sizes."""
     theirs, path = read_config(folder), folder / "config.json"
     if theirs.get("model_type") != layout.model_type:
         raise ValueError(f"{path} describes a {theirs.get('model_type')!r} model, not {layout.model_type!r}")

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face folder."""
+"""Files of a Hugging Face folder -> config and weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of config.json. ValueError where there is none."""
+    """The content of config.json. Raises ValueError if the file does not exist."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a Hugging Face folder with config.json and weights")
@@ -20,7 +20,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: one safetensors file, several with an index, or pytorch_model.bin."""
+    """All tensors of a folder: one safetensors file, several with an index, or pytorch_model.bin. Raises ValueError if
+    there are none, or files are missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         return load_file(folder / "model.safetensors")

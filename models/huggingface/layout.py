@@ -1,4 +1,4 @@
-"""How Transformers lays out a model of ours: its names, its sizes and the rest of its config.json."""
+"""A Transformers model that holds our weights: its names, its sizes and the rest of its config.json."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from configs.modality_config import ModalityConfig
 
 
 def module(ours: str, theirs: str) -> dict[str, str]:
-    """Our name -> theirs of a module's weight and bias."""
+    """Names of a module's weight and bias, ours -> theirs."""
     return {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A value of config.json that has to agree with our configuration."""
+    """A value of config.json that must agree with our configuration."""
 
     key: str
-    """Our key; "" where it is no choice."""
+    """Our key; "" if ours is a constant."""
     value: Any
-    """What it is in this configuration, in their terms."""
+    """Our configuration's value, in their terms."""
     default: Any
-    """What Transformers takes where config.json leaves it out."""
+    """Transformers' value if config.json has none."""
     ours: Callable[[Any], Any] = lambda value: value
-    """Their value -> our key's."""
+    """Function from their value to our key's."""
 
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Their names within a Transformer block."""
+    """Names within a Transformer block of theirs."""
 
     path: str
-    """Their list of blocks."""
+    """Name of their list of blocks."""
     projections: tuple[str, str, str]
-    """Their modules of query, key and value, one fused projection here."""
+    """Their modules of query, key and value, which are one fused projection of ours."""
     modules: dict[str, str]
-    """Our module -> theirs, with weight and bias."""
+    """Our module -> theirs; each has a weight and a bias."""
     biases: str = "qkv"
-    """Which of the projections have a bias."""
+    """Letters of the projections that have a bias."""
     vectors: dict[str, str] = field(default_factory=dict)
     """Our parameter -> theirs."""
 
     def names(self) -> dict[str, str]:
-        """Our name -> theirs within a block, of all but the fused projection's weight."""
+        """Our name -> theirs for every parameter of a block but the fused projection's weight."""
         letters = zip("qkv", self.projections, strict=True)
         biases = {f"attention.qkv.{x}_bias": f"{their}.bias" for x, their in letters if x in self.biases}
         pairs = [module(ours, theirs) for ours, theirs in self.modules.items()]
@@ -56,8 +56,9 @@ class Layout:
     """A Transformers model that holds the weights of one of our networks."""
 
     model_type: str
-    """As in config.json: data2vec-vision, data2vec-audio, data2vec-text."""
+    """`model_type` of config.json: data2vec-vision, data2vec-audio, data2vec-text."""
     model_class: str
+    """Name of their class, which is `architectures` of config.json."""
     outer: dict[str, str]
     """Our name -> theirs, outside the blocks."""
     block: BlockLayout
@@ -65,15 +66,15 @@ class Layout:
     settings: dict[str, Any]
     """The rest of config.json."""
     optional: str = ""
-    """Our parameter that a folder may lack."""
+    """Our parameter that a folder may lack; "" if there is none."""
 
     @property
     def prefix(self) -> str:
-        """What task models put before every name."""
+        """Prefix of every name in models with a task head."""
         return self.model_type.replace("-", "_") + "."
 
     def names(self, layers: int) -> dict[str, str]:
-        """Our name -> theirs, of all but the fused projections' weights."""
+        """Our name -> theirs for every parameter but the fused projections' weights."""
         inner = self.block.names()
         return self.outer | {
             f"encoder.blocks.{i}.{ours}": f"{self.block.path}.{i}.{theirs}"
@@ -82,7 +83,7 @@ class Layout:
         }
 
     def fused(self, layers: int) -> dict[str, list[str]]:
-        """Our fused projection's weight -> theirs of query, key and value."""
+        """Our fused projection's weight -> their weights of query, key and value."""
         return {
             f"encoder.blocks.{i}.attention.qkv.weight": [
                 f"{self.block.path}.{i}.{theirs}.weight" for theirs in self.block.projections
@@ -97,7 +98,7 @@ class Layout:
 
 
 def transformer_sizes(config: ModalityConfig) -> dict[str, Size]:
-    """The sizes that all three have."""
+    """The sizes that all three models have."""
     model = config.model
     return {
         "hidden_size": Size("model.width", model.width, 768),
@@ -108,7 +109,7 @@ def transformer_sizes(config: ModalityConfig) -> dict[str, Size]:
 
 
 def check_post_norm(config: ModalityConfig, model_class: str) -> None:
-    """ValueError unless the blocks normalise after their sums, which is all that `model_class` can."""
+    """Raise ValueError unless the blocks normalise after their sums: `model_class` has no other form."""
     if config.model.norm not in ("post", "deep"):
         raise ValueError(
             f"model.norm={config.model.norm}: Transformers' {model_class} normalises after the sums; it holds what was "

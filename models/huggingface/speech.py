@@ -1,4 +1,4 @@
-"""`Data2VecAudioModel`: names, config.json and preprocessor_config.json (data2vec.md sections 3.1 and 11).
+"""`Data2VecAudioModel`: names, config.json and preprocessor_config.json (Transformers' modeling_data2vec_audio.py).
 
 In a padded batch their positional convolutions let padding reach the real frames next to it; ours do so only with
 `speech.leaky_positions`. Clips alone, or of one length, give the same either way.
@@ -27,7 +27,7 @@ _BLOCK = BlockLayout(
 
 
 def layout(config: ModalityConfig) -> Layout:
-    """ValueError unless the blocks are post-norm, which is all that the class can."""
+    """The layout of `Data2VecAudioModel`. Raises ValueError unless the blocks are post-norm, its only form."""
     check_post_norm(config, "Data2VecAudioModel")
     return Layout(
         "data2vec-audio",
@@ -69,7 +69,7 @@ def _sizes(config: ModalityConfig) -> dict[str, Size]:
 
 
 def _settings(config: ModalityConfig) -> dict[str, Any]:
-    """Dropout as in this run, where Transformers' own defaults add some."""
+    """The rest of config.json. Dropout is this run's, since Transformers' own defaults add some."""
     return {
         "activation_dropout": 0.0,
         "attention_dropout": config.model.attention_dropout,

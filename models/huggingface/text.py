@@ -1,4 +1,4 @@
-"""`Data2VecTextModel`: names, config.json and the tokenizer's files (data2vec.md sections 4.1 and 11)."""
+"""`Data2VecTextModel`: names, config.json and the tokenizer's files (Transformers' modeling_data2vec_text.py)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BLOCK = BlockLayout(
 
 
 def layout(config: ModalityConfig) -> Layout:
-    """ValueError unless the blocks are post-norm, which is all that the class can."""
+    """The layout of `Data2VecTextModel`. Raises ValueError unless the blocks are post-norm, its only form."""
     check_post_norm(config, "Data2VecTextModel")
     tokens = config.text.max_tokens + FIRST_POSITION
     sizes = transformer_sizes(config) | {
@@ -47,7 +47,7 @@ def layout(config: ModalityConfig) -> Layout:
 
 
 def _settings(config: ModalityConfig) -> dict[str, Any]:
-    """Transformers' own defaults are BERT's, not RoBERTa's. Dropout as in this run."""
+    """The rest of config.json. Transformers' own defaults are BERT's, not RoBERTa's. Dropout is this run's."""
     return {
         "attention_probs_dropout_prob": config.model.attention_dropout,
         "bos_token_id": BOS,
@@ -62,12 +62,12 @@ def _settings(config: ModalityConfig) -> dict[str, Any]:
 
 
 def no_token_types(width: int) -> dict[str, Tensor]:
-    """Their embedding of the one token type, which our model has none of."""
+    """Their embedding of the one token type, zero, since our model has no token types."""
     return {_TYPES: torch.zeros(1, width)}
 
 
 def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights whose positions hold the embedding of token type 0, which is added to every token as they are."""
+    """Their weights, with the embedding of token type 0 added to the positions: it is added to every token too."""
     if _TYPES not in theirs or _POSITIONS not in theirs:
         return theirs
     positions = theirs[_POSITIONS].clone()
@@ -76,7 +76,7 @@ def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_tokenizer(source: Path, target: Path, config: ModalityConfig) -> None:
-    """Copy the tokenizer's files, and say there how long a text may be. ValueError where `source` is no tokenizer."""
+    """Copy the tokenizer's files, and record the longest text there. Raises ValueError if there is no vocab.json."""
     if not (source / "vocab.json").is_file():
         raise ValueError(f"{source} has no vocab.json: put there the files of `tokenizer` beside the shards")
     for file in sorted(source.iterdir()):

@@ -1,4 +1,4 @@
-"""`Data2VecVisionModel`: names, config.json and preprocessor_config.json (data2vec.md section 11)."""
+"""`Data2VecVisionModel`: names, config.json, preprocessor_config.json (Transformers' modeling_data2vec_vision.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OUTER = {
 
 
 def layout(config: ModalityConfig) -> Layout:
-    """ValueError unless the blocks are pre-norm, which is all that the class can."""
+    """The layout of `Data2VecVisionModel`. Raises ValueError unless the blocks are pre-norm, its only form."""
     if config.model.norm != "pre":
         raise ValueError(
             f"model.norm={config.model.norm}: Transformers' Data2VecVisionModel normalises before the branches; "
@@ -46,7 +46,7 @@ def layout(config: ModalityConfig) -> Layout:
 
 
 def _settings(config: ModalityConfig) -> dict[str, Any]:
-    """Dropout rates are left to the fine-tuner."""
+    """The rest of config.json. Dropout rates are left to the fine-tuner."""
     return {
         "hidden_act": "gelu",
         "layer_norm_eps": PUBLISHED[
@@ -80,7 +80,7 @@ def preprocessor(config: ModalityConfig) -> dict[str, Any]:
 
 
 def check_weights(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> None:
-    """ValueError where a folder's weights, prefix removed, have no place in a model of this configuration."""
+    """Raise ValueError if a folder's weights (prefix removed) have no place in a model of this configuration."""
     if _TABLE not in theirs and any("relative_position_bias_table" in name for name in theirs):
         raise ValueError(
             f"{folder} has a relative position table in every block (a fine-tuned model); "

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_shards.files import replacing
+from data_shards.files import atomic_write
 from pretrain.checkpoints.manifest import FileEntry
 from pretrain.engine.layout import Fragment
 
@@ -74,7 +74,7 @@ def write_partitions(
     time. sizes: elements of each, by name. wrote: called with the bytes of each piece. Raises OSError.
     """
     digest, size = hashlib.sha256(), 0
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for piece in _pieces(sizes, tensor, layout):
             file.write(piece)
             digest.update(piece)

@@ -45,7 +45,7 @@ class MetricsRow:
     """Masked tokens of all tokens, padding not counted."""
     padding: float
     """Padding of all tokens that were computed."""
-    waiting: float
+    straggler_share: float
     """Share of the step's time that ranks wait for the one with the most positions, as far as positions take time."""
     samples_per_s: float
     """Over all ranks."""

@@ -66,7 +66,7 @@ class Report:
         if modules:
             self._modules[result.modality] = modules
         step = self._engine.steps
-        if not self._mixture.last_of(step, self._config.log.every, self._config.train.steps):
+        if not self._mixture.is_last_in_interval(step, self._config.log.every, self._config.train.steps):
             return None
         row = self._row(result, loader, guard)
         if self._writes:
@@ -81,7 +81,7 @@ class Report:
         every, step, modality = self._config.log.pictures_every, self._engine.steps, batch.modality
         if not (self._writes and every and isinstance(batch, MaskedBatch)):
             return
-        if modality not in self._pictured or self._mixture.last_of(step, every, NEVER):
+        if modality not in self._pictured or self._mixture.is_last_in_interval(step, every, NEVER):
             self._pictured.add(modality)
             self._board.write_picture(step, batch)
 
@@ -123,7 +123,7 @@ class Report:
             prediction_std=prediction_std,
             masked_fraction=int(result.targets) / int(result.tokens),
             padding=1 - int(result.tokens) / int(result.positions),
-            waiting=loader.waiting,
+            straggler_share=loader.straggler_share,
             **asdict(self._meters[result.modality].take()),
             memory_gib=speed.memory_gib(engine.device),
             skipped_steps=engine.skipped,

@@ -39,7 +39,7 @@ _TAGS = {
     "batch_ms": "data/batch_ms",
     "read_mb_per_s": "data/read_mb_per_s",
     "cache_hits": "data/cache_hits",
-    "waiting": "data/waiting",
+    "straggler_share": "data/straggler_share",
     "step_s": "speed/step_s",
     "memory_gib": "speed/memory_gib",
     "skipped_steps": "health/skipped_steps",

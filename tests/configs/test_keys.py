@@ -2,8 +2,7 @@
 
 import pytest
 
-from configs.compose import compose_pretrain, parse
-from configs.schema_commands import ExportConfig
+from configs.compose import compose_pretrain
 
 
 @pytest.mark.parametrize(
@@ -49,10 +48,3 @@ def test_a_missing_value_of_a_list_is_told_once() -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ValueError, match=r"(?s)model.layers=b.*optimizer.lr=a"):
         compose_pretrain(["model.layers=b", "optimizer.lr=a"])
-
-
-def test_help_lists_keys_defaults_and_meanings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        parse(ExportConfig, ["--help"])
-    assert end.value.code == 0
-    assert "weights=teacher" in (text := capsys.readouterr().out) and "Folder to write." in text

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_shards.files import file_sha256, locked, replace_text, replacing
+from data_shards.files import atomic_write, file_sha256, locked, replace_text
 
 
 def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
@@ -18,14 +18,14 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "shard.tar") as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "shard.tar") as file:
         file.write(b"half of it")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_name_is_there_once_all_of_it_is(tmp_path):
-    with replacing(tmp_path / "shard.tar") as file:
+    with atomic_write(tmp_path / "shard.tar") as file:
         file.write(b"all of it")
         assert not (tmp_path / "shard.tar").exists()
     assert (tmp_path / "shard.tar").read_bytes() == b"all of it" and len(list(tmp_path.iterdir())) == 1

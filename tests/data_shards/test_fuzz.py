@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from configs.schema import PretrainConfig
-from data_shards.batch import Sample
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards import reader as reader_module
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
-from data_shards.shards.tar import parse_sample, scan
+from data_shards.shards.tar import Sample, parse_sample, scan
 from tests.data_shards.shard_tools import make_shards, small_config
 from tests.own import own
 

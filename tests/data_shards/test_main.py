@@ -36,7 +36,12 @@ def test_wrong_usage_is_code_2(arguments, told, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--help"], "usage: "), (["build", "--help"], "  source="), (["index", "-h"], "  shards=")]
+    ("arguments", "told"),
+    [
+        (["--help"], "usage: "),
+        (["build", "--help"], "usage: ./run.sh shards build source=VALUE output=VALUE [key=value ...]\n"),
+        (["index", "-h"], "usage: ./run.sh shards index shards=VALUE [key=value ...]\n"),
+    ],
 )
 def test_help_is_code_0(arguments, told, capsys):
     try:

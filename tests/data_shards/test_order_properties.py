@@ -154,7 +154,7 @@ def test_what_replaces_a_sample_is_of_its_item_and_epoch(case, data):
     lane, position = data.draw(st.sampled_from(case.lanes.tolist())), data.draw(st.integers(0, order.lane_length - 1))
     draw = order.draw(2, case.lanes[lane : lane + 1], position, position + 1)
     sample, epoch = int(draw.samples[0, 0]), int(draw.epochs[0, 0])
-    instead = list(order.instead(epoch, lane, position))
+    instead = list(order.replacements(epoch, lane, position))
     edges = order.starts if case.config.blend else np.array([0, case.counts.sum()])
     item = np.searchsorted(edges, sample, "right") - 1
     assert sample not in instead and len(set(instead)) == len(instead)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_shards.processes import each, without_main
+from data_shards.processes import map_unordered, without_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,13 +25,13 @@ def refuse(number: int) -> int:
 
 
 def test_one_worker_or_one_job_stays_in_this_process():
-    assert list(each(square, range(4), 1)) == [(i**2, os.getpid()) for i in range(4)]
-    assert list(each(square, [5], 8)) == [(25, os.getpid())]
-    assert list(each(square, [], None)) == []
+    assert list(map_unordered(square, range(4), 1)) == [(i**2, os.getpid()) for i in range(4)]
+    assert list(map_unordered(square, [5], 8)) == [(25, os.getpid())]
+    assert list(map_unordered(square, [], None)) == []
 
 
 def test_several_workers_do_every_job_once_elsewhere():
-    found = list(each(square, range(6), 2))
+    found = list(map_unordered(square, range(6), 2))
     assert sorted(result for result, _ in found) == [i**2 for i in range(6)]
     assert os.getpid() not in {process for _, process in found}
 
@@ -39,7 +39,7 @@ def test_several_workers_do_every_job_once_elsewhere():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_first_error_of_a_job_is_raised_here(workers):
     with pytest.raises(ValueError, match="^not three$"):
-        list(each(refuse, range(6), workers))
+        list(map_unordered(refuse, range(6), workers))
 
 
 def test_the_main_module_is_hidden_and_put_back():

@@ -11,5 +11,5 @@ def test_what_a_step_cost(of_modality, workers):
     next(loader.steps(0))
     samples, *seconds, read, hits, misses = loader.cost
     assert samples == 4 and min(seconds) > 0 and read > 4 * 1024 and (hits, misses) == (0, 0)
-    assert 0 <= loader.waiting < 1 and (loader.waiting == 0 or loader._config.modality != "vision")
+    assert 0 <= loader.straggler_share < 1 and (loader.straggler_share == 0 or loader._config.modality != "vision")
     loader.close()

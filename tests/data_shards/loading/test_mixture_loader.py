@@ -57,7 +57,9 @@ def test_the_state_of_a_mixture(shards):
     loader = open_loader(config, 0, 1)
     state = json.loads(json.dumps(loader.state_dict(13)))
     assert open_loader(config, 1, 2).load_state_dict(state) == 13
-    assert {name: part["consumed_steps"] for name, part in state["parts"].items()} == mixture_of(config).before(13)
+    assert {name: part["consumed_steps"] for name, part in state["parts"].items()} == mixture_of(config).steps_before(
+        13
+    )
     weights = replace(config.mixture, text=replace(config.mixture.text, weight=5))
     with pytest.raises(
         ValueError, match=r"another mixture; set modality=\[vision,speech,text\] .*mixture\.text\.weight=1"

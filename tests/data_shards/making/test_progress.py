@@ -3,7 +3,7 @@ import time
 import pytest
 
 from data_shards.making import progress as progress_module
-from data_shards.making.build import _begun
+from data_shards.making.build import _begun_bytes
 from data_shards.making.progress import Progress
 
 
@@ -41,4 +41,4 @@ def test_an_error_passes(capsys):
 def test_what_is_being_written_counts_up_to_its_plan(tmp_path):
     for name, size in (("a-0.tar.tmp", 300), ("a-1.tar.tmp", 50), ("other.tar.tmp", 9), ("a-2.tar", 70)):
         (tmp_path / name).write_bytes(bytes(size))
-    assert _begun(tmp_path, {"a-0.tar": 100, "a-1.tar": 100, "a-2.tar": 100}) == 150
+    assert _begun_bytes(tmp_path, {"a-0.tar": 100, "a-1.tar": 100, "a-2.tar": 100}) == 150

@@ -52,7 +52,7 @@ def test_replacements_are_of_the_same_item_window_and_epoch():
         line = drawn.samples[lane, of_item & (drawn.epochs[lane] == own)].tolist()
         at = line.index(sample)
         window = line[at // 10 * 10 : at // 10 * 10 + 10]
-        instead = list(blend.instead(0, lane, position))
+        instead = list(blend.replacements(0, lane, position))
         assert instead[: len(window) - 1] == window[at % 10 + 1 :] + window[: at % 10]
         assert sample not in instead and len(set(instead)) == len(instead) == blend.items[number].lane_length - 1
 

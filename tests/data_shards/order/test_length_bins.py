@@ -8,7 +8,7 @@ import pytest
 
 from data_shards.loading.loader import open_loader
 from data_shards.order.cursor import Cursor
-from data_shards.order.length_bins import Bins, Lengths, cut, equal_tokens, waiting
+from data_shards.order.length_bins import Bins, Lengths, equal_tokens, micro_batch_slices, straggler_share
 from data_shards.order.plain import EpochOrder, OrderConfig, PlainOrder
 from data_shards.shards.index import load_index
 from data_shards.shards.sidecar import ROW
@@ -93,26 +93,34 @@ def test_any_step_is_found_without_those_before():
 
 def test_micro_batches_are_cut_from_the_longest():
     lengths = np.array([90, 90, 50, 50, 40, 40, 10, 10, 10, 10, 10, 10])
-    assert cut(lengths, 1, 4, None) == [slice(0, 4), slice(4, 8), slice(8, 12)]
-    assert cut(lengths, 1, 100, 100) == [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 6), slice(6, 12)]
-    assert cut(lengths, 2, 100, 100) == [slice(0, 1), slice(1, 3), slice(3, 6)]
-    assert cut(lengths, 2, 2, 100) == [slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 6)]
+    assert micro_batch_slices(lengths, 1, 4, None) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert micro_batch_slices(lengths, 1, 100, 100) == [
+        slice(0, 1),
+        slice(1, 2),
+        slice(2, 4),
+        slice(4, 6),
+        slice(6, 12),
+    ]
+    assert micro_batch_slices(lengths, 2, 100, 100) == [slice(0, 1), slice(1, 3), slice(3, 6)]
+    assert micro_batch_slices(lengths, 2, 2, 100) == [slice(0, 1), slice(1, 3), slice(3, 5), slice(5, 6)]
     with pytest.raises(ValueError, match=r"batch\.micro_tokens=89 .* 90 tokens: set batch\.micro_tokens=90"):
-        cut(lengths, 1, 4, 89)
+        micro_batch_slices(lengths, 1, 4, 89)
 
 
 def test_waiting_is_for_the_rank_with_the_most_positions():
     lengths = np.array([10, 5, 4, 4, 3, 1])
-    assert waiting(lengths, [slice(0, 3)], 2) == pytest.approx(1 - (3 * 10 + 3 * 5) / (2 * 3 * 10))
-    assert waiting(lengths, [slice(0, 1), slice(1, 3)], 2) == pytest.approx(1 - (18 + 13) / (2 * 18))
-    assert waiting(lengths, [slice(0, 3), slice(3, 6)], 1) == waiting(np.zeros(6), [slice(0, 3)], 2) == 0
+    assert straggler_share(lengths, [slice(0, 3)], 2) == pytest.approx(1 - (3 * 10 + 3 * 5) / (2 * 3 * 10))
+    assert straggler_share(lengths, [slice(0, 1), slice(1, 3)], 2) == pytest.approx(1 - (18 + 13) / (2 * 18))
+    assert (
+        straggler_share(lengths, [slice(0, 3), slice(3, 6)], 1) == straggler_share(np.zeros(6), [slice(0, 3)], 2) == 0
+    )
 
 
 def test_every_rank_knows_how_long_is_waited_in_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr("data_shards.loading.steps._REMEMBERED", 2)
     config = small_config(make_shards(tmp_path, (70,), modality="text"), micro=1, window=1, modality="text")
     plans = [open_loader(config, rank, 2)._plan for rank in range(2)]
-    shares = [[plan.waiting(step) for step in (0, 1, 2, 3, 0)] for plan in plans]
+    shares = [[plan.straggler_share(step) for step in (0, 1, 2, 3, 0)] for plan in plans]
     assert shares[0] == shares[1] and shares[0][0] == shares[0][4]
     assert min(shares[0]) >= 0 and 0 < max(shares[0]) < 0.5
 

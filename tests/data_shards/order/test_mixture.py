@@ -26,7 +26,7 @@ def test_golden_mixture():
 def test_counts_need_no_counting():
     seen = Counter({modality: 0 for modality in MODALITIES})
     for step in range(50):
-        assert MIXTURE.before(step) == seen
+        assert MIXTURE.steps_before(step) == seen
         modality, number = MIXTURE.locate(step)
         assert number == seen[modality] and MIXTURE.step_of(modality, number) == step
         seen[modality] += 1
@@ -35,11 +35,11 @@ def test_counts_need_no_counting():
 
 @pytest.mark.parametrize(("every", "end"), [(1, 20), (5, 30), (7, 40), (20, 33), (100, 33)])
 def test_a_row_is_written_at_the_last_step_of_each_modality_in_an_interval(every, end):
-    written = [step for step in range(1, end + 1) if MIXTURE.last_of(step, every, end)]
+    written = [step for step in range(1, end + 1) if MIXTURE.is_last_in_interval(step, every, end)]
     expected = []
     for first in range(1, end + 1, every):
         steps = range(first, min(first + every, end + 1))
         expected += {MIXTURE.locate(step - 1)[0]: step for step in steps}.values()
     assert written == sorted(expected)
-    alone = [step for step in range(1, end + 1) if ALONE.last_of(step, every, end)]
+    alone = [step for step in range(1, end + 1) if ALONE.is_last_in_interval(step, every, end)]
     assert alone == [step for step in range(1, end + 1) if step % every == 0 or step == end]

@@ -74,5 +74,5 @@ def test_samples_of_one_shard_are_spread():
 def test_what_replaces_a_position_comes_from_its_window_first():
     order = EpochOrder(COUNTS, CONFIG, 0)
     lane = ids()[2].tolist()
-    assert list(order.instead(2, 13)) == lane[14:20] + lane[10:13] + lane[20:] + lane[:10]
-    assert list(order.instead(2, 63)) == lane[60:63] + lane[:60], "the last window is shorter"
+    assert list(order.replacements(2, 13)) == lane[14:20] + lane[10:13] + lane[20:] + lane[:10]
+    assert list(order.replacements(2, 63)) == lane[60:63] + lane[:60], "the last window is shorter"

@@ -8,9 +8,9 @@ from data_shards.shards import storage as storage_module
 from data_shards.shards.storage import (
     CutOff,
     Unreachable,
-    beside,
     folder_of,
     is_remote,
+    join_location,
     local_path,
     name_of,
     storage_of,
@@ -43,7 +43,7 @@ def reading(**data):
 )
 def test_parts_of_a_location(location, remote, folder, name):
     assert (is_remote(location), folder_of(location), name_of(location)) == (remote, folder, name)
-    assert beside(folder, name) == location
+    assert join_location(folder, name) == location
 
 
 def test_local_paths(monkeypatch):
@@ -104,7 +104,7 @@ def test_what_cannot_be_mended_is_said_at_once(store):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(storage_module.fsspec, "filesystem", lambda _: (_ for _ in ()).throw(ImportError("no gcsfs")))
-    storage_module._system.cache_clear()
+    storage_module._file_system.cache_clear()
     with pytest.raises(ValueError, match="gs:// cannot be read here .*: pip install gcsfs"):
         reading().fetch("gs://bucket/a.tar")
-    storage_module._system.cache_clear()
+    storage_module._file_system.cache_clear()

@@ -23,9 +23,9 @@ def write_images(folder, train=30, test=10):
 
 def test_png_and_idx_round_trip(tmp_path):
     path = write_images(tmp_path / "set") / "train-images-idx3-ubyte.gz"
-    image = Image.open(io.BytesIO(demo.png(str(path), 7)))
+    image = Image.open(io.BytesIO(demo.encode_png(str(path), 7)))
     image.verify()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(demo.png(str(path), 7)))), demo.read_idx(path)[7])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(demo.encode_png(str(path), 7)))), demo.read_idx(path)[7])
 
 
 def test_images_from_a_folder(tmp_path):

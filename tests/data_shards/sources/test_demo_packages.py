@@ -9,7 +9,7 @@ import pytest
 from configs.schema_commands import BuildConfig
 from data_shards.making.build import build
 from data_shards.sources import demo_packages as packages
-from data_shards.sources.demo_packages import Package, archive, debian, find, unpack_deb
+from data_shards.sources.demo_packages import Package, debian_places, fetch_from_archive, find_data, unpack_deb
 from tests.data_shards.sources.test_demo_images import write_images
 from tests.data_shards.sources.test_demo_speech import write_speech
 from tests.data_shards.sources.test_demo_text import write_text
@@ -64,17 +64,17 @@ def served(tmp_path, monkeypatch):
 
 
 def test_the_archive_serves_where_there_is_no_apt_get(served, tmp_path):
-    places = debian("data", [served], take)
-    assert find("", "a.txt", places, read) == (places[1].title, "content")
-    assert find("", "a.txt", places, read)[0].startswith("the cache")
+    places = debian_places("data", [served], take)
+    assert find_data("", "a.txt", places, read) == (places[1].title, "content")
+    assert find_data("", "a.txt", places, read)[0].startswith("the cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["data"]
 
 
 def test_other_bytes_than_the_pinned_ones_are_refused(served, tmp_path):
     with pytest.raises(RuntimeError, match="another sha256"):
-        archive([Package("x", served.pool, "0" * 64)], tmp_path)
+        fetch_from_archive([Package("x", served.pool, "0" * 64)], tmp_path)
     with pytest.raises(ValueError, match=r"no apt-get here; .*another sha256"):
-        find("", "a.txt", debian("data", [Package("x", served.pool, "0" * 64)], take), read)
+        find_data("", "a.txt", debian_places("data", [Package("x", served.pool, "0" * 64)], take), read)
 
 
 CACHED = {"demo": ("fashion-mnist", write_images), "demo_speech": ("asterisk-prompts", write_speech),

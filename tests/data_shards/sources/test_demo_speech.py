@@ -62,7 +62,7 @@ def test_an_opening_begins_before_the_sound():
 
 def test_texts_of_prompts():
     lines = "; comment\nvm-a: Say:  something\nbeep: [a beep]\nsilence/1: One.\nempty:\n"
-    assert demo_speech._texts(gzip.compress(lines.encode("utf-8-sig"))) == {"vm-a": "Say: something"}
+    assert demo_speech._prompt_texts(gzip.compress(lines.encode("utf-8-sig"))) == {"vm-a": "Say: something"}
 
 
 PYAV = """
@@ -94,8 +94,8 @@ def test_prompts_are_decoded_by_a_wheel_that_is_not_installed(tmp_path, monkeypa
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
     (tmp_path / "out").mkdir()
-    demo_speech._take(tmp_path / "in", tmp_path / "out")
-    clips, told = demo_speech._read(tmp_path / "out", "here")
+    demo_speech._decode_prompts(tmp_path / "in", tmp_path / "out")
+    clips, told = demo_speech._read_prompts(tmp_path / "out", "here")
     assert [(clip.name, clip.language, clip.text) for clip in clips] == [
         ("it/digits/1", "it", "Uno")
     ] and "1 prompts" in told

@@ -67,7 +67,7 @@ def test_unreadable_files_are_left_out_by_name(tmp_path, source, monkeypatch):
     for place, name in (
         (builtins, "open"),
         (Path, "read_bytes"),
-        (documents_module, "_opened"),
+        (documents_module, "_open"),
         (parquet, "read_schema"),
     ):
         monkeypatch.setattr(place, name, refusing(getattr(place, name)))

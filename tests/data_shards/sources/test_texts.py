@@ -14,7 +14,7 @@ from data_shards.shards.index import load_index
 from data_shards.shards.index_file import read_folder_index
 from data_shards.shards.sidecar import read_rows
 from data_shards.sources.documents import Document
-from data_shards.sources.texts import cut, joined
+from data_shards.sources.texts import pack_documents, split_documents
 from data_shards.text.tokenizer import load_tokenizer
 from data_shards.text.tokens import read_tokens
 from tests.data_shards.shard_tools import tree
@@ -90,15 +90,15 @@ def document(key):
 
 def test_documents_are_cut_evenly_and_never_mixed():
     encoded = [(document("a"), list(range(10))), (document("b"), [1, 2]), (document("c"), list(range(21)))]
-    found = list(cut(encoded, 10))
+    found = list(split_documents(encoded, 10))
     assert [(key, len(ids)) for key, _, ids in found] == [("a", 10), ("b", 2), ("c_0", 7), ("c_1", 7), ("c_2", 7)]
 
 
 def test_joined_documents_fill_every_sequence_but_the_last():
     encoded = [(document("a"), [10] * 4), (document("b"), [20] * 9), (document("c"), [30] * 2)]
-    found = [ids for _, _, ids in joined(encoded, 6)]
+    found = [ids for _, _, ids in pack_documents(encoded, 6)]
     assert found == [[10, 10, 10, 10, 2, 20], [20] * 6, [20, 20, 2, 30, 30]]
-    keys = [key for key, *_ in joined(encoded, 6)]
+    keys = [key for key, *_ in pack_documents(encoded, 6)]
     assert len(set(keys)) == 3
 
 

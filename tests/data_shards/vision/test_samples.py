@@ -6,12 +6,14 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
 from data_shards.shards.bad_sample import BadSample
 from data_shards.vision import decoding
 from data_shards.vision import samples as image_module
-from data_shards.vision.samples import CROP_DRAWS, augment, centre_crop, color_jitter, crop_box, decode, image_bytes
+from data_shards.vision.samples import CROP_DRAWS, Images, augment, centre_crop, color_jitter, crop_box, decode
 from tests.data_shards.shard_tools import SMALL, encoded
+from tests.own import own
 
 PUBLISHED = VisionConfig(exif_orientation=False)
 
@@ -86,7 +88,7 @@ def test_images_of_too_many_pixels_are_not_decoded(kind, mode, monkeypatch):
 
 def test_a_sample_without_an_image():
     with pytest.raises(BadSample, match="no image among its members: cls, txt"):
-        image_bytes({"txt": b"", "cls": b""})
+        Images(own(PretrainConfig())).load({"txt": b"", "cls": b""}, np.zeros(41), 0)
 
 
 def test_crops_follow_the_published_distribution():

@@ -15,7 +15,7 @@ NAN, INF = math.nan, math.inf
 
 def result(loss: float, norm: float = 1.0, applied: bool = True) -> StepResult:
     zero = torch.zeros(())
-    return StepResult("vision", applied, loss, norm, 0.1, 0.9, zero, zero, zero, zero, 0.0, zero, zero)
+    return StepResult("vision", applied, loss, norm, 0.1, 0.9, zero, zero, zero, zero, 0.0, {})
 
 
 def take(guard: Guard, step: int, loss: float, norm: float = 1.0, modality="vision"):
