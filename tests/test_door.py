@@ -232,7 +232,7 @@ def test_help_and_values_of_any_shape_reach_the_command(door: Door) -> None:
 
 
 def test_ci_and_the_readme_run_the_same_command() -> None:
-    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("./run.sh test")
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("./run.sh test --durations=20")
     assert re.search(r"^\./run\.sh test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
@@ -245,7 +245,7 @@ def test_every_requirement_is_bounded_and_none_is_apex() -> None:
         assert "<" in requirement and not requirement.startswith("apex"), requirement
 
 
-@pytest.mark.parametrize("tool", [["ruff", "check"], ["mypy"]])
+@pytest.mark.parametrize("tool", [["ruff", "check"], pytest.param(["mypy"], marks=pytest.mark.slow)])
 def test_linters(tool: list[str]) -> None:
     finished = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -1,4 +1,7 @@
-"""Imports flow one way, and DeepSpeed's insides are known to one file."""
+"""Imports flow one way between packages and between the rooms of each, DeepSpeed's insides are known to one file, and
+folders and files stay small."""
+
+from __future__ import annotations
 
 import ast
 import json
@@ -16,10 +19,36 @@ CONTRACT = "data_shards.batch"
 PRIVATE = re.compile(
     r"_?(ds_(?!config)|bit16_|fp16_groups|fp32_groups|fp32_partitioned|single_partition|round_robin|grad_position)"
 )
+FLOORS = {
+    "data_shards": [
+        "randomness spans files request processes progress shards",
+        "batch order",
+        "vision speech text",
+        "kinds",
+        "loading sources",
+        "making",
+        "__main__",
+    ],
+    "pretrain": [
+        "engine launching",
+        "health",
+        "reporting",
+        "checkpoints evaluation",
+        "run_directory start_weights probe export reshard board launch",
+        "assemble",
+        "loop",
+        "train",
+    ],
+}
+"""The rooms of a package, folders and files, from the ground up: each imports of its own floor and of lower ones."""
+STRANGERS = [("vision", "speech", "text")]
+"""Rooms of one floor that import nothing of each other."""
+MOST_FILES = 12
+MOST_LINES = 300
 
 
-def files(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
+def files(package: str, root: Path = ROOT) -> list[Path]:
+    found = sorted((root / package).rglob("*.py"))
     assert found, f"{package} has no code"
     return found
 
@@ -41,18 +70,159 @@ def within(name: str, package: str) -> bool:
     return f"{name}.".startswith(f"{package}.")
 
 
+def upward(root: Path, package: str) -> list[str]:
+    """Imports of the packages above, and of the tests."""
+    above = [*LAYERS[LAYERS.index(package) + 1 :], "tests"]
+    return [
+        f"{file.relative_to(root)} imports {name}"
+        for file in files(package, root)
+        for name in sorted(imported(file))
+        if any(within(name, layer) for layer in above)
+    ]
+
+
+def beyond_the_contract(root: Path) -> list[str]:
+    """What `models` takes from the data layer beside the contract."""
+    return [
+        f"{file.relative_to(root)} imports {name}"
+        for file in files("models", root)
+        for name in sorted(imported(file))
+        if within(name, "data_shards") and not within(name, CONTRACT)
+    ]
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a dotted name or path below the package: its folder, or the file itself; "" is the package."""
+    return parts[1].removesuffix(".py") if len(parts) > 1 and parts[1] != "__init__.py" else ""
+
+
+def between_rooms(root: Path, package: str) -> list[tuple[str, str, str]]:
+    """Imports from one room of the package to another: (room, room, what to say of it)."""
+    found = []
+    for file in files(package, root):
+        path = file.relative_to(root)
+        for name in sorted(imported(file)):
+            if within(name, package):
+                rooms = room_of(path.parts), room_of(tuple(name.split(".")))
+                if rooms[0] != rooms[1]:
+                    found.append((*rooms, f"{path} imports {name}"))
+    return found
+
+
+def wrong_between_rooms(root: Path, package: str) -> list[str]:
+    """Imports of a higher floor, of strangers, and of a room that imports back."""
+    floor = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms.split()}
+    found = between_rooms(root, package)
+    pairs = {(one, other) for one, other, _ in found}
+    wrong = []
+    for one, other, text in found:
+        if other not in floor or one not in floor:
+            wrong.append(f"{text}: {one if one not in floor else other} has no floor")
+        elif floor[other] > floor[one]:
+            wrong.append(f"{text}: {other} is above {one}")
+        elif any(one in strangers and other in strangers for strangers in STRANGERS):
+            wrong.append(f"{text}: {one} and {other} know nothing of each other")
+        elif (other, one) in pairs:
+            wrong.append(f"{text}: {other} imports {one} too")
+    return wrong
+
+
+def too_full(root: Path, package: str) -> list[str]:
+    """Folders of too many files."""
+    counts: dict[str, int] = {}
+    for file in files(package, root):
+        if file.name != "__init__.py":
+            folder = str(file.parent.relative_to(root))
+            counts[folder] = counts.get(folder, 0) + 1
+    return [f"{f} has {n} files" for f, n in counts.items() if n > MOST_FILES]
+
+
+def too_long(root: Path, package: str) -> list[str]:
+    """Files of too many lines."""
+    lines = {str(file.relative_to(root)): file.read_text().count("\n") for file in files(package, root)}
+    return [f"{f} has {n} lines" for f, n in lines.items() if n > MOST_LINES]
+
+
 @pytest.mark.parametrize("package", LAYERS)
 def test_nothing_imports_upward(package: str) -> None:
-    above = LAYERS[LAYERS.index(package) + 1 :]
-    for file in files(package):
-        upward = {name for name in imported(file) for layer in [*above, "tests"] if within(name, layer)}
-        assert not upward, f"{file.relative_to(ROOT)} imports {upward}"
+    assert upward(ROOT, package) == []
 
 
 def test_models_take_only_the_contract_from_the_data_layer() -> None:
-    for file in files("models"):
-        taken = {name for name in imported(file) if within(name, "data_shards") and not within(name, CONTRACT)}
-        assert not taken, f"{file.relative_to(ROOT)} imports {taken}"
+    assert beyond_the_contract(ROOT) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_import_only_what_is_below_them(package: str) -> None:
+    assert wrong_between_rooms(ROOT, package) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor(package: str) -> None:
+    floors = [room for rooms in FLOORS[package] for room in rooms.split()]
+    assert len(set(floors)) == len(floors)
+    rooms = {room_of(file.relative_to(ROOT).parts) for file in files(package)} - {""}
+    assert rooms <= set(floors), rooms - set(floors)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_folders_and_files_stay_small(package: str) -> None:
+    assert too_full(ROOT, package) == []
+    assert too_long(ROOT, package) == []
+
+
+def plant(root: Path, file: str, text: str) -> None:
+    """Write a file into a tree that has a file of every package."""
+    for package in LAYERS:
+        (root / package).mkdir(exist_ok=True)
+        (root / package / "__init__.py").touch()
+    path = root / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data_shards/order/plain.py", "from data_shards.loading.loader import open_loader"),
+        ("data_shards/shards/index.py", "def f():\n    import data_shards.order.plain"),
+        ("data_shards/text/masks.py", "from data_shards.speech import masks"),
+        ("data_shards/loading/loader.py", "from data_shards.making import build"),
+        ("data_shards/spans.py", "import data_shards.new_room"),
+        ("pretrain/health/guard.py", "from pretrain.reporting.metrics import MetricsRow"),
+        ("pretrain/launching/plan.py", "from pretrain import loop"),
+        ("pretrain/checkpoints/saving.py", "from pretrain.run_directory import lock"),
+    ],
+)
+def test_a_planted_import_between_rooms_is_found(tmp_path: Path, file: str, text: str) -> None:
+    package = file.partition("/")[0]
+    plant(tmp_path, file, "from configs.schema import PretrainConfig")
+    assert wrong_between_rooms(tmp_path, package) == []
+    plant(tmp_path, file, text)
+    (wrong,) = wrong_between_rooms(tmp_path, package)
+    assert wrong.startswith(f"{file} imports ")
+
+
+def test_rooms_of_one_floor_that_import_each_other_are_found(tmp_path: Path) -> None:
+    plant(tmp_path, "pretrain/engine/engine.py", "from pretrain.launching import exits")
+    assert wrong_between_rooms(tmp_path, "pretrain") == []
+    plant(tmp_path, "pretrain/launching/exits.py", "from pretrain.engine import layout")
+    assert len(wrong_between_rooms(tmp_path, "pretrain")) == 2
+
+
+def test_planted_imports_between_packages_are_found(tmp_path: Path) -> None:
+    plant(tmp_path, "data_shards/order/plain.py", "from models.build import part_state")
+    plant(tmp_path, "models/build.py", "from data_shards.batch import MaskedBatch\nfrom data_shards.spans import f")
+    plant(tmp_path, "pretrain/loop.py", "from tests.own import own")
+    assert [len(upward(tmp_path, package)) for package in LAYERS] == [0, 1, 0, 1]
+    assert beyond_the_contract(tmp_path) == ["models/build.py imports data_shards.spans.f"]
+
+
+def test_full_folders_and_long_files_are_found(tmp_path: Path) -> None:
+    for number in range(MOST_FILES + 1):
+        plant(tmp_path, f"pretrain/engine/file{number}.py", "x = 1\n" * (MOST_LINES + number))
+    assert too_full(tmp_path, "pretrain") == ["pretrain/engine has 13 files"]
+    assert len(too_long(tmp_path, "pretrain")) == MOST_FILES
 
 
 @pytest.mark.parametrize("package", ["configs", "data_shards", "models"])
@@ -123,35 +293,6 @@ def test_building_shards_loads_no_torch(tmp_path: Path) -> None:
 def test_checkpoints_are_read_without_deepspeed(module: str) -> None:
     code = f"import sys, pretrain.{module}, models.huggingface; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-FLOORS = [
-    ["engine", "launching"],
-    ["health"],
-    ["reporting"],
-    ["checkpoints", "evaluation"],
-    ["run_directory", "start_weights", "probe", "export", "reshard", "board", "launch"],
-    ["assemble"],
-    ["loop"],
-    ["train"],
-]
-"""Folders and modules of pretrain, from the ground up."""
-
-
-def floor(module: str) -> int:
-    (found,) = (number for number, names in enumerate(FLOORS) if module in names)
-    return found
-
-
-def test_pretrain_imports_from_lower_floors() -> None:
-    for file in files("pretrain"):
-        path = file.relative_to(ROOT / "pretrain").with_suffix("")
-        own = path.parts[0]
-        if own == "__init__":
-            continue
-        taken = {name.split(".")[1] for name in imported(file) if within(name, "pretrain")} - {own}
-        higher = {name for name in taken if floor(name) > floor(own) or floor(name) == floor(own) < 4}
-        assert not higher, f"pretrain/{path}.py imports {higher}"
 
 
 @pytest.mark.parametrize("package", LAYERS)

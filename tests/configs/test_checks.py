@@ -4,7 +4,6 @@ import pytest
 
 from configs.checks import check, resolve_lanes, resolve_precision
 from configs.compose import compose_pretrain
-from configs.divisors import divisors
 
 ISSUE = "recipe=vision_large_imagenet_phase1 train.steps=3 batch.global=4 batch.micro=1"
 
@@ -138,7 +137,6 @@ def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
     assert [resolve_lanes(size, None) for size in (7, 64, 2048, 4608)] == [7, 64, 512, 768]
     assert resolve_lanes(64, 16) == 16
     assert [resolve_lanes(size, None, "tokens") for size in (7, 64, 2048, 4608)] == [1, 8, 256, 576]
-    assert divisors(12) == [1, 2, 3, 4, 6, 12]
 
 
 def test_weights_of_a_modality_of_a_mixture_are_its_own() -> None:

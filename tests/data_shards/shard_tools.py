@@ -13,17 +13,30 @@ from PIL import Image
 
 from configs.schema import PretrainConfig
 from configs.schema_commands import BuildConfig
-from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
+from configs.schema_modalities import (
+    Modality,
+    SpeechConfig,
+    TextConfig,
+    VisionConfig,
+    VisionMaskConfig,
+)
 from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, MixturePart, TrainConfig
 from data_shards.batch import BOS, EOS, UNK
 from data_shards.making.build import build
 from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex, TokenizerEntry
+from data_shards.shards.reader import Reader
+from data_shards.shards.sidecar import read_rows
 from data_shards.speech.audio import flac
 from data_shards.text.tokens import tokens_npy
 
 SMALL = VisionConfig(image_size=28, patch_size=4, mask=VisionMaskConfig(patches=30, min_block=4, max_block=49))
+
+
 SPEECH = SpeechConfig(max_seconds=0.5)  # 24 frames
+
+
 TEXT = TextConfig(vocab_size=300, max_tokens=12)
 
 
@@ -135,3 +148,20 @@ def flip_byte(path: Path, offset: int) -> None:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m data_shards ...` to its end."""
     return subprocess.run([sys.executable, "-m", "data_shards", *arguments], capture_output=True, text=True)
+
+
+def members(output, name):
+    index = load_index(f"{output}/{name}-*.tar")
+    reader = Reader(index)
+    return [reader.read(i) for i in range(index.samples)]
+
+
+def runs(mask):
+    """Lengths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
+    return edges[1::2] - edges[::2]
+
+
+def damage(folder):
+    """Flip a byte of sample 5."""
+    flip_byte(folder / "train-000000.tar", int(read_rows(folder / "train-000000.tar")["offset"][5]) + 600)

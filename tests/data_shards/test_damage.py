@@ -1,4 +1,4 @@
-"""What can happen to a shard on disk, and that nothing of it passes in silence."""
+"""Across shards, making and loading. What can happen to a shard on disk, and that nothing of it passes in silence."""
 
 import os
 import shutil

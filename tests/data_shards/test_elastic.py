@@ -1,4 +1,4 @@
-"""A run goes on anywhere: at any step, with other ranks and workers, it has the samples that it would have had."""
+"""Across order and loading. A run goes on with other ranks and workers, with the samples that it would have had."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from configs.schema import PretrainConfig
 from data_shards.loading.loader import open_loader
 from data_shards.shards.index import load_index
+from tests.data_shards.loading.test_modality_loader import contents, same
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
-from tests.data_shards.test_loader import contents, same
 
 WORLDS = (1, 2, 4, 8)
 STEPS = 12  # that are compared

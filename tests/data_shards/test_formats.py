@@ -1,4 +1,4 @@
-"""GNU tar, plain webdataset and our reader see the same samples, or the shard is refused."""
+"""Across shards and making. GNU tar, plain webdataset and our reader see the same samples, or the shard is refused."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Damaged tars, sidecars and index files of every kind that chance makes: clear errors alone, and no wrong bytes."""
+"""Across shards and loading. Files damaged as chance does it: clear errors alone, and no wrong bytes."""
 
 import logging
 import os
@@ -86,13 +86,26 @@ def outcome(shards: Path, config: PretrainConfig, originals: dict[int, Sample], 
     return "bad samples" if bad else "unharmed"
 
 
+def test_mutated_files_for_some_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_module, "_RETRIES_S", ())
+    found = mutate(tmp_path, 8, seed=0)
+    assert found >= {"tar bad samples", "idx.npy refused", "json refused", "scan refused"}
+
+
+@pytest.mark.soak
 @pytest.mark.slow
 def test_mutated_files_for_a_minute(tmp_path, monkeypatch):
     monkeypatch.setattr(reader_module, "_RETRIES_S", ())
+    found = mutate(tmp_path, SECONDS, seed=1)
+    assert found >= {"tar bad samples", "idx.npy refused", "idx.npy bad samples", "json refused", "scan refused"}
+
+
+def mutate(tmp_path: Path, seconds: float, seed: int) -> set[str]:
+    """Mutate a file of a data set at a time and read all of it, for so long; what came of it, by kind of file."""
     logging.disable(logging.WARNING)
     try:
         found = Counter[str]()
-        rng, deadline = np.random.default_rng(0), time.monotonic() + SECONDS
+        rng, deadline = np.random.default_rng(seed), time.monotonic() + seconds
         sets: dict[str, tuple[Path, PretrainConfig, dict[int, Sample]]] = {}
         for modality in ("vision", "speech", "text"):
             folder = tmp_path / modality
@@ -114,8 +127,8 @@ def test_mutated_files_for_a_minute(tmp_path, monkeypatch):
                 (folder / name).write_bytes(original)
     finally:
         logging.disable(logging.NOTSET)
-    assert {"tar bad samples", "idx.npy refused", "idx.npy bad samples", "json refused", "scan refused"} <= found.keys()
-    assert sum(found.values()) > 20 * SECONDS
+    assert sum(found.values()) > 20 * seconds
+    return set(found)
 
 
 def scanned(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What holds of every order: shards of any sizes, empty ones too, any lanes, chunks, windows, weights and steps."""
+"""Across order. What holds of any shards, empty ones too, lanes, chunks, windows, weights and steps."""
 
 from __future__ import annotations
 

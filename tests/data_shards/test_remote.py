@@ -1,4 +1,4 @@
-"""Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
+"""Across shards and loading. Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
 
 import itertools
 import logging
@@ -24,7 +24,7 @@ from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
 from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
-from tests.data_shards.test_cache import size_of
+from tests.data_shards.shards.test_cache import size_of
 from tests.own import own
 
 COUNTS = (30, 0, 17, 23)

@@ -1,3 +1,5 @@
+"""Across order and loading. What a resume needs of memory."""
+
 from pathlib import Path
 
 import pytest

@@ -30,12 +30,24 @@ MATRIX = [Layout(ranks, stage) for ranks, stage in product((1, 2, 4), (1, 2, 3))
 OTHERS = [Layout(2, 0), Layout(1, 0, "bf16"), Layout(2, 1, "bf16"), Layout(4, 3, "bf16"), Layout(2, 2, "fp32", True)]
 FEW = [Layout(1, 3), Layout(2, 1), Layout(4, 2)]
 
-CASES = [
+Case = tuple[str, Layout, Layout]
+"""What is trained, the layout that saved, and the one that goes on."""
+EVERY: list[Case] = [
     *(("vision", one, other) for one, other in product(MATRIX, MATRIX)),
     *(("vision", one, other) for one, other in product(OTHERS, FEW)),
     *(("vision", one, other) for one, other in product(FEW, OTHERS)),
     *(("mixture", one, other) for one, other in product(FEW, FEW)),
 ]
+RING = [
+    Layout(1, 1), Layout(4, 3), Layout(2, 2, "fp32", True), Layout(1, 3), Layout(2, 0), Layout(4, 2), Layout(2, 1),
+    Layout(1, 0, "bf16"), Layout(4, 3, "bf16"), Layout(1, 2),
+]  # fmt: skip
+DIAGONAL: list[Case] = [
+    *(("vision", one, other) for one, other in zip(RING, RING[1:] + RING[:1], strict=True)),
+    ("vision", Layout(4, 2), Layout(1, 3)),  # over the state of another
+    *(("mixture", one, other) for one, other in zip(FEW, FEW[1:] + FEW[:1], strict=True)),
+]
+"""Every number of ranks, stage and precision, and offloading, saves once and goes on once."""
 
 
 def overrides(kind: str, layout: Layout) -> list[str]:
@@ -57,11 +69,12 @@ def run(tmp: Path, jobs: list[tuple[Layout, dict]]) -> list[dict]:
     return [results[number] for number in range(len(jobs))]
 
 
-@pytest.fixture(scope="module")
-def left(tmp_path_factory) -> tuple[Path, dict[tuple[str, Layout], list[float]]]:
-    """Checkpoints of every layout, and the losses of the runs that went on undisturbed."""
-    tmp = tmp_path_factory.mktemp("left")
-    sources = sorted({(kind, one) for kind, one, _ in CASES})
+Left = tuple[Path, dict[tuple[str, Layout], list[float]]]
+
+
+def leave(tmp: Path, cases: list[Case]) -> Left:
+    """Checkpoints of every layout that saves, and the losses of the runs that went on undisturbed."""
+    sources = sorted({(kind, one) for kind, one, _ in cases})
     jobs = []
     for kind, layout in sources:
         save = folder(tmp, kind, layout)
@@ -69,10 +82,28 @@ def left(tmp_path_factory) -> tuple[Path, dict[tuple[str, Layout], list[float]]]
     return tmp, {source: done["losses"] for source, done in zip(sources, run(tmp, jobs), strict=True)}
 
 
-def test_every_layout_goes_on_from_every_other(left, tmp_path):
-    """One engine per target takes up all its sources, in a turn of its own: some fresh, some over another's state."""
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> Left:
+    return leave(tmp_path_factory.mktemp("left"), DIAGONAL)
+
+
+def test_layouts_go_on_from_each_other(left, tmp_path):
+    assert go_on(left, DIAGONAL, tmp_path) >= 7
+
+
+@pytest.mark.soak
+def test_every_layout_goes_on_from_every_other(tmp_path_factory, tmp_path):
+    left = leave(tmp_path_factory.mktemp("left_by_all"), EVERY)
+    assert go_on(left, EVERY, tmp_path) >= 2 * len(MATRIX)
+
+
+def go_on(left: Left, cases: list[Case], tmp_path: Path) -> int:
+    """One engine per target takes up all its sources, in a turn of its own: some fresh, some over another's state.
+
+    Returns the number of runs in fp32 whose losses were compared.
+    """
     tmp, losses = left
-    targets = {(kind, other): [one for k, one, o in CASES if (k, o) == (kind, other)] for kind, _, other in CASES}
+    targets = {(kind, other): [one for k, one, o in cases if (k, o) == (kind, other)] for kind, _, other in cases}
     jobs = []
     for turn, ((kind, other), sources) in enumerate(targets.items()):
         first = turn % len(sources)
@@ -88,7 +119,7 @@ def test_every_layout_goes_on_from_every_other(left, tmp_path):
             if loaded["losses"] and one.precision == other.precision == "fp32":
                 compared += 1
                 assert loaded["losses"] == pytest.approx(losses[kind, one], abs=1e-5), where
-    assert compared >= 2 * len(MATRIX)
+    return compared
 
 
 def test_a_resharded_checkpoint_holds_the_same(left, tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,7 @@ from tests.integration.runs import assert_same_run, rows
 
 pytestmark = pytest.mark.slow
 
-STEPS = 80
+STEPS, LONG = 40, 80  # LONG: enough for twenty lives that each get some steps further
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,13 @@ def run(tmp_path) -> Path:
 class Life:
     """A run from its start to its end, as a user starts it: supervisor, launcher, two ranks and their workers."""
 
-    def __init__(self, shards: Path, run: Path, plant: str = "nothing", at: tuple[int, int] = (1, STEPS), *more: str):
+    def __init__(
+        self, shards: Path, run: Path, plant: str = "nothing", at: tuple[int, int] = (1, LONG), *more: str,
+        steps: int = STEPS,
+    ):  # fmt: skip
         arguments = [
             *tiny("vision", 16, 4), f"data.shards={shards}/train-*.tar", f"run.dir={run}", "log.every=1",
-            f"train.steps={STEPS}", "schedule.steps=100", "checkpoint.every=3", "checkpoint.keep=4", "precision=fp32",
+            f"train.steps={steps}", "schedule.steps=100", "checkpoint.every=3", "checkpoint.keep=4", "precision=fp32",
             "data.workers=1", "model.drop_path=0.1", "log.peak_tflops=1", "deepspeed=zero2", "launch.ranks=2", *more,
         ]  # fmt: skip
         self.run, self.began = run, time.time()
@@ -131,9 +135,9 @@ class Life:
             return False
 
 
-def finish(shards: Path, run: Path) -> str:
+def finish(shards: Path, run: Path, steps: int = STEPS) -> str:
     """Run to the end, undisturbed; what it said."""
-    life = Life(shards, run)
+    life = Life(shards, run, steps=steps)
     assert life.end(240) == DONE, life.said()
     return life.said()
 
@@ -149,14 +153,29 @@ VICTIMS = {
 }
 
 
-def test_kill_9_at_twenty_random_moments(shards, undisturbed, run):
+def test_kill_9_at_three_random_moments(shards, undisturbed, run):
+    """Of one rank while they start, of all between two rows, of the launcher in the middle of a save."""
+    kill_at(list(zip(("start", "step", "save"), VICTIMS.values(), strict=True)), shards, undisturbed, run)
+
+
+@pytest.mark.soak
+def test_kill_9_at_twenty_random_moments(shards, run, tmp_path):
     """Of one rank, of all, of the launcher; while they start, between two rows, and in the middle of a save."""
+    victims = list(VICTIMS.values())
+    moments = [(moment, victims[number // 3 % 3]) for number, moment in enumerate(["start", "step", "save"] * 7)]
+    (tmp_path / "undisturbed").mkdir()
+    finish(shards, tmp_path / "undisturbed", LONG)
+    kill_at(moments[:20], shards, tmp_path / "undisturbed", run, LONG)
+
+
+def kill_at(
+    moments: list[tuple[str, Callable]], shards: Path, undisturbed: Path, run: Path, steps: int = STEPS
+) -> None:
+    """Kill the victims at each of the moments, one life each; then finish."""
     dice = random.Random(os.environ.get("FAULTS_SEED", "0"))
-    moments = ["start", "step", "save"] * 7
     killed = 0
-    for number, moment in enumerate(moments[:20]):
-        victims = list(VICTIMS.values())[number // 3 % 3]
-        life, before = Life(shards, run, "slow"), rows(run)
+    for moment, victims in moments:
+        life, before = Life(shards, run, "slow", steps=steps), rows(run)
         if moment == "start":
             life.wait_until(lambda life=life, victims=victims: victims(life))
             time.sleep(dice.uniform(0, 4))
@@ -172,9 +191,9 @@ def test_kill_9_at_twenty_random_moments(shards, undisturbed, run):
         life.kill(chosen)
         assert life.end() in (STOPPED, STALLED), life.said()
         assert "Traceback" not in life.said()
-    assert killed == 20
-    assert len(rows(run)) < STEPS, "every life was cut short"
-    finish(shards, run)
+    assert killed == len(moments)
+    assert len(rows(run)) < steps, "every life was cut short"
+    finish(shards, run, steps)
     assert_same_run(run, undisturbed)
 
 

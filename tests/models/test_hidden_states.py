@@ -1,4 +1,4 @@
-"""Every hidden state of our networks beside those of Transformers' models with the same weights."""
+"""Across networks and huggingface/. Every hidden state of ours beside Transformers' with the same weights."""
 
 import pytest
 import torch

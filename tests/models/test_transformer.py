@@ -12,8 +12,14 @@ from tests.models.common import randomise
 from tests.own import own
 
 CPU = torch.device("cpu")
+
+
 ROWS = torch.tensor([[1, 4], [0, 8], [2, 3], [7, 6], [5, 5]])
+
+
 LENGTHS = torch.tensor([5, 9, 4, 8, 6])
+
+
 NORMS = ["pre", "post", "deep"]
 
 
@@ -85,11 +91,6 @@ def test_gathered_stochastic_depth_equals_the_multiplicative_form(rows, monkeypa
         results.append([output, *torch.autograd.grad(output.square().sum(), list(encoder.parameters()))])
     for gathered, multiplied in zip(*results, strict=True):
         torch.testing.assert_close(gathered, multiplied, rtol=1e-4, atol=1e-5)
-
-
-def test_a_branch_that_nobody_keeps_is_run_once_with_factor_zero():
-    (path,) = kept_samples(torch.zeros(1, 4, dtype=torch.bool), [0.5], CPU)
-    assert path.samples.tolist() == [0] and path.scale == 0
 
 
 def test_stochastic_depth_grows_linearly_and_is_off_in_evaluation():

@@ -15,7 +15,7 @@ from pretrain.checkpoints.reading import load_weights, read_state
 from pretrain.checkpoints.resharding import WHOLE
 from pretrain.reshard import reshard
 from pretrain.run_directory import lock
-from tests.pretrain.test_checkpoint import checkpoints_of, engine, names, state
+from tests.pretrain.checkpoints.test_saving import checkpoints_of, engine, names, state
 from tests.test_layering import loaded
 
 

@@ -1,0 +1,50 @@
+"""Keys and their values: the nearest known one, and mistakes with their remedy."""
+
+import pytest
+
+from configs.compose import compose_pretrain
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", "unknown key 'optimizer.lrr': did you mean 'optimizer.lr'?"),
+        ("lr=1", "unknown key 'lr': did you mean 'optimizer.lr'?"),
+        ("modle=tiny", "unknown key 'modle': did you mean 'model'?"),
+        ("qqqq=1", "unknown key 'qqqq': --help lists the keys"),
+        ("batch.global_=4", "unknown key 'batch.global_': did you mean 'batch.global'?"),
+        ("modality=audio", "modality=audio: 'audio' is unknown: one of vision, speech, text"),
+        ("modality=[text,text]", "modality=[text,text]: 'text' is twice"),
+        ("recipe=base", "unknown recipe 'base': one of demo, demo_mixture, demo_speech"),
+        ("deepspeed=zero4", "unknown deepspeed 'zero4': one of zero0, zero1, zero2, zero3"),
+        ("optimizer=adam", "'optimizer' is a section: set one of its keys, e.g. optimizer.lr=VALUE"),
+        ("optimizer.lr=abc", "optimizer.lr=abc: expected a valid number"),
+        ("model.layers=2.5", "model.layers=2.5: expected a valid integer"),
+        ("batch.global=0", "batch.global=0: expected greater than or equal to 1"),
+        ("precision=fp8", "precision=fp8: expected 'auto', 'bf16', 'fp16' or 'fp32'"),
+        ("vision.mean=[1,2]", "vision.mean=[1,2]: expected 3 values, e.g. vision.mean=[0.485,0.456,0.406]"),
+        ("vision.mean=[1,2,3,4]", "vision.mean=[1,2,3,4]: expected 3 values, e.g. vision.mean=["),
+        ("vision.crop_scale=0.5", "vision.crop_scale=0.5: expected 2 values, e.g. vision.crop_scale=[0.08,1]"),
+        ("model.layers=null", "model.layers=null: expected a valid integer"),
+        ("optimizer.lr=1,2", "optimizer.lr=1,2': write key=value"),
+        ("optimizer.betas=[0.9,x]", "optimizer.betas.1=x: expected a valid number"),
+        ("+optimizer.lr=1", "expected key=value, got '+optimizer.lr=1'"),
+        ("optimizer.lr", "expected key=value, got 'optimizer.lr'"),
+        ("recipe=vision_large_imagenet_phase2", "needs init=VALUE"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        compose_pretrain([override])
+    assert message in str(error.value)
+
+
+def test_a_missing_value_of_a_list_is_told_once() -> None:
+    with pytest.raises(ValueError) as error:
+        compose_pretrain(["vision.mean=[1]"])
+    assert str(error.value).count("\n") == 0
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"(?s)model.layers=b.*optimizer.lr=a"):
+        compose_pretrain(["model.layers=b", "optimizer.lr=a"])

@@ -1,0 +1,25 @@
+"""What is left out of shards is counted, named and listed."""
+
+from data_shards.making.validate import validate_shards
+from tests.data_shards.shard_tools import build_folder, encoded, make_images
+
+
+def test_everything_left_out_is_listed(tmp_path):
+    images = make_images(tmp_path / "images")
+    for i in range(12):
+        (images / "dog" / f"broken{i:02d}.jpg").write_bytes(b"\xff\xd8 no image")
+    (images / "cat" / "cut.png").write_bytes(encoded(0, "PNG")[:20])
+    (images / "cat" / "odd\n\tname\udcff.txt").touch()
+    (images / "cat" / "self").symlink_to("self")
+    (images / "cat" / "self.jpg").symlink_to("self.jpg")
+    told = "\n".join(build_folder(images, tmp_path / "out"))
+    listed = tmp_path / "out" / ".build" / "train" / "left_out.tsv"
+    reason = "damaged or no image: its header cannot be read"
+    assert f"left out 13 ({reason}): " in told and f", ... (all in {listed})\n" in told and "16 samples" in told
+    rows = [line.split(b"\t") for line in listed.read_bytes().splitlines()]
+    assert [len(row) for row in rows] == [2] * 16
+    names = sorted(name for why, name in rows if why == reason.encode())
+    assert names == sorted(bytes(path) for path in [images / "cat/cut.png", *images.glob("dog/broken*")])
+    assert [b"broken link or no plain file", b"cat/self.jpg"] in rows
+    assert rows[-2][1] == b"cat/odd\\n\\tname\xff.txt"
+    assert told.encode() and validate_shards(str(tmp_path / "out"), deep=True, workers=1) == ([], 1)

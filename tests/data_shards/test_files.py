@@ -1,0 +1,56 @@
+"""Files are replaced whole, and folders locked."""
+
+import hashlib
+import multiprocessing
+import time
+
+import pytest
+
+from data_shards.files import atomic_write, file_sha256, locked, replace_text
+
+
+def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
+    replace_text(tmp_path / "latest", "old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        replace_text(tmp_path / "latest", "new")
+    assert (tmp_path / "latest").read_text() == "old"
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "shard.tar") as file:
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_is_there_once_all_of_it_is(tmp_path):
+    with atomic_write(tmp_path / "shard.tar") as file:
+        file.write(b"all of it")
+        assert not (tmp_path / "shard.tar").exists()
+    assert (tmp_path / "shard.tar").read_bytes() == b"all of it" and len(list(tmp_path.iterdir())) == 1
+
+
+def hold(folder, order) -> None:
+    with locked(folder):
+        order.put("other in")
+        time.sleep(0.3)
+        order.put("other out")
+
+
+def test_a_second_writer_waits_for_the_first(tmp_path):
+    context = multiprocessing.get_context("fork")
+    order = context.SimpleQueue()
+    other = context.Process(target=hold, args=(tmp_path / "new", order))
+    other.start()
+    said = [order.get()]
+    with locked(tmp_path / "new"):
+        order.put("this one")
+    said += [order.get(), order.get()]
+    other.join()
+    assert said == ["other in", "other out", "this one"]
+
+
+def test_a_checksum_of_more_than_one_piece(tmp_path):
+    (tmp_path / "big").write_bytes(data := bytes(range(256)) * 20_000)
+    assert file_sha256(tmp_path / "big") == hashlib.sha256(data).hexdigest()

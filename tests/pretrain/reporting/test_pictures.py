@@ -1,0 +1,114 @@
+"""What pictures show: images, spectrograms and texts with their masked parts marked."""
+
+import math
+
+import torch
+
+from configs.signals import samples_of
+from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
+from data_shards.text.tokenizer import train_tokenizer
+from pretrain.reporting.log_mel import MELS
+from pretrain.reporting.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
+
+IDENTITY = torch.eye(3, 4)
+
+
+TOKENIZER = train_tokenizer(["the cat sat on the mat"] * 4, vocab_size=300)
+
+
+MASK = TOKENIZER.vocab_size - 1
+
+
+def image_batch(inputs: torch.Tensor, mask: torch.Tensor, color: torch.Tensor = IDENTITY) -> MaskedBatch:
+    count, tokens = len(inputs), mask.shape[-1]
+    return MaskedBatch(
+        modality="vision",
+        inputs=inputs,
+        lengths=torch.full((count,), tokens),
+        sample_ids=torch.arange(count),
+        color=color.expand(count, 3, 4),
+        masks=mask.expand(count, -1)[:, None],
+    )
+
+
+def clips() -> MaskedBatch:
+    """Tones of 500 and 4,000 Hz, of 20 and 12 frames; frames 5 to 9 are masked."""
+    lengths = torch.tensor([20, 12])
+    seconds = torch.arange(samples_of(20)) / 16_000
+    tones = torch.stack([(2 * math.pi * hertz * seconds).sin() for hertz in (500, 4000)])
+    frame = torch.arange(20)
+    return MaskedBatch(
+        modality="speech",
+        inputs=(tones * 8000 + 300).to(torch.int16),
+        lengths=lengths,
+        sample_ids=torch.arange(2),
+        scale=torch.tensor([[300.0, 1 / 5657]]).expand(2, 2),
+        masks=((frame >= 5) & (frame < 10)).expand(2, -1)[:, None],
+        span=TokenSpan(RECEPTIVE_FIELD, FRAME_STRIDE),
+    )
+
+
+def texts() -> MaskedBatch:
+    """`the cat sat`, `cat` masked and `sat` replaced by `mat`; and `a*b`, shorter."""
+    whole = [[BOS, *TOKENIZER.encode(text), EOS] for text in ("the cat sat", "a*b")]
+    length = max(map(len, whole))
+    inputs = torch.tensor([ids + [PAD] * (length - len(ids)) for ids in whole], dtype=torch.int32)
+    (cat,), (sat,), (mat,) = (TOKENIZER.encode(word) for word in (" cat", " sat", " mat"))
+    mask = inputs == cat
+    corrupted = torch.where(mask, MASK, torch.where(inputs == sat, mat, inputs)).int()
+    lengths = torch.tensor([len(ids) for ids in whole])
+    return MaskedBatch(
+        modality="text",
+        inputs=inputs,
+        lengths=lengths,
+        sample_ids=torch.arange(2),
+        corrupted=corrupted[:, None],
+        masks=mask[:, None],
+        span=TokenSpan(1, 1),
+    )
+
+
+def test_picture_shows_images_above_and_hides_masked_patches_below():
+    images = torch.full((10, 3, 28, 28), 200, dtype=torch.uint8)
+    mask = torch.zeros(49, dtype=torch.bool)
+    mask[8] = True  # row 1, column 1
+    picture = images_picture(image_batch(images, mask))
+    assert picture.dtype == torch.uint8 and picture.shape == (3, 2 * 116, 8 * 116)  # 28 enlarged to 112, frames of 2
+    above, below = picture.split(116, dim=1)
+    changed = (above != below).any(0)
+    assert changed[18:34, 18:34].all() and changed.sum() == 8 * 16 * 16  # one patch of 4 x 4 pixels, 4 times enlarged
+    assert above[:, 2:114, 2:114].eq(200).all() and above[:, :2].eq(255).all()
+    assert len(below[:, 18:34, 18:34].unique()) == 2  # grey, striped
+
+
+def test_large_images_keep_their_size():
+    images = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+    assert images_picture(image_batch(images, torch.zeros(196, dtype=torch.bool))).shape == (3, 2 * 228, 228)
+
+
+def test_colors_are_jittered_as_the_affine_map_says_and_clamped():
+    image = torch.tensor([51, 102, 255], dtype=torch.uint8).view(1, 3, 1, 1)  # 0.2, 0.4, 1.0
+    color = torch.tensor([[[0.0, 1.0, 0.0, 0.2], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5]]])
+    assert jitter_colors(image, color).flatten().tolist() == [153, 102, 255]
+    color[0, 0, 3] = -1.0
+    assert jitter_colors(image, color)[0, 0].item() == 0
+
+
+def test_spectrograms_have_their_masked_frames_shaded_and_white_behind_their_end():
+    picture = spectrograms_picture(clips())
+    height = 2 * MELS + 4
+    assert picture.dtype == torch.uint8 and picture.shape == (3, 2 * height, 2 * 20)
+    long, short = picture[:, : 2 * MELS].int(), picture[:, height : height + 2 * MELS].int()
+    for clip in (long, short):
+        coloured = (clip[0] != clip[2]).all(0)  # grey has equal channels, the shade has not
+        assert coloured.nonzero().flatten().tolist() == list(range(10, 20))
+    assert short[:, :, 24:].eq(255).all() and not long[:, :, 24:].eq(255).all()
+    bright = long[0, :, 0].argmax()
+    assert bright > 2 * MELS * 0.6 > short[0, :, 0].argmax()  # low tones are at the bottom
+
+
+def test_texts_have_their_masked_and_replaced_tokens_marked():
+    legend, _, first, second = texts_markdown(texts(), TOKENIZER).splitlines()
+    assert "masked" in legend and "seen → true" in legend
+    assert first == "1. &lt;s&gt;the**⟦ cat⟧***⟨ mat →  sat⟩*&lt;/s&gt;"
+    assert second == r"2. &lt;s&gt;a\*b&lt;/s&gt;"  # no <pad>; markdown's signs are text
