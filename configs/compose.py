@@ -35,7 +35,7 @@ GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for f
 def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     """`key=value` and `group=choice` of a command line -> the config. The command line wins over the YAML files.
 
-    Raises ValueError that names the key (or the group) and the remedy. Rules across keys: `configs.checks.check`.
+    Raises ValueError that names the key (or the group) and the remedy. Rules across keys: `configs.checks.run.check`.
     """
     pairs = [split_override(override) for override in overrides]
     asked = next((_modalities(value) for key, value in reversed(pairs) if key == "modality"), None)

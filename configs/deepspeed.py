@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.checks import Precision, resolve_precision
+from configs.checks.run import Precision, resolve_precision
 from configs.schema import PretrainConfig
 
 NEVER = 10**9

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.checks import check_sizes
+from configs.checks.run import check_sizes
 from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig
 from configs.published import Normalisation
 from configs.schema import PretrainConfig

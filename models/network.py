@@ -42,7 +42,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`config` has passed `configs.checks.check_sizes`. blocks: those of all modalities; None makes own ones."""
+        """`config` has passed `configs.checks.run.check_sizes`. blocks: those of all modalities; None makes own ones."""
         super().__init__()
 
     def _add_transformer(

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from configs.checks import check, resolve_precision
+from configs.checks.run import check, resolve_precision
 from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.schema import PretrainConfig

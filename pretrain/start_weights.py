@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.checks import naming
+from configs.checks.run import naming
 from configs.compose import from_yaml
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import IO, NoReturn
 
-from configs.checks import check
+from configs.checks.run import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from data_shards.loading.modality_loader import LoaderFailed

@@ -17,7 +17,7 @@ NO_TEST = {
 }
 """Sources of constants and fields alone."""
 ELSEWHERE = {
-    "configs/checks_modalities.py": "tests/configs/test_checks.py",  # every rule, with its remedy
+    "configs/checks/modalities.py": "tests/configs/checks/test_run.py",  # every rule, with its remedy
     "data_shards/loading/loader.py": "tests/data_shards/loading/test_modality_loader.py",  # which of the two it opens
     "data_shards/loading/steps.py": "tests/data_shards/loading/test_modality_loader.py",  # over ranks, workers
     "models/objective.py": "tests/models/test_data2vec.py",  # an interface, with one that has it

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from configs.checks import naming
+from configs.checks.run import naming
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch

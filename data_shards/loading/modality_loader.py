@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.checks import check_samples
+from configs.checks.run import check_samples
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.checks import Equal, batch_mistake, resolve_lanes
-from configs.divisors import divisors
+from configs.checks.divisors import divisors
+from configs.checks.run import Equal, batch_mistake, resolve_lanes
 from configs.modality_config import ModalityConfig
 from data_shards.order.blend import order_of
 from data_shards.order.plain import RECIPE, Blend, OrderConfig

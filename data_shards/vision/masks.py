@@ -75,7 +75,7 @@ def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> in
 def block_masks(seed: int, epochs: Epochs, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
     """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
 
-    `vision` has passed `configs.checks.check_samples`.
+    `vision` has passed `configs.checks.run.check_samples`.
     """
     config, grid = vision.mask, vision.grid
     drawn, each = _draw_tries(seed, epochs, samples, config.min_aspect), np.broadcast_to(epochs, len(samples))

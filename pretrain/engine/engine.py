@@ -16,7 +16,7 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from configs.checks import resolve_precision
+from configs.checks.run import resolve_precision
 from configs.deepspeed import deepspeed_config
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality

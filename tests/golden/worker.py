@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.checks import check
+from configs.checks.run import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES, Modality

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.checks import check
+from configs.checks.run import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from data_shards.batch import LabelledBatch, SampleBatch

@@ -81,7 +81,7 @@ EDITS = {
 PROGRAM = """
 import sys
 from dataclasses import replace
-from configs.checks import check
+from configs.checks.run import check
 from configs.schema import PretrainConfig
 from configs.schema_training import BatchConfig, DataConfig, ModelConfig, TeacherConfig, TrainConfig
 from configs.schema_running import RunConfig, LogConfig, CheckpointConfig

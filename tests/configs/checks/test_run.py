@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.checks import check, resolve_lanes, resolve_precision
+from configs.checks.run import check, resolve_lanes, resolve_precision
 from configs.compose import compose_pretrain
 
 ISSUE = "recipe=vision_large_imagenet_phase1 train.steps=3 batch.global=4 batch.micro=1"

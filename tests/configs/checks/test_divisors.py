@@ -1,6 +1,6 @@
 """Divisors, and numbers as an error lists them."""
 
-from configs.divisors import divisors, listed
+from configs.checks.divisors import divisors, listed
 
 
 def test_every_divisor_once_and_ascending() -> None:

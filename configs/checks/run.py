@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from configs import checks_modalities
-from configs.divisors import divisors, listed
+from configs.checks import modalities
+from configs.checks.divisors import divisors, listed
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
@@ -24,7 +24,7 @@ def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, if the config cannot run on `world` ranks."""
     rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
     whole = [mistake for rule in rules_of_all for mistake in rule(config)]
-    rules = (_sizes, checks_modalities.samples, _probe, _weights, partial(_batch, world=world))
+    rules = (_sizes, modalities.samples, _probe, _weights, partial(_batch, world=world))
     _raise(whole + _of_modalities(config, lambda one: [mistake for rule in rules for mistake in rule(one)]))
 
 
@@ -35,8 +35,8 @@ def check_sizes(config: PretrainConfig) -> None:
 
 def check_samples(config: ModalityConfig) -> None:
     """Raise ValueError, a line per mistake, if one modality's samples or masks cannot be made: for `data_shards`."""
-    _raise([*checks_modalities.grid(config.vision)] if config.modality == "vision" else [])
-    _raise([*checks_modalities.samples(config), *_weights(config)])
+    _raise([*modalities.grid(config.vision)] if config.modality == "vision" else [])
+    _raise([*modalities.samples(config), *_weights(config)])
 
 
 def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], list[str]]) -> list[str]:
@@ -135,7 +135,7 @@ def _sizes(config: ModalityConfig) -> Iterator[str]:
         yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
     if model.norm != "pre" and model.drop_path:
         yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"
-    yield from checks_modalities.sizes(config)
+    yield from modalities.sizes(config)
 
 
 def _teacher(config: PretrainConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Rules of one modality: its sizes, its samples and their masks. `configs.checks` asks for them.
+"""Rules of one modality: its sizes, its samples and their masks. `configs.checks.run` asks for them.
 
 A modality without rules of its own passes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from configs.divisors import divisors, listed
+from configs.checks.divisors import divisors, listed
 from configs.modality_config import ModalityConfig
 from configs.schema_modalities import SpeechConfig, TextConfig, VisionConfig
 
