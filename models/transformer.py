@@ -1,8 +1,8 @@
-"""Transformer blocks and the encoder that hands out what they make of the tokens; knows no modality.
+"""Transformer blocks, and the encoder that returns their outputs; the same for all modalities.
 
 Shapes: B samples, N tokens, H width, h heads, d = H / h, M selected tokens. Residual sums are float32 whatever the
-parameters' dtype; before pre-norm blocks so is the stream between them: with LayerScale at 1e-4 a bfloat16 sum would
-round the branches away.
+parameters' dtype. Between pre-norm blocks the stream stays float32: with LayerScale at 1e-4 a bfloat16 sum would round
+the branches away.
 
 Two savings change no value. Stochastic depth computes a branch only for the samples that keep it. The last block
 computes queries, output projection and feed-forward only for the tokens whose outputs are asked for.
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.modality_config import ModalityConfig, TransformerConfig
 from configs.published import Published
 from models import kernels
-from models.attention import attend, padding_bias
+from models.attention import attend, padding_bias, select_queries
 from models.dropout import dropout, on_gpu_or_compiled
 from models.stochastic_depth import Path, add, factors, keep, kept_layers, kept_samples
 
@@ -33,14 +33,14 @@ INIT_STD = 0.02
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What a block is told beside its input. Blocks hold no rates: they may be shared by modalities and networks."""
+    """Inputs of a block beside the tokens. Blocks hold no rates, since modalities with other rates may share them."""
 
     bias: Tensor | None = None
-    """On the attention's logits, [h, N, >= N]."""
+    """[h, N, >= N], added to the attention's logits."""
     lengths: Tensor | None = None
     """int64 [B]: tokens behind a sample's length are not attended to; None: all are real."""
     padding: Tensor | None = None
-    """[B, 1, 1, N]: the lengths as a bias on the logits, where a fused kernel wants one: once for all blocks."""
+    """[B, 1, 1, N]: the lengths as a bias on the logits, made once for all blocks if fused kernels need it."""
     rows: Tensor | None = None
     """int64 [B, M]: the tokens whose outputs are asked for; None: all."""
     dropout: float = 0.0
@@ -48,17 +48,17 @@ class BlockInputs:
     attention_path: Path = None
     feed_forward_path: Path = None
     hands_out_ffn: bool = False
-    """Whether the block returns (its output, what its feed-forward layer made before dropout and sum)."""
+    """True: the block returns (its output, its feed-forward layer's output before dropout and sum)."""
 
 
 def layer_norm(width: int, eps: float) -> nn.Module:
-    """LayerNorm on the kernel that runs here."""
+    """Return a LayerNorm with the kernel chosen for this machine (see `models.kernels`)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return kernels.layer_norm(device).cls(width, eps=eps)
 
 
 class QKV(nn.Module):
-    """Fused projection to queries, keys and values; the keys have a bias where the published model has one."""
+    """Fused projection to queries, keys and values; the keys have a bias if the published model has one."""
 
     def __init__(self, width: int, key_bias: bool) -> None:
         super().__init__()
@@ -91,9 +91,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, inputs: BlockInputs, path: Path = None) -> Tensor:
         """x [B or k, N, H] of the samples that `path` keeps -> [B or k, N or M, H]."""
-        rows, lengths, padding = (
-            None if t is None else keep(t, path) for t in (inputs.rows, inputs.lengths, inputs.padding)
-        )
+        given = (inputs.rows, inputs.lengths, inputs.padding)
+        rows, lengths, padding = (None if tensor is None else keep(tensor, path) for tensor in given)
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.qkv(x, rows))
         bias = inputs.bias
         if bias is not None:
@@ -115,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward with their norms; where those stand is the subclasses' matter."""
+    """Attention and feed-forward with their norms. Subclasses decide on the place of the norms."""
 
     def __init__(self, model: TransformerConfig, form: Published) -> None:
         super().__init__()
@@ -163,25 +162,25 @@ class PostNormBlock(Block):
 
 
 def deep_norm_alpha(layers: int) -> float:
-    """DeepNorm's factor on the residual stream of an encoder (arXiv 2203.00555, table of figure 2)."""
+    """Return DeepNorm's factor on the residual stream of an encoder (arXiv 2203.00555, table of figure 2)."""
     return (2 * layers) ** 0.25
 
 
 def make_blocks(model: TransformerConfig, form: Published) -> nn.ModuleList:
-    """The blocks of one encoder or of several; `form` says which biases and which epsilon. Not yet initialised."""
+    """Return the blocks of one encoder or of several, not yet initialised. form: their biases and epsilon."""
     block = PreNormBlock if model.norm == "pre" else PostNormBlock
     return nn.ModuleList(block(model, form) for _ in range(model.layers))
 
 
 class Encoder(nn.Module):
-    """A stack of blocks, its own or shared with other modalities, and what one modality does around it."""
+    """A stack of blocks, its own or shared with other modalities, with the input norm and rates of one modality."""
 
     norm: nn.Module | None
 
     def __init__(
         self, config: ModalityConfig, form: Published, input_norm: bool = False, blocks: nn.ModuleList | None = None
     ) -> None:
-        """input_norm: normalise what comes in. blocks: those of all modalities, which then are no children of this."""
+        """Make the stack. input_norm: normalise the input. blocks: shared ones, which are no children of this one."""
         super().__init__()
         model = config.model
         self.norm = layer_norm(model.width, form.norm_eps) if input_norm else None
@@ -202,14 +201,15 @@ class Encoder(nn.Module):
         target: Target = "block",
         layer_seed: int = 0,
     ) -> list[Tensor]:
-        """x [B, N, H] -> of the last `top` blocks the outputs, or what their feed-forward layers made, [B, N, H] each.
+        """Return the outputs of the last `top` blocks, or of their feed-forward layers, [B, N, H] each; x [B, N, H].
 
-        bias [h, N, >= N]; lengths int64 [B]. With rows [B, M], the last block's holds those tokens alone, [B, M, H].
-        layer_seed: from which layer drop is drawn, the same on every rank.
+        bias [h, N, >= N]; lengths int64 [B]. With rows [B, M], the last block's output holds these tokens alone,
+        [B, M, H]. layer_seed: the seed of layer drop, the same on every rank.
         """
         config, results = self.config, []
         x, padding = self._enter(x), self._padding(x, lengths)
-        paths, kept = self._draw_paths(x), self._draw_layers(layer_seed)
+        paths = self._draw_paths(x)
+        kept = kept_layers(len(self.blocks), config.layer_drop if self.training else 0.0, layer_seed)
         rates = (config.dropout or 0.0, config.attention_dropout or 0.0) if self.training else (0.0, 0.0)
         result: Tensor | tuple[Tensor, Tensor]
         for i, block in enumerate(self.blocks):
@@ -232,7 +232,7 @@ class Encoder(nn.Module):
         return x.float() if self.config.norm == "pre" else x
 
     def _padding(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
-        """The lengths as a bias, where fused kernels run; on a CPU compiled blocks make their own."""
+        """Return the lengths as a bias if fused kernels run; on a CPU compiled blocks make their own."""
         if lengths is None or not on_gpu_or_compiled(x):
             return None
         return padding_bias(lengths, x.shape[1], next(self.blocks.parameters()).dtype)
@@ -242,13 +242,8 @@ class Encoder(nn.Module):
             return checkpoint(block, x, inputs, use_reentrant=False)
         return block(x, inputs)
 
-    def _draw_layers(self, seed: int) -> list[bool]:
-        """Which blocks this pass runs."""
-        rate = self.config.layer_drop if self.training else 0.0
-        return kept_layers(len(self.blocks), rate, seed) if rate else [True] * len(self.blocks)
-
     def _draw_paths(self, x: Tensor) -> list[Path]:
-        """Stochastic depth of every branch in order; one draw and one copy to the device for all of them."""
+        """Draw stochastic depth of every branch in order, all with one draw and one copy to the device."""
         rates = [rate for rate in self.rates for _ in range(2)] if self.training else [0.0] * (2 * len(self.rates))
         if not any(rates):
             return [None] * len(rates)
@@ -258,10 +253,10 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def initialise_blocks(blocks: nn.ModuleList, norm: str | None) -> None:
-    """Weights of linear maps as published for this kind of block; biases 0, norms 1 and 0, LayerScale as constructed.
+    """Draw linear maps as published for this kind of block; biases 0, norms 1 and 0, LayerScale as constructed.
 
-    pre: truncated normal, the outputs of block l (from 1) divided by sqrt(2 l) (data2vec.md 2.1); post: normal of
-    deviation 0.02 (BERT); deep: Xavier normal, values, outputs and feed-forward scaled by DeepNorm's beta.
+    pre: truncated normal; the output maps of block l (from 1) are divided by sqrt(2 l), as in the authors' code
+    (data2vec_vision). post: normal of deviation 0.02 (BERT). deep: `_initialise_deep`.
     """
     for number, block in enumerate(blocks, start=1):
         assert isinstance(block, Block)
@@ -280,7 +275,7 @@ def initialise_blocks(blocks: nn.ModuleList, norm: str | None) -> None:
 
 
 def _initialise_deep(block: Block, beta: float) -> None:
-    """DeepNorm for encoders (arXiv 2203.00555): Xavier normal, gain 1 for queries and keys, beta for the others."""
+    """Draw as DeepNorm for encoders (arXiv 2203.00555): Xavier normal, gain 1 for queries and keys, else beta."""
     attention, feed_forward = block.attention, block.feed_forward
     q, k, v = attention.qkv.weight.chunk(3)
     for weight in (q, k):
@@ -292,7 +287,7 @@ def _initialise_deep(block: Block, beta: float) -> None:
 def truncated_normal_(x: Tensor) -> None:
     """Fill with a normal of standard deviation INIT_STD cut off at one sigma.
 
-    By the inverse distribution function: torch's `trunc_normal_` redraws what falls outside, 15 times slower.
+    The inverse distribution function is 15 times as fast as torch's `trunc_normal_`, which redraws values outside.
     """
     bound = math.erf(math.sqrt(0.5))
     x.uniform_(-bound, bound).erfinv_().mul_(math.sqrt(2) * INIT_STD).clamp_(-INIT_STD, INIT_STD)
@@ -302,8 +297,3 @@ def select_tokens(x: Tensor, rows: Tensor) -> Tensor:
     """x [B, N, H], rows [B, M] -> [B, M, H]."""
     flat = rows + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, flat.flatten()).unflatten(0, rows.shape)
-
-
-def select_queries(bias: Tensor, rows: Tensor) -> Tensor:
-    """bias [h, N, N'], rows [B, M] -> [B, h, M, N']."""
-    return bias.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
