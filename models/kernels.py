@@ -49,7 +49,7 @@ def layer_norm(device: torch.device) -> Kernel:
         cls = _apex("normalization", device).MixedFusedLayerNorm
         x = torch.arange(16.0, device=device).view(2, 8)
         difference = (cls(8).to(device)(x) - F.layer_norm(x, (8,))).abs().max().item()
-    except Exception as error:  # whatever stops apex from running is the reason to print
+    except Exception as error:  # any error that stops apex from running is the reason to print
         return Kernel(LayerNorm, "torch LayerNorm", _because(error))
     if difference > 1e-3:
         return Kernel(LayerNorm, "torch LayerNorm", f"apex's differs from torch's by {difference:.1g}")

@@ -47,7 +47,7 @@ HEADER = f"{'':40}{'samples/s':>14}{'MB/s':>12}{'us per sample':>14}"
 
 
 def bench(config: BenchConfig) -> Iterator[str]:
-    """Yield the lines of a table, each as soon as it is measured.
+    """Yield the lines of a table, each right after its measurement.
 
     Raises ValueError if there are no shards, or no sample that can be used.
     """

@@ -54,7 +54,7 @@ class MixtureLoader(StepStatistics):
         return self._loaders[modality].epoch_of(own)
 
     def steps(self, first_step: int) -> Iterator[list[SampleBatch]]:
-        """Yield this rank's micro-batches of step `first_step` and of each step after it, without end.
+        """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
         Workers start at once. Raises the same errors as `ModalityLoader.steps`.
         """

@@ -68,8 +68,7 @@ class StepStatistics:
     cost = Cost()
     """The cost of loading this rank's samples of the last step, in its loader processes."""
     straggler_share = 0.0
-    """Estimated share of the last step's time in which ranks wait for the rank with the most positions, padding
-    included."""
+    """Estimated share of the last step lost to the slowest rank: 1 - mean / max of positions per rank, with padding."""
 
     @property
     def bad_samples(self) -> int:
@@ -144,7 +143,7 @@ class ModalityLoader(StepStatistics):
         return self._cursor.locate(step)[0]
 
     def steps(self, first_step: int) -> Iterator[list[SampleBatch]]:
-        """Yield this rank's micro-batches of step `first_step` and of each step after it, without end.
+        """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
         The number of a step's micro-batches is the same on every rank. For speech and text it varies between steps.
         Workers start at once. Raises ValueError past `data.max_bad_*`, and LoaderFailed if a worker died. Without

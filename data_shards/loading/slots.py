@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Slots:
-    """The pieces of all workers. The process that starts the workers makes them, and keeps them until the workers end."""
+    """The pieces of all workers. The process that starts the workers makes them, and keeps them while these live."""
 
     def __init__(self, workers: int, prefetch: int, size: int) -> None:
         """Reserve the memory. prefetch: batches that a worker may be ahead. size: bytes of the largest batch."""

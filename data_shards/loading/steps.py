@@ -28,10 +28,7 @@ class Steps(Protocol):
         """Return the rank's micro-batches of a step."""
 
     def straggler_share(self, step: int) -> float:
-        """Return the estimated share of a step's time in which ranks wait for the rank with the most positions.
-
-        It is a pure function of the step.
-        """
+        """Return the estimated share of a step lost to the slowest rank, a pure function of the step."""
 
 
 class Requests(Sampler[Request]):
