@@ -112,8 +112,8 @@ class GuardConfig:
 
 @dataclass(config=STRICT)
 class WatchdogConfig:
-    """How long a run may stand still. Beyond that, every rank writes its stacks to RUN/hangs/, and the run ends with
-    exit code 76."""
+    """Longest time that a run may stand still. Beyond it, every rank writes its stacks to RUN/hangs/, and the run ends
+    with exit code 76."""
 
     data_s: Annotated[float, Field(ge=0)] = 900.0
     """Longest wait of a step for its data in seconds. A longer one ends the run with exit code 76, and stacks in

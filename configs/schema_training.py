@@ -237,8 +237,8 @@ class DataConfig:
     http://, https://. A list names several, e.g. [/data/a,/data/b]. "": none; only the demo runs without. A mixture
     uses `mixture.MODALITY.shards`."""
     weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """How many of every sum(weights) samples come from each item of the list `data.shards`. Null: all items form one
-    data set. A mixture uses `mixture.MODALITY.weights`."""
+    """Samples from each item of the list `data.shards` among every sum(weights) samples. Null: all items form one data
+    set. A mixture uses `mixture.MODALITY.weights`."""
     epoch: Literal["mixture", "source"] = "mixture"
     """End of an epoch when `data.weights` is given. mixture: the first item has no samples left; no sample comes twice
     in an epoch. source: each item begins its own next epoch when it has no samples left."""

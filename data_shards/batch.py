@@ -2,8 +2,9 @@
 
 `SampleBatch` holds samples alone, `MaskedBatch` their masks too, `LabelledBatch` their labels or transcripts.
 
-Shapes: B samples; T tokens, the most of any sample (vision: patches in row-major order, CLS not counted; speech: frames
-of 20 ms; text: subwords, <s> and </s> among them); M masks of each sample; S pixels a side, or waveform samples.
+Shapes: B samples; T tokens, the largest number of any sample; M masks of each sample; S pixels a side, or waveform
+samples. Tokens of vision: patches in row-major order, CLS not counted; of speech: frames of 20 ms; of text: subwords,
+<s> and </s> included.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 WITHIN_MESSAGE = 2**18
-"""Bytes of a tensor up to which it goes to another process as bytes; larger ones go through shared memory."""
+"""Size in bytes of the largest tensor that is sent to another process as bytes. Larger ones go by shared memory."""
 
 Batch = TypeVar("Batch", bound="SampleBatch")
 
@@ -45,9 +46,9 @@ class TokenSpan(NamedTuple):
     """The elements of `inputs` that the tokens of a sample cover, along the second dimension."""
 
     first: int
-    """Elements of the first token."""
+    """Number of elements of the first token."""
     step: int
-    """Elements from one token to the next."""
+    """Number of elements from one token to the next."""
 
 
 class Counts(NamedTuple):
@@ -73,18 +74,18 @@ class SampleBatch:
     lengths: Tensor
     """int64 [B], real tokens of each sample; vision: T of all."""
     sample_ids: Tensor
-    """int64 [B], position of each sample in the index (the replacement's where a sample was bad)."""
+    """int64 [B], position of each sample in the index; for a bad sample, its replacement's."""
     color: Tensor | None = None
     """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
     scale: Tensor | None = None
     """Speech: float32 [B, 2], mean of the int16 samples and 1 / their standard deviation (`speech.normalise`)."""
     span: TokenSpan | None = None
-    """How tokens lie in `inputs`; None where all samples are of one size, so that no padding can be cut off."""
+    """Place of the tokens in `inputs`. None: all samples are of one size, and no padding can be cut off."""
     longest: int | None = None
-    """T. Shapes follow from this and from `padded`: known on the host, so that a GPU need not be waited for. None: the
-    largest of `lengths`, counted here, where the batch is made."""
+    """T. Shapes follow from `longest` and `padded`. Both are known on the host, so that nothing waits for a GPU. None:
+    the largest of `lengths`, counted when the batch is made."""
     padded: bool | None = None
-    """True if any sample has fewer than T real tokens. None: looked up here."""
+    """True if any sample has fewer than T real tokens. None: looked up when the batch is made."""
 
     def __post_init__(self) -> None:
         if self.longest is None:
@@ -106,11 +107,14 @@ class SampleBatch:
 
     @property
     def counts(self) -> Counts:
-        """Numbers of this micro-batch. Every sample is a target."""
+        """Counts of this micro-batch. Every sample is a target."""
         return Counts(len(self), int(self.lengths.sum()), len(self) * self.tokens, len(self))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Small tensors go to another process as bytes: files of shared memory cost more than copying them."""
+        """Return the fields, small tensors as arrays, which go to another process as bytes.
+
+        A file of shared memory would cost more than copying a small tensor.
+        """
         return {
             name: value.numpy()
             if isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= WITHIN_MESSAGE
@@ -138,7 +142,7 @@ class SampleBatch:
         return self.map(lambda tensor: tensor.index_select(0, rows))
 
     def _cut(self, longest: int) -> dict[str, Any]:
-        """Fields of this batch at `longest` tokens."""
+        """Return the fields that change when this batch is cut to `longest` tokens."""
         if self.span is None:
             assert longest == self.tokens, "samples of one size have no padding to cut off"
             return {}
@@ -158,11 +162,11 @@ class MaskedBatch(SampleBatch):
     """Samples, and for each of their masks the positions that the student has to predict."""
 
     masks: Tensor
-    """bool [B, M, T], True where the student has a target; never behind a sample's end. M = 1 in data2vec."""
+    """bool [B, M, T], True at the student's targets, never behind a sample's end. M = 1 in data2vec."""
     corrupted: Tensor | None = None
     """Text: int32 [B, M, T], the ids that the student sees: <mask> at `masks`, random tokens at some others."""
     most_masked: int | None = None
-    """Masked tokens of the mask that has the most, or more. None: counted here."""
+    """Largest number of masked tokens in any mask, or an upper bound of it. None: counted when the batch is made."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,7 +178,7 @@ class MaskedBatch(SampleBatch):
 
     @property
     def counts(self) -> Counts:
-        """Numbers of this micro-batch; targets are the masked positions of all masks."""
+        """Counts of this micro-batch. The masked positions of all masks are its targets."""
         return super().counts._replace(targets=int(self.masks.sum()))
 
     def _cut(self, longest: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What differs between modalities in shards and batches: one frozen object for each.
+"""The differences between modalities in shards and batches: one frozen object for each modality.
 
-`kind_of` is the only `match` on the modality in this package. No torch here: building shards does not wait for it.
+`kind_of` is the only `match` on the modality in this package. torch is not imported here, so that building shards does
+not wait for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class SampleKind(Protocol):
-    """The way from a sample's bytes to a batch; a sample that was loaded is of a type of the modality's own."""
+    """The way from a sample's bytes to a batch. Each modality has its own type of a loaded sample."""
 
     draws: int
     """Uniform numbers that loading a sample takes."""
@@ -58,20 +59,21 @@ class SampleKind(Protocol):
         """Return the batch of loaded samples with their labels or transcripts; nothing is masked."""
 
     def whole(self, samples: np.ndarray, loaded: list[Any]) -> SampleBatch:
-        """Return the batch of samples that `load_whole` gave."""
+        """Return the batch of samples loaded by `load_whole`."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Lengths of a modality in words."""
+    """Units in which a modality's lengths are printed."""
 
     name: str
     """The unit of one sample's length."""
     one: float
-    """How many of it one unit of the index's column `length` is."""
+    """Factor from the index's column `length` to the unit `name`."""
     total: str
     """The unit of all lengths together."""
     total_one: float
+    """Factor from the index's column `length` to the unit `total`."""
     summary: str = ""
     """Format of the total for the line that ends a build; "" leaves it out."""
 
@@ -91,20 +93,22 @@ class Kind:
     noun: str
     """The member that holds the sample, for messages."""
     extensions: tuple[str, ...]
-    """Extensions of that member, the first present one being read."""
+    """Extensions of that member. The first one that is present is read."""
     length: Callable[[Data], int]
-    """Read the length that samples are sorted by (see `sidecar.ROW`) from the member's header. Raises anything."""
+    """Read the length that samples are sorted by (see `sidecar.ROW`) from the member's header. Raises any exception for
+    damaged bytes."""
     decode: Callable[[Data, int | None], object]
-    """Decode the member; raises anything where it is damaged. The number: types of the shards' tokenizer, if any."""
+    """Decode the member, given the number of types of the shards' tokenizer, if any. Raises any exception for damaged
+    bytes."""
     unit: Unit
     fewest_tokens: int
     """Tokens of the shortest sample that can be used."""
     samples: Callable[[ModalityConfig], SampleKind]
     check_index: Callable[[ModalityConfig, Index], None] = _nothing_to_check
-    """Raise ValueError where shards do not fit the configuration."""
+    """Raise ValueError if shards do not fit the configuration."""
 
     def member(self, members: Mapping[str, Data]) -> Data | None:
-        """Return the member that holds the sample; None where there is none."""
+        """Return the member that holds the sample; None if there is none."""
         return next((members[extension] for extension in self.extensions if extension in members), None)
 
     def content(self, members: Members) -> Data:
@@ -174,12 +178,12 @@ KINDS = tuple(kind_of(modality) for modality in MODALITIES)
 
 
 def modality_of(members: Collection[str]) -> Modality | None:
-    """Return the modality that the extensions of a sample's members tell; None where they tell none."""
+    """Return the modality that the extensions of a sample's members belong to; None if they belong to none."""
     return next((kind.modality for kind in KINDS if any(name in members for name in kind.extensions)), None)
 
 
 def length_of(members: Mapping[str, Data]) -> int:
-    """Return the length that a sample is sorted by (see `sidecar.ROW`), from its header; 0 where unreadable."""
+    """Return the length that a sample is sorted by (see `sidecar.ROW`), from its header; 0 if unreadable."""
     for kind in KINDS:
         if (data := kind.member(members)) is not None:
             try:

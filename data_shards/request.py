@@ -1,4 +1,4 @@
-"""What is asked of the workers of a loader: everything that decides a micro-batch."""
+"""Requests to a loader's workers: everything that decides a micro-batch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 TRIM_GROUP = 16
-"""Clips whose masks are trimmed to one count: about what the published code has on a GPU, where it trims."""
+"""Number of clips whose masks are trimmed to one count. The published code trims per GPU, which has about as many."""
 
 
 class Neighbours(NamedTuple):
-    """The clips of about the same length that a micro-batch's clips are trimmed with, in whole groups."""
+    """Whole groups of clips of about one length, whose masks are trimmed together with a micro-batch's."""
 
     samples: np.ndarray
     """int64 [n], group after group of TRIM_GROUP; the last may be smaller."""
     epochs: np.ndarray
-    """int64 [n], of each of them."""
+    """int64 [n], the epoch of each sample."""
     frames: np.ndarray
-    """int64 [n], as the index has them; those of fewer than 2 do not count."""
+    """int64 [n], from the index. Clips of fewer than 2 frames do not count."""
     group: np.ndarray
-    """int64 [B], which of the groups each clip of the micro-batch is in."""
+    """int64 [B], number of the group that each clip of the micro-batch belongs to."""
 
 
 class Request(NamedTuple):
@@ -31,8 +31,8 @@ class Request(NamedTuple):
     positions: np.ndarray
     samples: np.ndarray
     last: bool
-    """Whether it is the last one of its step."""
+    """True for the last micro-batch of its step."""
     limits: np.ndarray
-    """Tokens to which each sample, or what replaces it, is cropped; 0 for images."""
+    """Tokens to which each sample, or its replacement, is cropped; 0 for images."""
     neighbours: Neighbours | None = None
-    """Speech: the clips with whose masks these are trimmed; None: they are not."""
+    """Speech: the clips whose masks are trimmed together with these clips'. None: masks are not trimmed."""

@@ -1,4 +1,8 @@
-"""Who shares what: modalities of a mixture their blocks, the teacher with the student what it does not average."""
+"""Students and teachers, and the modules that they share.
+
+The modalities of a mixture can share their blocks. A teacher shares with its student all modules that it does not
+average.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ from configs.modality_config import ModalityConfig, TargetConfig
 from configs.published import PUBLISHED
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
+from models.layers.blocks import initialise_blocks, make_blocks
 from models.network import Network
 from models.speech import SpeechNetwork
 from models.text import TextNetwork
-from models.transformer import initialise_blocks, make_blocks
 from models.vision import VisionNetwork
 
 _BLOCKS = "blocks"
@@ -21,13 +25,14 @@ _AVERAGED = {
     "transformer": ("positions", "norm_embeddings", "encoder", "norm"),
     "blocks": ("encoder", "norm"),
 }
-"""The children of a network that the teacher averages where that is not all of them."""
+"""The children of a network that the teacher averages, by `teacher.average`. "all" averages every child."""
 
 
 def make_student(config: PretrainConfig) -> nn.Module:
-    """The network of the only modality; for a mixture one of each by name and, if they share them, `blocks`.
+    """Return the network of the only modality; for a mixture a ModuleDict of networks by modality.
 
-    Shared blocks have the biases and the epsilon that belong to their norm: vision's for pre, speech's for the others.
+    It has the blocks that all modalities share, if any, under `blocks`. Their biases and epsilon belong to their norm:
+    vision's for pre, speech's for the other norms.
     """
     configs = {modality: config.for_modality(modality) for modality in config.modalities}
     if not config.is_mixture:
@@ -58,10 +63,10 @@ def make_network(config: ModalityConfig, blocks: nn.ModuleList | None = None) ->
 
 
 def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
-    """A frozen copy of what the teacher averages, in evaluation mode; the rest are the student's own modules.
+    """Return a frozen copy of the modules that the teacher averages, in evaluation mode.
 
-    These are attributes but no children of the teacher: in neither its parameters nor its state, and its modes do not
-    reach them.
+    The other modules are the student's own. They are attributes but no children of the teacher: they are not among its
+    parameters, not in its state, and keep the student's mode.
     """
     shared = {
         m: _not_averaged(network_of(student, config, m), config.for_modality(m).teacher) for m in config.modalities
@@ -83,19 +88,19 @@ def _not_averaged(network: Network, teacher: TargetConfig) -> dict[str, nn.Modul
 
 
 def network_of(networks: nn.Module, config: PretrainConfig, modality: Modality) -> Network:
-    """The network of one modality in what `make_student` or `make_teacher` made."""
+    """Return the network of one modality from the result of `make_student` or `make_teacher`."""
     network = networks[modality] if config.is_mixture else networks  # type: ignore[index]
     assert isinstance(network, Network)
     return network
 
 
 def modality_of(name: str, config: PretrainConfig) -> Modality | None:
-    """The only modality whose steps move the student's parameter `name`; None: every step does."""
+    """Return the only modality whose steps move the student's parameter `name`; None if every step moves it."""
     return next((m for m in config.modalities if config.is_mixture and name.startswith(f"{m}.")), None)
 
 
 def part_state(state: dict[str, Tensor], config: PretrainConfig, modality: Modality) -> dict[str, Tensor]:
-    """A run's student weights -> those of one modality, named as in a run of that modality alone."""
+    """Return the weights of one modality from a run's student weights, named as in a run of that modality alone."""
     if not config.is_mixture:
         return state
     prefix = f"{modality}."

@@ -1,6 +1,6 @@
-"""data2vec: a student sees a masked sample and predicts, where it is masked, a teacher's view of the whole sample.
+"""data2vec: from a masked sample, a student predicts a teacher's outputs for the whole sample, at the masked tokens.
 
-Shapes: B samples, T tokens, R rows: the masked tokens of a sample, padded to a common number, H width, K top blocks.
+Shapes: B samples, T tokens, H width, K top blocks, R rows (a sample's masked tokens, padded to a common number).
 The teacher is the exponential moving average of the student; the optimizer averages it (`pretrain.engine.teacher`).
 """
 
@@ -22,28 +22,28 @@ from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch
 from models.build import make_student, make_teacher, modality_of, network_of, part_state
 from models.flops import flops
+from models.layers.blocks import Block, select_tokens
 from models.network import Network, real_tokens
 from models.objective import Objective, ObjectiveOutput, Tracked
 from models.statistics import moments
-from models.transformer import Block, select_tokens
 
 __all__ = ["Data2Vec", "Weights", "part_state"]
 
 Weights = Literal["teacher", "student"]
 
-FEATURE_BATCH = 256  # samples per forward pass of `features` at most,
-FEATURE_TOKENS = 8192  # and speech and text tokens: a pass of the feature encoder holds 300 times their bytes
+FEATURE_BATCH = 256  # most samples in a forward pass of `features`
+FEATURE_TOKENS = 8192  # most tokens of speech or text in it: the feature encoder holds 300 times their bytes
 
-_EPS = 1e-5  # of normalised targets (data2vec.md section 1)
+_EPS = 1e-5  # of normalised targets: the default of torch's functional norms, which the authors' code uses
 
 
 class Data2Vec(Objective):
     """Student and teacher of one modality, or of several that take turns."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        """Draw the student from `train.seed` (the global generator is left alone); the teacher is its exact copy.
+        """Draw the student's weights from `train.seed`, and make the teacher its exact copy.
 
-        ValueError where the configuration's sizes contradict each other.
+        The global generator is left alone. Raises ValueError if the configuration's sizes contradict each other.
         """
         super().__init__()
         check_sizes(config)
@@ -66,7 +66,7 @@ class Data2Vec(Objective):
         """Compute the loss of a micro-batch, and the moments of its targets and predictions.
 
         batch: a `MaskedBatch` of one mask per sample. count: scalar, the masked tokens of the whole optimizer step over
-        all ranks. shared_seed: as `Objective`. Statistics `target` and `prediction`: float64 [1 + 2 H], see
+        all ranks. shared_seed: see `Objective.forward`. Statistics `target` and `prediction`: float64 [1 + 2 H], see
         `statistics.moments`.
         """
         assert isinstance(batch, MaskedBatch)
@@ -84,13 +84,13 @@ class Data2Vec(Objective):
         return ObjectiveOutput(loss, statistics)
 
     def network(self, modality: Modality, weights: Weights) -> Network:
-        """The student's or the teacher's network of one modality."""
+        """Return the student's or the teacher's network of one modality."""
         return network_of(self.teacher if weights == "teacher" else self.student, self.config, modality)
 
     def embed(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """Return the local features of every token, [B, T, H]: the student's, and those that the teacher starts from.
+        """Return the local features of every token, [B, T, H], for the student and for the teacher.
 
-        They are computed once if the teacher averages none of the local encoder and sees what the student sees.
+        They are computed once if both get the same input and the teacher averages no part of the local encoder.
         """
         student, teacher = self.network(batch.modality, "student"), self.network(batch.modality, "teacher")
         student_input, teacher_input = student.student_teacher_inputs(batch)
@@ -125,7 +125,7 @@ class Data2Vec(Objective):
         return network.predict(last).float()
 
     def train(self, mode: bool = True) -> Data2Vec:
-        """As nn.Module.train; the teacher stays in evaluation mode."""
+        """Set the student's mode, as nn.Module.train does; the teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -200,19 +200,19 @@ def only_mask(batch: MaskedBatch) -> Tensor:
 
 
 def _lengths(batch: SampleBatch) -> Tensor | None:
-    """None where no sample is padded: fused attention has its fastest kernels for no bias at all."""
+    """Return the lengths; None if no sample is padded, since fused attention is fastest without a bias."""
     return batch.lengths if batch.padded else None
 
 
 def _feature_batch(config: ModalityConfig) -> int:
-    """Samples per forward pass of `features`, from the longest that there may be."""
+    """Return the number of samples per forward pass of `features`, for samples of the longest possible length."""
     return max(1, min(FEATURE_BATCH, FEATURE_TOKENS // (config.longest or 1)))
 
 
 def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """mask bool [B, T] -> positions int64 [B, M] of the masked tokens, and weight float32 [B, M].
+    """mask bool [B, T] -> rows int64 [B, R], the positions of the masked tokens, and their weight float32 [B, R].
 
-    M = min(count, T) whatever the mask holds, so that shapes are static; padding rows have weight 0.
+    R = min(count, T), so that shapes do not depend on the mask. Padding rows have weight 0, masked tokens 1.
     """
     assert mask.device.type != "cpu" or int(mask.sum(1).max()) <= count, "more patches masked than vision.mask.patches"
     order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -220,7 +220,7 @@ def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def average(blocks: list[Tensor], lengths: Tensor, options: TargetConfig) -> Tensor:
-    """Block outputs [B, N, H] -> their normalised average, float32 [B, N, H]."""
+    """Return the normalised average, float32 [B, N, H], of block outputs [B, N, H]."""
     total = torch.zeros_like(blocks[0], dtype=torch.float32)
     for block in blocks:
         total += _normalise(block.float(), lengths, options.block_norm)
@@ -228,7 +228,7 @@ def average(blocks: list[Tensor], lengths: Tensor, options: TargetConfig) -> Ten
 
 
 def _normalise(x: Tensor, lengths: Tensor, kind: Normalisation) -> Tensor:
-    """x [B, N, H] over the channels of a token, over the real tokens of a sample, or not at all; without affine."""
+    """Normalise x [B, N, H] over a token's channels, over a sample's real tokens, or not at all; without affine."""
     match kind:
         case "layer":
             return F.layer_norm(x, x.shape[-1:], eps=_EPS)
@@ -246,7 +246,10 @@ def _instance_norm(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: RegressionConfig) -> Tensor:
-    """Smooth-L1 (beta 0: squared error, without 1/2) of [B, M, H], reduced over H, weighted sum over B and M."""
+    """Return the Smooth-L1 loss of [B, R, H], reduced over H, as a sum over B and R weighted by `weight` [B, R].
+
+    beta 0: the squared error, without the factor 1/2.
+    """
     if loss.beta:
         elements = F.smooth_l1_loss(predictions, targets, reduction="none", beta=loss.beta)
     else:

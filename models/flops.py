@@ -1,8 +1,8 @@
 """Parameters, and floating-point operations of a training step: for MFU and the estimate.
 
-Counted are the matrix products that the objective needs, a multiply-add as two operations. Stochastic depth and layer
+The matrix products that the objective needs are counted, a multiply-add as two operations. Stochastic depth and layer
 drop count by their expectation, and padding does not count. The last block counts for the masked tokens alone if no
-others are needed. Recomputation by activation checkpointing does not count.
+other outputs are needed. Recomputation by activation checkpointing does not count.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from models.build import make_student, network_class
 
 
 def parameters(config: PretrainConfig) -> int:
-    """Parameters of the student, regression heads and mask vectors included, of all modalities of a mixture."""
+    """Return the number of the student's parameters over all modalities, regression heads and mask vectors included."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in make_student(config).parameters())
 
 
 def flops(config: ModalityConfig, lengths: Sequence[int], masked: Sequence[int]) -> float:
-    """Operations of a training step on samples with the given numbers of real and of masked tokens.
+    """Return the operations of a training step on samples with the given numbers of real and of masked tokens.
 
-    The sum of the student's forward and backward pass and the teacher's forward pass.
+    They are the sum of the student's forward and backward pass and the teacher's forward pass.
     """
-    return float(_samples(config, np.array(lengths, float), np.array(masked, float)).sum())
+    return float(_per_sample(config, np.array(lengths, float), np.array(masked, float)).sum())
 
 
-def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """Operations of a training step on each sample. A backward pass counts twice its forward pass, less the part that
-    needs no gradient.
+def _per_sample(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """Return the operations of a training step on each sample, float64 [B].
 
-    All samples at once, here and below: this is counted at every step.
+    A backward pass counts twice its forward pass, less the part that needs no gradient. The samples are counted all at
+    once, here and below, because every step counts them.
     """
     model, teacher = config.model, config.teacher
     keep = [(1 - model.drop_path * i / max(model.layers - 1, 1)) * (1 - model.layer_drop) for i in range(model.layers)]
@@ -50,13 +50,15 @@ def _samples(config: ModalityConfig, tokens: np.ndarray, masked: np.ndarray) -> 
 
 
 def _blocks(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray, keep: list[float]) -> np.ndarray:
-    """Forward operations of all blocks, each run with its probability in `keep`. The last one answers `rows` tokens
-    alone."""
+    """Return the forward operations of all blocks, each run with its probability in `keep`.
+
+    The last block computes the outputs of `rows` tokens only.
+    """
     return sum(keep[:-1]) * _block(model, tokens, tokens) + keep[-1] * _block(model, tokens, rows)
 
 
 def _block(model: TransformerConfig, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Forward operations of a block on `tokens` tokens that answers `rows` of them."""
+    """Return the forward operations of a block on `tokens` tokens that computes the outputs of `rows` of them."""
     keys_values = 4 * tokens * model.width**2
     queries_output = 4 * rows * model.width**2
     attention = 4 * rows * tokens * model.width

@@ -1,7 +1,7 @@
-"""Kernels of LayerNorm and Adam, chosen once, by running them on the device in use, with the reason.
+"""Kernels of LayerNorm and Adam, chosen once, by running them on the device in use, with the reason for the choice.
 
-NVIDIA's apex is built from source. The package called `apex` on PyPI is an unrelated Pyramid toolkit, and a half-built
-apex imports but has no CUDA kernels: only running a kernel tells.
+NVIDIA's apex is built from source. The package called `apex` on PyPI is an unrelated Pyramid toolkit. A half-built apex
+can be imported but has no CUDA kernels, so only running a kernel shows that it works.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class LayerNorm(nn.LayerNorm):
 
 @cache
 def layer_norm(device: torch.device) -> Kernel:
-    """apex's LayerNorm (float32 in, the parameters' dtype out) if it runs on `device`, else torch's."""
+    """Return apex's LayerNorm (float32 in, the parameters' dtype out) if it runs on `device`, else torch's."""
     try:
         cls = _apex("normalization", device).MixedFusedLayerNorm
         x = torch.arange(16.0, device=device).view(2, 8)
         difference = (cls(8).to(device)(x) - F.layer_norm(x, (8,))).abs().max().item()
-    except Exception as error:  # whatever stops apex from running is the reason to print
+    except Exception as error:  # any error that stops apex from running is the reason to print
         return Kernel(LayerNorm, "torch LayerNorm", _because(error))
     if difference > 1e-3:
         return Kernel(LayerNorm, "torch LayerNorm", f"apex's differs from torch's by {difference:.1g}")
@@ -58,7 +58,7 @@ def layer_norm(device: torch.device) -> Kernel:
 
 @cache
 def adam(device: torch.device) -> Kernel:
-    """apex's FusedAdam if it runs on `device`, else torch's AdamW."""
+    """Return apex's FusedAdam if it runs on `device`, else torch's AdamW."""
     try:
         cls = _apex("optimizers", device).FusedAdam
         arguments: dict[str, Any] = {"adam_w_mode": True}
@@ -70,7 +70,7 @@ def adam(device: torch.device) -> Kernel:
 
 @cache
 def torch_adam(device: torch.device, reason: str) -> Kernel:
-    """torch's AdamW: fused if that runs on `device`, else tensor by tensor. reason: why apex's was not chosen."""
+    """Return torch's AdamW: fused if that runs on `device`, else tensor by tensor. reason: why apex's is not used."""
     try:
         _step(torch.optim.AdamW, {"fused": True}, device)
         return Kernel(torch.optim.AdamW, "torch fused AdamW", f"ran on {device.type}; {reason}", {"fused": True})
@@ -79,7 +79,7 @@ def torch_adam(device: torch.device, reason: str) -> Kernel:
 
 
 def _apex(submodule: str, device: torch.device) -> ModuleType:
-    """`apex.SUBMODULE` of NVIDIA's apex. Raises an exception that says why it cannot be used."""
+    """Return `apex.SUBMODULE` of NVIDIA's apex. Raises an exception that says why it cannot be used."""
     if device.type != "cuda":
         raise RuntimeError(f"apex has no {device.type} kernels")
     try:
@@ -91,7 +91,7 @@ def _apex(submodule: str, device: torch.device) -> ModuleType:
 
 
 def _is_impostor() -> bool:
-    """True if `apex` is installed and is not NVIDIA's, which ships `apex.normalization`."""
+    """Return True if `apex` is installed and is not NVIDIA's, which ships `apex.normalization`."""
     try:
         files = importlib.metadata.files("apex") or []
     except importlib.metadata.PackageNotFoundError:
@@ -100,7 +100,7 @@ def _is_impostor() -> bool:
 
 
 def _step(cls: type, arguments: dict[str, Any], device: torch.device) -> None:
-    """Take one step on a tiny parameter; raise unless it moved and stayed finite."""
+    """Take one step on a tiny parameter. Raises RuntimeError unless it moved and stayed finite."""
     parameter = nn.Parameter(torch.ones(8, device=device))
     parameter.grad = torch.ones_like(parameter)
     cls([parameter], lr=0.1, **arguments).step()
@@ -109,5 +109,5 @@ def _step(cls: type, arguments: dict[str, Any], device: torch.device) -> None:
 
 
 def _because(error: Exception) -> str:
-    """The error's own words, in one line."""
+    """Return the first line of the error's message, or its class if it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
-from models.transformer import Encoder, initialise_blocks, layer_norm
+from models.layers.blocks import initialise_blocks, layer_norm
+from models.transformer import Encoder
 
 
 class Around(NamedTuple):
     """Forward operations of samples outside the blocks, float64 [B] or one number."""
 
     first: np.ndarray | float
-    """The layer that takes the sample itself, which needs no gradient."""
+    """The first layer. Its input is the sample, which needs no gradient."""
     local: np.ndarray | float
     """The rest of the local encoder."""
     positions: np.ndarray | float
@@ -29,7 +30,7 @@ class Around(NamedTuple):
 class Network(nn.Module, ABC):
     """One modality's network: the inputs, the local encoder, the Transformer, the regression head.
 
-    B samples, T tokens, H width. The final norm is there where the blocks are pre-norm.
+    B samples, T tokens, H width. Networks of pre-norm blocks have a final norm.
     """
 
     prefix = 0
@@ -42,13 +43,16 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """`config` has passed `configs.checks.run.check_sizes`. blocks: those of all modalities; None makes own ones."""
+        """Make the network. `config` has passed `configs.checks.run.check_sizes`.
+
+        blocks: the blocks that all modalities share; None: the network makes its own.
+        """
         super().__init__()
 
     def _add_transformer(
         self, config: ModalityConfig, head: nn.Module, blocks: nn.ModuleList | None, input_norm: bool = False
     ) -> None:
-        """Encoder, final norm and head. `blocks`: those shared with other modalities; None makes own ones."""
+        """Make encoder, final norm and head. blocks: shared with other modalities; None: the network makes its own."""
         form = config.published
         self.owns_blocks = blocks is None
         self.encoder = Encoder(config, form, input_norm, blocks)
@@ -71,15 +75,15 @@ class Network(nn.Module, ABC):
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """x [B, T, H] of `embed`, lengths int64 [B] -> the outputs of the encoder, [B, prefix + T, H] each.
+        """Return the encoder's outputs, [B, prefix + T, H] each. x: [B, T, H], from `embed`.
 
-        lengths: None where all tokens are real. mask: bool [B, T], the tokens that are hidden. rows: int64 [B, M], the
-        tokens whose output the last block computes; its output is then [B, M, H]. asked: `top`, `target` and
-        `layer_seed` of `Encoder`.
+        lengths: int64 [B]; None: all tokens are real. mask: bool [B, T], True for hidden tokens. rows: int64 [B, M],
+        the tokens whose output the last block computes; its output is then [B, M, H]. asked: `top`, `target` and
+        `layer_seed` of `Encoder.forward`.
         """
 
     def predict(self, x: Tensor) -> Tensor:
-        """The last block's output [..., H] -> predictions [..., H]."""
+        """Return the predictions [..., H] for outputs [..., H] of the last block."""
         return self.head(x if self.norm is None else self.norm(x))
 
     @abstractmethod

@@ -1,4 +1,7 @@
-"""Objectives: what the engine steps. data2vec is one; fine-tuning has others, most of them without a teacher."""
+"""Objectives: modules whose loss the engine minimises.
+
+data2vec is one. Fine-tuning has others, most of them without a teacher.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,22 @@ class Tracked(NamedTuple):
     """A parameter that the teacher averages."""
 
     name: str
-    """As `trained` has it."""
+    """Its name in `Objective.trained`."""
     student: nn.Parameter
     teacher: nn.Parameter
     """The frozen copy that the forward pass uses, in the model's precision."""
 
 
 class Objective(nn.Module, ABC):
-    """A module that turns a micro-batch into a loss. Who updates its parameters, and how, is not its business."""
+    """A module that turns a micro-batch into a loss. It does not update its parameters: the engine does."""
 
     @abstractmethod
     def forward(self, batch: SampleBatch, count: Tensor, shared_seed: int = 0) -> ObjectiveOutput:
         """Compute the loss of a micro-batch and its statistics.
 
         count: scalar, the targets of the whole optimizer step over all ranks (the sum of `batch.counts.targets`). The
-        losses of the step's micro-batches sum to the mean over every target. shared_seed: the same on every rank; layer
-        drop is drawn from it.
+        losses of the step's micro-batches sum to the mean over every target. shared_seed: the seed of layer drop, the
+        same on every rank.
         """
 
     @abstractmethod

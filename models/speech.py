@@ -1,10 +1,11 @@
 """Waveforms to tokens: normalisation, convolutional feature encoder, mask vector, positional convolutions.
 
 Shapes: B clips of S samples of 16 kHz, T frames of 20 ms, C channels of the feature encoder, H width. Frames are the
-last dimension but one throughout, so that LayerNorm needs no transposes. Source: data2vec.md section 3.1.
+last dimension but one throughout, so that LayerNorm needs no transposes. Source: fairseq examples/data2vec
+(models/data2vec_audio.py).
 
-Nothing a clip is padded with reaches its own frames: convolutions without padding look only at samples of the clip,
-the positional convolutions find zeros behind its end as they do in front of it, and attention stops there.
+A clip's padding does not change its own frames. The feature encoder's convolutions for these frames read only samples
+of the clip. The positional convolutions read zeros behind its end, as they do in front of it. Attention stops there.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from configs.published import PUBLISHED
 from configs.schema_modalities import SpeechConfig
 from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
 from data_shards.batch import SampleBatch
+from models.layers.blocks import layer_norm
 from models.network import Around, Network, real_tokens
-from models.transformer import layer_norm
 
 _EPS = PUBLISHED["v1", "speech"].norm_eps
 
 
 def normalise(clips: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """int16 [B, S], scale [B, 2] of mean and 1 / deviation -> [B, S] of `dtype`."""
+    """clips int16 [B, S], scale [B, 2] of mean and 1 / deviation -> [B, S] of `dtype`."""
     mean, inverse = scale.float()[..., None].unbind(1)
     return ((clips.float() - mean) * inverse).to(dtype)
 
@@ -52,7 +53,7 @@ class Convolution(nn.Module):
 
 
 class _Products(torch.autograd.Function):
-    """A strided convolution as the sum over runs of `stride` taps: each run's windows are a view of the input."""
+    """A strided convolution as a sum over runs of `stride` taps. The windows of a run are a view of the input."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -79,7 +80,7 @@ class _Products(torch.autograd.Function):
 
 
 def _windows(x: Tensor, weight: Tensor, ctx) -> list[Tensor]:
-    """x [B, T, C] -> for each run of taps the view [B, T', taps * C] of what they see; a view's rows do not overlap."""
+    """Return each run's windows as a view [B, T', taps * C] of x [B, T, C]. The rows of a view do not overlap."""
     (samples, _, channels), kernel, stride = x.shape, weight.shape[2], ctx.stride
     strides, offset = (x.stride(0), stride * channels, 1), x.storage_offset()
     taps = [(first, min(stride, kernel - first)) for first in range(0, kernel, stride)]
@@ -87,7 +88,7 @@ def _windows(x: Tensor, weight: Tensor, ctx) -> list[Tensor]:
 
 
 def _runs(weight: Tensor, ctx) -> list[Tensor]:
-    """weight [C', C, kernel] -> for each run of taps its matrix [C', taps * C]."""
+    """Return the matrix [C', taps * C] of each run of taps of weight [C', C, kernel]."""
     return [run.flatten(1) for run in weight.transpose(1, 2).split(ctx.stride, 1)]
 
 
@@ -162,7 +163,7 @@ class PositionLayer(nn.Module):
 
 
 class Positions(nn.Module):
-    """Where a frame stands, from stacked convolutions over its neighbours; added to the frames by the network."""
+    """Position features of frames, by stacked convolutions over neighbours. The network adds them to the frames."""
 
     def __init__(self, width: int, layers: int, kernel: int, groups: int, leaky: bool) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ class Positions(nn.Module):
         self.leaky = leaky
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """x [B, T, H], 0 where padding, bool [B, T, 1] -> [B, T, H]; unless leaky, every layer finds zeros there."""
+        """x [B, T, H], 0 at padding, bool [B, T, 1] -> [B, T, H]. Unless leaky, every layer's input is 0 there."""
         first, *others = self.layers
         x = first(x)
         for layer in others:
@@ -179,7 +180,7 @@ class Positions(nn.Module):
 
 
 def without(x: Tensor, padding: Tensor | None) -> Tensor:
-    """x [B, T, H] with zeros where padding, bool [B, T, 1]; None: there is none."""
+    """Return x [B, T, H] with zeros at padding, bool [B, T, 1]; None: there is no padding."""
     return x if padding is None else x.masked_fill(padding, 0)
 
 
@@ -189,7 +190,7 @@ class SpeechNetwork(Network):
     first_module = "feature_encoder"
 
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """As `Network`."""
+        """Make the network; see `Network`."""
         super().__init__(config, blocks)
         width, speech = config.model.width, config.speech
         layers, kernel, groups = speech.position_layers, speech.position_kernel, speech.position_groups
@@ -201,25 +202,25 @@ class SpeechNetwork(Network):
         self._initialise_blocks()
 
     def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
-        """Normalised waveforms [B, S] in the parameters' dtype, the same for both networks."""
+        """Return the normalised waveforms [B, S] in the parameters' dtype, the same for both networks."""
         assert batch.scale is not None
         waveform = normalise(batch.inputs, batch.scale, self.masking.vector.dtype)
         return waveform, waveform
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Projected features of the waveforms, [B, T, H]."""
+        """Return the projected features of the waveforms, [B, T, H]."""
         return self.projection(self.feature_encoder(inputs))
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """As `Network`."""
+        """Return the encoder's outputs; see `Network.forward`."""
         padding = None if lengths is None else ~real_tokens(lengths, x.shape[1])[..., None]
         x = without(x if mask is None else self.masking(x, mask), padding)
         return self.encoder(x + self.positions(x, padding), lengths=lengths, rows=rows, **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
-        """All real frames."""
+        """Return bool [B, T], True for all real frames."""
         return real_tokens(batch.lengths, batch.tokens)
 
     @staticmethod

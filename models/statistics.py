@@ -2,7 +2,7 @@
 
 The figure is the mean over channels of the standard deviation over tokens (fairseq examples/data2vec, `compute_var`):
 about 1 for normalised, varied targets, and near 0 after a collapse. Moments are additive: those of micro-batches and
-ranks are summed. The effective rank tells in how many directions tokens vary.
+ranks are summed. The effective rank is the number of directions in which tokens vary.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def effective_rank(x: Tensor) -> Tensor:
     """
     x = _centred(x)
     gram = x @ x.mT if len(x) < x.shape[1] else x.mT @ x  # float64, since it squares the singular values
-    finite = gram.isfinite().all() & (len(x) >= 3)  # eigvalsh raises, or does not return, on what is not finite
+    finite = gram.isfinite().all() & (len(x) >= 3)  # eigvalsh raises, or never returns, for other values
     singular = torch.linalg.eigvalsh(gram.where(finite, 0.0)).clamp(min=0).sqrt()
     share = singular / singular.sum()
     rank = torch.special.entr(share).sum().exp().where(singular.sum() > 0, 1.0)

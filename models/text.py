@@ -1,7 +1,7 @@
 """Subwords to tokens: embedding, learned positions and their norm, as in RoBERTa.
 
-Shapes: B texts of T subwords, V types, H width. Sources: data2vec.md sections 4.1 and 4.3; the teacher sees the whole
-text, as in the paper.
+Shapes: B texts of T subwords, V types, H width. Source: fairseq examples/data2vec (models/data2vec_text.py). The
+teacher sees the whole text, as in the paper (arXiv 2202.03555, section 3.3); fairseq's sees the masked tokens only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch, SampleBatch
+from models.layers.blocks import INIT_STD, FeedForward, layer_norm
 from models.network import Around, Network
-from models.transformer import INIT_STD, FeedForward, layer_norm
 
 FIRST_POSITION = PAD + 1
-"""Row of the first token's position: RoBERTa's counts from its padding, whose row is zero."""
+"""Row of the first token's position. RoBERTa's positions begin behind the row of <pad>, which is zero."""
 
 
 class Embedding(nn.Module):
@@ -35,7 +35,7 @@ class Embedding(nn.Module):
 
 
 class Positions(nn.Module):
-    """A vector for each position, added."""
+    """A learned vector for each position, added to the token there."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Positions(nn.Module):
 
 
 def _table(rows: int, width: int) -> Tensor:
-    """[rows, H], normal of deviation 0.02 with a zero row for <pad>."""
+    """Return [rows, H], normal of deviation 0.02 with a zero row for <pad>."""
     table = torch.empty(rows, width).normal_(std=INIT_STD)
     table[PAD] = 0
     return table
@@ -59,7 +59,7 @@ class TextNetwork(Network):
     first_module = "embedding"
 
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """As `Network`."""
+        """Make the network; see `Network`."""
         super().__init__(config, blocks)
         width, text = config.model.width, config.text
         self.embedding = Embedding(text.vocab_size, width)
@@ -69,23 +69,23 @@ class TextNetwork(Network):
         self._initialise()
 
     def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
-        """Return ids int32 [B, T]: for the student the corrupted ones, if any, for the teacher the whole text."""
+        """Return ids int32 [B, T]: the corrupted ones, if any, for the student, and the whole text for the teacher."""
         corrupted = batch.corrupted if isinstance(batch, MaskedBatch) else None
         return (batch.inputs if corrupted is None else corrupted[:, 0]), batch.inputs
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Embedded ids [B, T, H]."""
+        """Return the embedded ids [B, T, H]."""
         return self.embedding(inputs)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """As `Network`; the mask is in the ids already."""
+        """Return the encoder's outputs; see `Network.forward`. `mask` is unused: the ids are already masked."""
         x = self.norm_embeddings(self.positions(x))
         return self.encoder(x, lengths=lengths, rows=rows, **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
-        """All but <s>, </s> and <pad>."""
+        """Return bool [B, T], True for all tokens but <s>, </s> and <pad>."""
         return (batch.inputs != BOS) & (batch.inputs != EOS) & (batch.inputs != PAD)
 
     @staticmethod
@@ -95,7 +95,7 @@ class TextNetwork(Network):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """BERT's initial weights."""
+        """Draw BERT's initial weights."""
         self._initialise_blocks()
         for module in self.head.modules():
             if isinstance(module, nn.Linear):

@@ -1,7 +1,7 @@
 """Images to tokens: normalisation, patch embedding, mask and CLS vectors, relative positions, the vision network.
 
 Shapes: B images of S pixels a side, patches of P pixels, g = S / P patches a side, T = g * g patches, H width.
-Sources: data2vec.md section 2.1 (the code behind the paper's vision numbers).
+Source: the authors' code (data2vec_vision), which gave the paper's vision results.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
-from models.attention import ALIGNMENT
+from models.layers.attention import ALIGNMENT
+from models.layers.blocks import truncated_normal_
 from models.network import Around, Network
-from models.transformer import truncated_normal_
 
 
 def normalise(
     images: Tensor, color: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
 ) -> Tensor:
     """uint8 [B, 3, S, S] -> [B, 3, S, S] of `dtype`: x / 255, the affine map color [B, 3, 4], clamp, normalise."""
-    pixels = images.contiguous().flatten(2).float().div_(255)  # loaders have the channels of a pixel side by side
+    pixels = images.contiguous().flatten(2).float().div_(255)  # loaders place the channels of a pixel side by side
     pixels = torch.baddbmm(color[..., 3:].float(), color[..., :3].float(), pixels).clamp_(0, 1)
     shift, scale = torch.tensor([mean, std], device=images.device)[..., None]
     return pixels.sub_(shift).div_(scale).view(images.shape).to(dtype)
@@ -37,7 +37,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 class PatchEmbedding(nn.Module):
-    """The convolution with kernel = stride = P, as the matrix product that it is."""
+    """The convolution with kernel = stride = P, computed as the matrix product that it is."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
@@ -76,12 +76,12 @@ class RelativePositions(nn.Module):
         self.register_buffer("index", F.pad(index, (0, -len(index) % ALIGNMENT)), persistent=False)
 
     def forward(self) -> Tensor:
-        """[heads, N, N'] with N = 1 + T; the columns beyond N only align the rows."""
+        """Return the bias [heads, N, N'], N = 1 + T; the columns beyond N only align the rows."""
         return F.embedding(self.index, self.table).permute(2, 0, 1).contiguous()
 
 
 def relative_position_index(grid: int) -> Tensor:
-    """int64 [1 + T, 1 + T]: the row of BEiT's table for each (query, key)."""
+    """Return int64 [1 + T, 1 + T]: the row of BEiT's table for each (query, key)."""
     side = 2 * grid - 1
     y, x = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)
     index = torch.empty(grid**2 + 1, grid**2 + 1, dtype=torch.int64)
@@ -97,7 +97,7 @@ class VisionNetwork(Network):
     first_module = "patch_embedding"
 
     def __init__(self, config: ModalityConfig, blocks: nn.ModuleList | None = None) -> None:
-        """As `Network`."""
+        """Make the network; see `Network`."""
         super().__init__(config, blocks)
         width, vision = config.model.width, config.vision
         self.config = vision
@@ -108,25 +108,25 @@ class VisionNetwork(Network):
         self._initialise()
 
     def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
-        """Augmented, normalised patches [B, T, 3 * P * P] in the parameters' dtype, the same for both networks."""
+        """Return the normalised patches [B, T, 3 * P * P] in the parameters' dtype, the same for both networks."""
         vision, dtype = self.config, self.patch_embedding.weight.dtype
         assert batch.color is not None
         patches = patchify(normalise(batch.inputs, batch.color, vision.mean, vision.std, dtype), vision.patch_size)
         return patches, patches
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Embedded patches [B, T, H]."""
+        """Return the embedded patches [B, T, H]."""
         return self.patch_embedding(inputs)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, mask: Tensor | None = None, rows: Tensor | None = None, **asked: Any
     ) -> list[Tensor]:
-        """As `Network`; all patches of an image are real."""
+        """Return the encoder's outputs; see `Network.forward`. `lengths` is unused: all patches are real."""
         rows = None if rows is None else rows + self.prefix
         return self.encoder(self.tokens(x, mask), self.positions(), rows=rows, **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
-        """All patches."""
+        """Return bool [B, T], True for all patches."""
         return torch.ones(len(batch), batch.tokens, dtype=torch.bool, device=batch.inputs.device)
 
     @staticmethod
@@ -137,7 +137,7 @@ class VisionNetwork(Network):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Truncated normal weights; the position table stays zero."""
+        """Draw truncated normal weights; the position table stays zero."""
         for parameter in (self.patch_embedding.weight, self.tokens.cls, self.tokens.mask):
             truncated_normal_(parameter)
         self._initialise_blocks()

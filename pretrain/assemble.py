@@ -1,6 +1,6 @@
 """From a configuration to everything that a run is made of, without running anything.
 
-The loop uses it, and so does whatever else needs a run's parts: benchmarks, fine-tuning, a step that is repeated.
+The loop uses it, and so do others that need a run's parts: benchmarks, fine-tuning, the repetition of a step.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ class Assembly:
     """True if the run goes on from a checkpoint."""
 
     def load(self, checkpoint: Path) -> None:
-        """Put weights, optimizer, teacher, data position and guards where a checkpoint has them. Collective.
+        """Restore weights, optimizer, teacher, data position and guards from a checkpoint. Collective.
 
         Raises ValueError if the checkpoint is of another model, or if the data would come in another order.
         """
         state = self.checkpoints.load(self.engine, checkpoint)
         self.loader.load_state_dict(state.data)
-        if distributed.rank() == 0:  # the counts are of all ranks
+        if distributed.rank() == 0:  # the saved counts are sums over all ranks
             self.loader.restore_bad_counts(*state.bad_samples)
         self.guard.load_state_dict(state.guard["steps"])
         self.collapse.load_state_dict(state.guard["collapse"])
         self.start, self.resumed = f"resuming from {checkpoint} (step {state.steps})", True
 
     def state(self) -> RunState:
-        """Return what a checkpoint holds beside the tensors. Collective."""
+        """Return the parts of a checkpoint that are no tensors. Collective."""
         bad = torch.tensor(self.loader.bad_counts, device=self.engine.device)
         replaced, read = distributed.all_sum(bad).tolist()
         guards = {"steps": self.guard.state_dict(), "collapse": self.collapse.state_dict()}
         return RunState(self.loader.state_dict(self.engine.steps), (replaced, read), guards)
 
     def save(self, wait: bool) -> None:
-        """Begin a checkpoint; with `wait` end it, too. Collective. A failure is in `checkpoints.failure`."""
+        """Begin a checkpoint; with `wait` end it, too. Collective. `checkpoints.failure` holds a failure."""
         self.checkpoints.save(self.engine, self.state(), wait)
 
 
@@ -73,7 +73,7 @@ def assemble(
     objective: Callable[[PretrainConfig], Objective] = Data2Vec,
     labels: LabelMember | None = None,
 ) -> Assembly:
-    """Make model, engine, loader, checkpoints and guards of a run; every rank calls it.
+    """Make model, engine, loader, checkpoints and guards of a run. Every rank calls it.
 
     resume: go on from the newest good checkpoint of `config.run.dir`, if there is any. labels: give the objective
     labelled batches. Raises ValueError if configuration, data and checkpoint do not fit, OSError if not even one

@@ -37,11 +37,11 @@ BAD_STEPS = "bad_steps.jsonl"
 
 
 def pretrain(config: PretrainConfig, device: torch.device) -> bool:
-    """Run until `config.train.steps`, or until a notice to stop, which gives False; every rank calls it.
+    """Run until `config.train.steps`, or until a notice to stop. Every rank calls it.
 
-    Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError if the configuration does not fit the
-    data or the checkpoint, RunStopped if the run had to stop by itself, OSError if its last checkpoint cannot be
-    written.
+    Returns False after a notice. Resumes from the newest good checkpoint of `config.run.dir`. Raises ValueError if the
+    configuration does not fit the data or the checkpoint, RunStopped if the run had to stop by itself, OSError if its
+    last checkpoint cannot be written.
     """
     preemption = Preemption(Path(config.run.dir))
     run = assemble(config, device)
@@ -63,17 +63,6 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
         report.close()
 
 
-def _record_config(run: Assembly) -> tuple[str, str]:
-    """Write the configuration into the run directory; return the log's line about the start, and the text written."""
-    if distributed.rank():
-        return run.start, ""
-    folder = Path(run.config.run.dir)
-    keep_tokenizer(folder, run.config)
-    changes, text = write_config(folder, run.config, distributed.world())
-    changed = f"; changed since the last start: {changes}" if changes and run.resumed else ""
-    return run.start + changed, text
-
-
 class Training:
     """The steps of a run, and every decision at their boundaries, the same on every rank."""
 
@@ -88,7 +77,7 @@ class Training:
         self._watchdog = Watchdog(self._folder, run.config.watchdog, distributed.rank())
 
     def run(self) -> bool:
-        """Step until `train.steps`, saving on the way; False where a notice to stop ended it."""
+        """Step until `train.steps`, and save on the way. Returns False if a notice to stop ended it."""
         steps = self._loader.steps(self._engine.steps)
         try:
             while self._engine.steps < self._config.train.steps:
@@ -100,22 +89,15 @@ class Training:
             raise
         return True
 
-    def _stop(self) -> None:
-        """Save, for a notice to stop."""
-        self._save(wait=True)
-        self._preemption.acknowledge()
-        place = self._checkpoints.newest
-        self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
-
     def _step(self, steps: Iterator[list[SampleBatch]]) -> bool:
-        """One step and what follows from it; True where a notice asks to stop."""
+        """Take one step, report it, and act on bad steps and collapse. Returns True if a notice asks to stop."""
         engine, watchdog, seconds = self._engine, self._config.watchdog, time.perf_counter
         begin = seconds()
         with self._watchdog.watch("data", watchdog.data_s, engine.steps):
             micro_batches = next(steps)
         with self._watchdog.watch("step", watchdog.step_s, engine.steps):
             result = engine.step(micro_batches, self._guard.judge)
-            # One sum over ranks tells of notices and of checkpoints, and waits for the device: so the clock is right.
+            # One sum over ranks collects notices and written checkpoints. It waits for the device, so `took` is right.
             flags = torch.tensor([self._preemption.noticed, self._checkpoints.written], dtype=torch.int32)
             noticed, written = distributed.all_sum(flags.to(engine.device)).tolist()
             took = seconds() - begin
@@ -129,15 +111,6 @@ class Training:
         if last or (not noticed and every and engine.steps % every == 0):
             self._save(wait=last)
         return bool(noticed) and not last
-
-    def _save(self, wait: bool) -> None:
-        """Begin a checkpoint; with `wait` write it. Raises OSError if the run's last one cannot be written."""
-        with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
-            self._run.save(wait)
-        if wait and self._checkpoints.failure:
-            raise OSError(
-                f"{self._checkpoints.failure}. Make room, then start again: the run goes on from its last one"
-            )
 
     def _report_step(self, result: StepResult, batch: SampleBatch, took: float) -> list[str]:
         """Report the step, and return a line for each module that has collapsed, and for targets and predictions."""
@@ -159,21 +132,8 @@ class Training:
         assert isinstance(batch, MaskedBatch)
         return measure(self._model, batch, self._engine.device)
 
-    def _act_on_collapse(self, lines: list[str]) -> None:
-        if not lines:
-            return
-        if self._config.guard.collapse == "stop":
-            raise RunStopped(
-                "\n".join(lines) + "\nThe representations carry nothing any more. Go back to a checkpoint before (move "
-                "later ones away) with a lower optimizer.lr, a longer schedule.warmup or a higher teacher.decay; "
-                "guard.collapse=warn goes on all the same"
-            )
-        if distributed.rank() == 0:
-            for line in lines:
-                log.warning("%s", line)
-
     def _handle_bad_step(self, finding: Finding, result: StepResult, micro_batches: list[SampleBatch]) -> None:
-        """Say what is wrong with the step, write it down with its samples, and go back or stop where that is due."""
+        """Warn of a bad step, log it with its samples, and roll back or stop the run if that is due."""
         where = self._locate_non_finite(finding, result, micro_batches)
         if distributed.rank() == 0:
             text = finding.text + (f"; first there: {where}" if where else "")
@@ -185,9 +145,9 @@ class Training:
         self._guard.stop_if_too_many(finding)
 
     def _locate_non_finite(self, finding: Finding, result: StepResult, micro_batches: list[SampleBatch]) -> str | None:
-        """Name the module in which a step went wrong: the first of a row of steps that are not finite.
+        """Name the module in which a step went wrong, for the first of consecutive steps that are not finite.
 
-        Returns None for other steps, and while fp16's loss scale is finding its place.
+        Returns None for other steps, and while fp16's loss scale is still adjusting.
         """
         scaling = self._engine.loss_scale is not None and result.loss == result.loss
         if finding.kind != "not finite" or scaling or not self._guard.first_in_a_row(finding):
@@ -215,7 +175,7 @@ class Training:
     def _roll_back(self, finding: Finding) -> None:
         """Go back to the last checkpoint.
 
-        The steps since then count as taken and not applied: the data goes on behind the bad step's batch, while
+        The steps since then count as taken and not applied. The data goes on behind the bad step's batch, while
         schedules and weights are the checkpoint's.
         """
         engine, samples = self._engine, self._engine.samples
@@ -232,6 +192,47 @@ class Training:
         if distributed.rank() == 0:
             log.warning("back at %s: its weights go on at step %d; %d steps are lost", place, finding.step + 1, lost)
 
+    def _act_on_collapse(self, lines: list[str]) -> None:
+        """Warn of collapsed modules, or raise RunStopped if `guard.collapse` is stop."""
+        if not lines:
+            return
+        if self._config.guard.collapse == "stop":
+            raise RunStopped(
+                "\n".join(lines) + "\nThe representations carry nothing any more. Go back to a checkpoint before (move "
+                "later ones away) with a lower optimizer.lr, a longer schedule.warmup or a higher teacher.decay; "
+                "guard.collapse=warn goes on all the same"
+            )
+        if distributed.rank() == 0:
+            for line in lines:
+                log.warning("%s", line)
+
+    def _save(self, wait: bool) -> None:
+        """Begin a checkpoint; with `wait` write it. Raises OSError if the run's last one cannot be written."""
+        with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
+            self._run.save(wait)
+        if wait and self._checkpoints.failure:
+            raise OSError(
+                f"{self._checkpoints.failure}. Make room, then start again: the run goes on from its last one"
+            )
+
+    def _stop(self) -> None:
+        """Save because of a notice to stop, and acknowledge the notice."""
+        self._save(wait=True)
+        self._preemption.acknowledge()
+        place = self._checkpoints.newest
+        self._report.say(f"{self._preemption.reason}: saved {place}; the same command goes on from there")
+
+
+def _record_config(run: Assembly) -> tuple[str, str]:
+    """Write the configuration into the run directory; return the log's line about the start, and the text written."""
+    if distributed.rank():
+        return run.start, ""
+    folder = Path(run.config.run.dir)
+    keep_tokenizer(folder, run.config)
+    changes, text = write_config(folder, run.config, distributed.world())
+    changed = f"; changed since the last start: {changes}" if changes and run.resumed else ""
+    return run.start + changed, text
+
 
 def _probe(run: Assembly, report: Report) -> list[ProbeResult]:
     """Probe the teacher on each modality for which the configuration names labelled samples."""
@@ -243,7 +244,7 @@ def _probe(run: Assembly, report: Report) -> list[ProbeResult]:
 
 
 def _summary(config: PretrainConfig, steps: int, trained: ProbeResult) -> str:
-    """The probe's table, with the row of the network that this run started from beside it."""
+    """Return the probe's table, with a row for the network that this run started from."""
     metrics = read_rows(Path(config.run.dir) / "metrics.jsonl")
     rows = [row for row in metrics if row["step"] == 0 and row.get("modality") == trained.modality]
     results = {f"teacher at step {steps}": trained}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = re.compile(r"(What|Of|Where|As|Whether)\b")
+FORBIDDEN = re.compile(r"(What|Of|Where|As|Whether|Which|How|Why)\b")
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -32,4 +32,4 @@ def test_no_docstring_begins_with_a_relative_clause(package: str) -> None:
         for line, text in docstrings(ast.parse(file.read_text()))
         if FORBIDDEN.match(text.strip())
     ]
-    assert not found, f"{len(found)} begin with What, Of, Where, As or Whether:\n" + "\n".join(found)
+    assert not found, f"{len(found)} begin with What, Of, Where, As, Whether, Which, How or Why:\n" + "\n".join(found)

@@ -1,4 +1,4 @@
-"""The policy for samples that cannot be used: they are replaced, counted, logged, and too many of them stop the run."""
+"""The policy for samples that cannot be used: they are replaced, counted and logged, and too many stop the run."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from data_shards.shards.bad_sample import BadKind, Report
 log = logging.getLogger(__name__)
 
 _LOGGED = 10  # bad samples that are logged one by one
-_QUIET_S = 30.0  # then at most one in so many seconds
+_QUIET_S = 30.0  # seconds between two that are logged after these
 _SHARDS = 10  # shards that a summary names
 
 
 class BadSampleCount:
-    """Counts replaced samples, logs some of them, and stops the run past `data.max_bad_*`.
+    """A count of replaced samples, which logs some of them and stops the run past `data.max_bad_*`.
 
-    `read` and `replaced` may be carried on from an earlier process; kinds and shards are those of this one.
+    `read` and `replaced` may continue the counts of an earlier process. Kinds and shards are counted in this process.
     """
 
     def __init__(self, config: DataConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.config, self._clock = config, clock
         self.read = self.replaced = 0
         self.kinds: Counter[BadKind] = Counter()
-        """Bad samples met by this process, by kind; those met in place of others among them."""
+        """Bad samples met by this process, by kind. Samples that were tried as replacements count too."""
         self._shards: Counter[str] = Counter()
         self._streak = self._hidden = self._summarised = 0
         self._quiet_until = 0.0
 
     def add(self, replaced: np.ndarray, reports: list[Report]) -> None:
-        """Count one consumed micro-batch: which of its samples are replacements, bool [B], and the bad samples met.
+        """Count one consumed micro-batch.
 
-        ValueError past the limits.
+        replaced: bool [B], True for replacements. reports: the bad samples met. Raises ValueError past the limits.
         """
         self.read += len(replaced)
         self.replaced += int(replaced.sum())
@@ -56,7 +56,7 @@ class BadSampleCount:
 
     @property
     def summary(self) -> str:
-        """A line on all that this process met; "" where that is nothing."""
+        """A line on all bad samples that this process met; "" if there were none."""
         if not self.kinds:
             return ""
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common())
@@ -72,7 +72,7 @@ class BadSampleCount:
             log.warning("%s", self.summary)
 
     def _log(self, report: Report) -> None:
-        """Log a bad sample, unless there have been too many of late."""
+        """Log a bad sample, unless too many were logged already and the last one not long ago."""
         number, now = self.kinds.total(), self._clock()
         if number > _LOGGED and now < self._quiet_until:
             self._hidden += 1

@@ -1,4 +1,4 @@
-"""How fast shards are read and made into batches, stage by stage: what a run's loader processes can give."""
+"""Speed of reading shards and making batches, stage by stage: the most that a run's loader processes can deliver."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.tar import Members
 
-_HELD = 256  # samples that are held in memory for the stages without reading
+_HELD = 256  # most samples held in memory for the stages without reading
 _HELD_BYTES = 256 * 2**20
 
 
 class Stage(NamedTuple):
-    """What was done in how many seconds."""
+    """One measured stage: its work and its seconds."""
 
     name: str
     samples: int
     size: int
-    """Bytes of the samples as they are stored."""
+    """Bytes of the stored samples."""
     seconds: float
 
     @property
     def line(self) -> str:
-        """Its row of the table."""
+        """The stage's row of the table."""
         speed, mb = self.samples / self.seconds, self.size / self.seconds / 1e6
         return f"{self.name:40}{speed:14,.0f}{mb:12,.1f}{1e6 * self.seconds / self.samples:14,.1f}"
 
@@ -47,13 +47,13 @@ HEADER = f"{'':40}{'samples/s':>14}{'MB/s':>12}{'us per sample':>14}"
 
 
 def bench(config: BenchConfig) -> Iterator[str]:
-    """Lines of a table, each as soon as it is measured.
+    """Yield the lines of a table, each right after its measurement.
 
-    ValueError where there are no shards, or no sample that can be used.
+    Raises ValueError if there are no shards, or no sample that can be used.
     """
     torch.set_num_threads(1)
     index = load_index(DataConfig(shards=config.shards))
-    members = _held(index)
+    members = _readable_samples(index)
     modality = config.modality or modality_of(members[0])
     if modality is None:
         names = ", .".join(sorted(members[0]))
@@ -62,18 +62,18 @@ def bench(config: BenchConfig) -> Iterator[str]:
     yield f"{index.samples} samples, {modality}; one thread, but for the loader's {config.workers} processes"
     yield HEADER
     for name, work in _stages(run, index, members):
-        yield _measured(name, work, config.seconds).line
+        yield _measure(name, work, config.seconds).line
     for name, workers in (
         ("read to masked batch, this process", 0),
         (f"loader, workers={config.workers}", config.workers),
     ):
         loader = ModalityLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
-        yield _measured(name, _loading(loader, 1 + workers * run.data.prefetch), config.seconds).line
+        yield _measure(name, _load_steps(loader, 1 + workers * run.data.prefetch), config.seconds).line
         loader.close()
 
 
-def _held(index: Index) -> list[Members]:
-    """Samples that can be read, evenly spread; ValueError where there is none among them."""
+def _readable_samples(index: Index) -> list[Members]:
+    """Return samples that can be read, evenly spread over the shards. Raises ValueError if none can be read."""
     reader, held, size, count = Reader(index, chunk=1), list[Members](), 0, min(index.samples, _HELD)
     for sample in (number * index.samples // count for number in range(count)):
         try:
@@ -91,7 +91,7 @@ def _held(index: Index) -> list[Members]:
 
 
 def _run_config(config: BenchConfig, index: Index, modality: Modality) -> ModalityConfig:
-    """The defaults of a run of that modality on these shards, which bad samples do not end."""
+    """Return the defaults of a run of this modality on these shards. Bad samples do not end the run."""
     size = min(config.batch, index.samples)
     data = DataConfig(shards=config.shards, max_bad_fraction=1.0, max_bad_streak=2**31)
     run = PretrainConfig(modality=modality, data=data, batch=BatchConfig(global_=size, micro=size))
@@ -104,18 +104,18 @@ def _run_config(config: BenchConfig, index: Index, modality: Modality) -> Modali
 def _stages(
     config: ModalityConfig, index: Index, held: list[Members]
 ) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
-    """Names of the stages without batches, and their work, without end: samples and bytes of each piece."""
+    """Yield the name of each stage without batches, and its endless work: samples and bytes of each piece."""
     kind = kind_of(config.modality)
     samples = kind.samples(config)
     limit = config.longest or 0
     draws = cycle(np.random.default_rng(0).random((len(held), samples.draws)))
-    yield "read, checksum, parse", _reading(index)
-    yield "decode", _each(held, lambda members: kind.decode(kind.content(members), None))
-    yield "decode, augment", _each(held, lambda members: samples.load(members, next(draws), limit))
+    yield "read, checksum, parse", _read_samples(index)
+    yield "decode", _apply(lambda members: kind.decode(kind.content(members), None), held)
+    yield "decode, augment", _apply(lambda members: samples.load(members, next(draws), limit), held)
 
 
-def _reading(index: Index) -> Iterator[tuple[int, int]]:
-    """Samples as they come in the shards."""
+def _read_samples(index: Index) -> Iterator[tuple[int, int]]:
+    """Read the samples in the order of the shards, over and over."""
     reader = Reader(index)
     for sample in cycle(range(index.samples)):
         before = reader.bytes_read
@@ -126,9 +126,9 @@ def _reading(index: Index) -> Iterator[tuple[int, int]]:
         yield 1, reader.bytes_read - before
 
 
-def _each(held: list[Members], function: Callable[[Members], object]) -> Iterator[tuple[int, int]]:
-    """A function of each sample in memory; ValueError where it can be used of none."""
-    usable = [members for members in held if _works(function, members)]
+def _apply(function: Callable[[Members], object], held: list[Members]) -> Iterator[tuple[int, int]]:
+    """Apply a function to each sample in memory, over and over. Raises ValueError if it fails on every sample."""
+    usable = [members for members in held if _succeeds(function, members)]
     if not usable:
         raise ValueError(f"none of {len(held)} samples can be used; see ./run.sh shards validate deep=true")
     for members in cycle(usable):
@@ -136,7 +136,7 @@ def _each(held: list[Members], function: Callable[[Members], object]) -> Iterato
         yield 1, _size(members)
 
 
-def _works(function: Callable[[Members], object], members: Members) -> bool:
+def _succeeds(function: Callable[[Members], object], members: Members) -> bool:
     try:
         function(members)
     except (BadSample, ValueError, KeyError):
@@ -144,8 +144,8 @@ def _works(function: Callable[[Members], object], members: Members) -> bool:
     return True
 
 
-def _loading(loader: ModalityLoader, prepared: int) -> Iterator[tuple[int, int]]:
-    """Steps of a loader, after those that its processes have prepared."""
+def _load_steps(loader: ModalityLoader, prepared: int) -> Iterator[tuple[int, int]]:
+    """Take the steps of a loader after its first `prepared` steps, which its processes have made before the clock."""
     for _ in islice(steps := loader.steps(0), prepared):
         pass
     for _ in steps:
@@ -156,8 +156,8 @@ def _size(members: Members) -> int:
     return sum(map(len, members.values()))
 
 
-def _measured(name: str, work: Iterator[tuple[int, int]], seconds: float) -> Stage:
-    """A stage's work, for so long, after a first piece."""
+def _measure(name: str, work: Iterator[tuple[int, int]], seconds: float) -> Stage:
+    """Measure a stage's work for a number of seconds, after a first piece that does not count."""
     next(work)
     samples = size = 0
     started = time.perf_counter()

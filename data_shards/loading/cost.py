@@ -1,4 +1,4 @@
-"""What loading took: of a micro-batch, and summed over some."""
+"""The cost of loading a micro-batch, and sums of costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """What some samples took; seconds are those of the process that loaded them."""
+    """The cost of loading some samples. Seconds are those of the process that loaded them."""
 
     samples: int = 0
     read_s: float = 0.0
@@ -24,6 +24,6 @@ class Cost(NamedTuple):
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Their sum."""
+    """Return the sum of costs."""
     columns = list(zip(*costs, strict=True))
     return Cost(*map(sum, columns))

@@ -31,7 +31,7 @@ def labelled_samples(shards: Patterns, config: ModalityConfig, limit: int) -> La
     kind = kind_of(config.modality)
     kind.check_index(config, index)
     count = min(limit, index.samples)
-    sparse = 8 * count < index.samples  # then whole chunks of remote shards are mostly fetched for nothing
+    sparse = 8 * count < index.samples  # then most of a remote shard's chunk would be fetched for nothing
     reader, samples = Reader(index, 1 if sparse else None, config.data.max_sample_mb), kind.samples(config)
     ids, loaded, labels = [], [], []
     for i in range(count):

@@ -13,8 +13,8 @@ Loader = ModalityLoader | MixtureLoader
 def open_loader(config: PretrainConfig, rank: int, world: int, labels: LabelMember | None = None) -> Loader:
     """Open the data of a run on one rank.
 
-    labels: batches are labelled, with classes (`cls`) or transcripts (`txt`), instead of masked; a sample without is a
-    bad sample. Raises ValueError as the loaders do.
+    labels: give batches with classes (`cls`) or transcripts (`txt`) instead of masks. A sample that has none is then a
+    bad sample. Raises ValueError as `MixtureLoader` and `ModalityLoader` do.
     """
     if config.is_mixture:
         return MixtureLoader(config, rank, world, labels)

@@ -1,4 +1,7 @@
-"""One micro-batch from a request: read, crop, mask or label, stack; bad samples replaced by others of their windows."""
+"""One micro-batch from a request: read, crop, mask or label, and stack samples.
+
+A bad sample is replaced by another sample of its window.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class NoUsableSample(Exception):
 
 
 class MicroBatches(Dataset):
-    """Request -> Loaded, as torch's DataLoader calls it in a worker; a pure function of the request."""
+    """The map from a Request to a Loaded, a pure function. torch's DataLoader calls it in its workers."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class MicroBatches(Dataset):
 
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []
-        self._read_s, self._decode_s, counted = 0.0, 0.0, self._counted()
+        self._read_s, self._decode_s, counted = 0.0, 0.0, self._reader_counts()
         samples = request.samples.copy()
         draws = self._draws(request.epochs, samples)
         loaded: list[tuple[Any, int | str | None]] = []
@@ -91,7 +94,7 @@ class MicroBatches(Dataset):
         started = time.perf_counter()
         batch = self._batch(request, samples, loaded)
         seconds = self._read_s, self._decode_s, time.perf_counter() - started
-        counts = (after - before for after, before in zip(self._counted(), counted, strict=True))
+        counts = (after - before for after, before in zip(self._reader_counts(), counted, strict=True))
         return Loaded(batch, request.last, samples != request.samples, reports, Cost(len(samples), *seconds, *counts))
 
     def _batch(self, request: Request, samples: np.ndarray, loaded: list[tuple[Any, Any]]) -> SampleBatch:
@@ -111,7 +114,7 @@ class MicroBatches(Dataset):
                 return read_transcript(members)
         return None
 
-    def _counted(self) -> tuple[int, int, int]:
+    def _reader_counts(self) -> tuple[int, int, int]:
         return self.reader.bytes_read, self.reader.cache_hits, self.reader.cache_misses
 
     def _draws(self, epochs: Epochs, samples: np.ndarray) -> np.ndarray:

@@ -17,10 +17,13 @@ from data_shards.order.mixture import mixture_of
 
 
 class MixtureLoader(StepStatistics):
-    """The data of a mixture on one rank: every step is of one modality, and of the next step of that one's loader."""
+    """The data of a mixture on one rank. Every step is the next step of one modality's loader."""
 
     def __init__(self, config: PretrainConfig, rank: int, world: int, labels: LabelMember | None = None) -> None:
-        """Raises ValueError as `ModalityLoader`, naming the modality, and if one of them has no shards."""
+        """Open a loader for each modality.
+
+        Raises ValueError as `ModalityLoader` does, and if a modality has no shards. The message names the modality.
+        """
         self._config, self._mixture = config, mixture_of(config)
         self._bad = BadSampleCount(config.data)
         self._loaders: dict[Modality, ModalityLoader] = {}
@@ -46,14 +49,14 @@ class MixtureLoader(StepStatistics):
         return 1 + max(self._mixture.step_of(name, own) for name, own in last.items())
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that a step belongs to, of its modality."""
+        """Return the epoch, of the step's modality, that a step belongs to."""
         modality, own = self._mixture.locate(step)
         return self._loaders[modality].epoch_of(own)
 
     def steps(self, first_step: int) -> Iterator[list[SampleBatch]]:
-        """This rank's micro-batches of step `first_step` and of each step after it, without end.
+        """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
-        Workers start at once. Raises as `ModalityLoader.steps`.
+        Workers start at once. Raises the same errors as `ModalityLoader.steps`.
         """
         first = self._mixture.steps_before(first_step)
         return self._steps(first_step, {name: loader.steps(first[name]) for name, loader in self._loaders.items()})
@@ -69,18 +72,24 @@ class MixtureLoader(StepStatistics):
             yield batches
 
     def names_of(self, batch: SampleBatch) -> list[str]:
-        """Shard and key of a micro-batch's samples."""
+        """Return shard and key of a micro-batch's samples. Raises Unreachable if a store does not answer."""
         return self._loaders[batch.modality].names_of(batch)
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
-        """The data position for a checkpoint, as `ModalityLoader`: the mixture's, and each modality's own."""
+        """Return the data position for a checkpoint: the mixture's, and each modality's own.
+
+        It is JSON-able, the same on every rank, and the same for every number of ranks.
+        """
         before = self._mixture.steps_before(consumed_steps)
         parts = {name: loader.state_dict(before[name]) for name, loader in self._loaders.items()}
         meaning = {"modalities": list(self._mixture.modalities), "weights": list(self._mixture.weights)}
         return {"consumed_steps": consumed_steps, **meaning, "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
-        """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
+        """Return the consumed steps of a checkpoint.
+
+        Raises ValueError if the order would change. The message names the key that changes it, and the remedy.
+        """
         if "modalities" not in state:
             raise ValueError("the checkpoint is of one modality; set modality to it, or use a new run.dir")
         began = list(zip(state["modalities"], state["weights"], strict=True))

@@ -1,7 +1,7 @@
 """The micro-batches of one modality on one rank, step after step: sampler and worker processes.
 
-The sampler runs in the training process and a request says everything about its micro-batch, so workers hold no state:
-any number of them, or none, gives the same tensors in the same order.
+The sampler runs in the training process. A request says everything about its micro-batch, so workers hold no state. Any
+number of workers, or none, gives the same tensors in the same order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class LoaderFailed(RuntimeError):
-    """A loader process has died, or cannot be heard."""
+    """A loader process has died, or its messages cannot be received."""
 
 
 def _start_worker(_: int) -> None:
@@ -47,12 +47,12 @@ def _start_worker(_: int) -> None:
     end_with_parent()
 
 
-def _as_it_is(loaded: Any) -> Any:
+def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
 def _checked(loaded: Loaded | str) -> Loaded:
-    """What a worker loaded, its memory its own; ValueError with its words where it could not."""
+    """Return a worker's micro-batch in memory of its own. Raises ValueError with the text of a worker that failed."""
     if isinstance(loaded, str):
         raise ValueError(loaded)
     return loaded._replace(batch=copied_out(loaded.batch))
@@ -66,18 +66,18 @@ class StepStatistics:
     data_wait = 0.0
     """Seconds that the last step waited for its data."""
     cost = Cost()
-    """What this rank's samples of the last step took its loader processes."""
+    """The cost of loading this rank's samples of the last step, in its loader processes."""
     straggler_share = 0.0
-    """Share of the last step's time that ranks wait for the one with the most positions, padding included."""
+    """Estimated share of the last step lost to the slowest rank: 1 - mean / max of positions per rank, with padding."""
 
     @property
     def bad_samples(self) -> int:
-        """Samples of the consumed steps that had to be replaced: this process's, and those restored."""
+        """Replaced samples of the consumed steps, in this process and in the restored counts."""
         return self._bad.replaced
 
     @property
     def bad_counts(self) -> tuple[int, int]:
-        """Samples replaced and samples read, over the same steps as `bad_samples`: what a checkpoint keeps of them."""
+        """(samples replaced, samples read) over the same steps as `bad_samples`. Checkpoints keep them."""
         return self._bad.replaced, self._bad.read
 
     @property
@@ -86,7 +86,7 @@ class StepStatistics:
         return dict(self._bad.kinds)
 
     def restore_bad_counts(self, replaced: int, read: int) -> None:
-        """Go on from the counts of an earlier process; `data.max_bad_*` apply to the whole."""
+        """Go on from the counts of an earlier process. `data.max_bad_*` limit the sum of both processes."""
         self._bad.replaced, self._bad.read = replaced, read
 
 
@@ -135,19 +135,19 @@ class ModalityLoader(StepStatistics):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, the same on every rank; fewer than `batch.global` samples are left over."""
+        """Steps of an epoch, the same on every rank. Fewer than `batch.global` samples are left over."""
         return self._cursor.steps_per_epoch
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that a step belongs to."""
+        """Return the epoch that a step belongs to."""
         return self._cursor.locate(step)[0]
 
     def steps(self, first_step: int) -> Iterator[list[SampleBatch]]:
-        """This rank's micro-batches of step `first_step` and of each step after it, without end.
+        """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
-        A step has as many micro-batches on every rank; for speech and text, not as many as another step.
-        Workers start at once. Raises ValueError past `data.max_bad_*`, LoaderFailed where a worker died, and without
-        workers whatever loading raises.
+        The number of a step's micro-batches is the same on every rank. For speech and text it varies between steps.
+        Workers start at once. Raises ValueError past `data.max_bad_*`, and LoaderFailed if a worker died. Without
+        workers, errors of loading are raised unchanged.
         """
         self.close()
         steps = self._steps(self._start(first_step), first_step)
@@ -164,7 +164,7 @@ class ModalityLoader(StepStatistics):
             MicroBatches(self._index, self._config, self._cursor.order, self._slots, self._labels),
             batch_size=None,
             sampler=Requests(self._plan, first_step),
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=data.workers,
             prefetch_factor=data.prefetch if data.workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -181,7 +181,7 @@ class ModalityLoader(StepStatistics):
                 step = [_checked(next(batches))]
                 while not step[-1].last:
                     step.append(_checked(next(batches)))
-            except (Unreachable, PermissionError) as error:  # of the sampler: a sidecar in a store
+            except (Unreachable, PermissionError) as error:  # the sampler could not read a sidecar in a store
                 raise ValueError(str(error)) from error
             except (RuntimeError, EOFError, OSError) as error:
                 if not self._config.data.workers:
@@ -200,18 +200,24 @@ class ModalityLoader(StepStatistics):
             yield [loaded.batch for loaded in step]
 
     def names_of(self, batch: SampleBatch) -> list[str]:
-        """Shard and key of a micro-batch's samples. Unreachable where a store does not answer."""
+        """Return shard and key of a micro-batch's samples. Raises Unreachable if a store does not answer."""
         reader = Reader(self._index)
         names = [reader.name(sample) for sample in batch.sample_ids.tolist()]
         reader.close()
         return names
 
     def state_dict(self, consumed_steps: int) -> dict[str, Any]:
-        """The data position for a checkpoint, JSON-able; the same on every rank, and for every number of ranks."""
+        """Return the data position for a checkpoint.
+
+        It is JSON-able, the same on every rank, and the same for every number of ranks.
+        """
         return self._cursor.state_dict(consumed_steps)
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
-        """Consumed steps of a checkpoint. ValueError names the key that would change the order, and the remedy."""
+        """Return the consumed steps of a checkpoint.
+
+        Raises ValueError if the order would change. The message names the key that changes it, and the remedy.
+        """
         if names := state.get("modalities"):
             raise ValueError(f"the checkpoint is of a mixture; set modality=[{','.join(names)}], or use a new run.dir")
         return self._cursor.load_state_dict(state)
@@ -219,7 +225,7 @@ class ModalityLoader(StepStatistics):
     def close(self) -> None:
         """End the workers, and the iterator over steps; log a summary of the bad samples, if there were any."""
         if self._running and (steps := self._running()):
-            steps.close()  # it holds the only reference to torch's iterator, which ends them
+            steps.close()  # it holds the only reference to torch's iterator, whose end is that of the workers
         self._bad.close()
         if self._ahead:
             self._ahead.close()

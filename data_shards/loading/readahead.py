@@ -1,8 +1,8 @@
-"""Fetching what the coming steps need before a worker asks for it: a process beside the workers of each rank.
+"""Read-ahead: a process beside each rank's workers that fetches the data of coming steps before a worker asks for it.
 
-Where windows of the order end, the next ones need all of their chunks within a few steps; so the process looks ahead as
-far as its bytes allow. It changes nothing but the time at which bytes arrive: without it, or where it fails, workers
-fetch for themselves.
+When windows of the order end, the next windows need all of their chunks within a few steps. So the process looks ahead
+as far as its budget of bytes allows. It changes nothing but the time at which bytes arrive: without it, or if it fails,
+workers fetch for themselves.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _POLL_S = 0.05
 
 
 class ReadAhead:
-    """The process of one rank, from a step on."""
+    """The read-ahead process of one rank, from a step on."""
 
     def __init__(
         self, context: WorkerContext, plan: Steps, index: Index, chunk: int, horizon: int, budget: int, step: int
     ) -> None:
-        """chunk: samples of a chunk; horizon and budget: steps and bytes to be ahead."""
+        """Start the process. chunk: samples in a chunk. horizon, budget: most steps and bytes to be ahead."""
         self._consumed = context.Value("q", step - 1, lock=False)
         arguments = (plan, index, chunk, horizon, budget, step, self._consumed)
         self._process = context.Process(target=_fetch_ahead, args=arguments, daemon=True, name="read-ahead")
         with without_main():
             self._process.start()
         self.close = weakref.finalize(self, _end, self._process)
-        """End the process; so does losing this object."""
+        """End the process. It also ends when this object is collected."""
 
     def advance(self, step: int) -> None:
-        """Say that the steps up to this one were consumed."""
+        """Record that the steps up to this one were consumed."""
         self._consumed.value = step
 
 
@@ -61,14 +61,14 @@ def _end(process: BaseProcess) -> None:
 def start_read_ahead(
     context: WorkerContext, plan: Steps, index: Index, cursor: Cursor, data: DataConfig, step: int
 ) -> ReadAhead | None:
-    """The process of this rank; None where `data.read_ahead_mb` is 0."""
+    """Start this rank's process; return None if `data.read_ahead_mb` is 0."""
     order, budget = cursor.order, _budget(data, index)
-    horizon = max(1, order.window // cursor.per_lane)  # where one window begins, all of the next is fetched
+    horizon = max(1, order.window // cursor.per_lane)  # a window's steps: the next window is fetched during this one
     return ReadAhead(context, plan, index, order.chunk, horizon, budget, step) if budget else None
 
 
 def _budget(data: DataConfig, index: Index) -> int:
-    """Bytes to be ahead: of remote shards no more than this rank's share of half the cache."""
+    """Return the most bytes to be ahead. Remote shards: at most this rank's share of half the cache."""
     budget = data.read_ahead_mb * 2**20
     if any(map(is_remote, index.paths)):
         budget = min(budget, index.storage.cache_bytes // 2 // local_ranks())
@@ -81,17 +81,18 @@ def _fetch_ahead(
     end_with_parent()
     try:
         _walk(plan, index, chunk, horizon, budget, first, consumed)
-    except Exception as error:  # the same will happen where it matters, and be said there
+    except Exception as error:  # a worker will meet the same error, and report it
         log.warning("nothing more is read ahead: %s: %s", type(error).__name__, error)
 
 
 def _walk(plan: Steps, index: Index, chunk: int, horizon: int, budget: int, first: int, consumed: Synchronized) -> None:
-    ahead: deque[tuple[int, int]] = deque()  # steps with the bytes that were first needed by them
-    seen: OrderedDict[tuple[int, int], None] = OrderedDict()  # not fetched again
+    """Fetch the chunks of step after step, as far ahead as horizon and budget allow."""
+    ahead: deque[tuple[int, int]] = deque()  # a step, and the bytes that it was the first to need
+    seen: OrderedDict[tuple[int, int], None] = OrderedDict()  # chunks that are not fetched again
     remembered = 64 + 2 * budget // int(chunk * index.mean_size)
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         for step in count(first):
-            if step <= consumed.value:  # overtaken
+            if step <= consumed.value:  # the workers have overtaken this process
                 continue
             while step > consumed.value + horizon or sum(size for _, size in ahead) > budget:
                 time.sleep(_POLL_S)
@@ -106,7 +107,7 @@ def _walk(plan: Steps, index: Index, chunk: int, horizon: int, budget: int, firs
 
 
 def _chunks(plan: Steps, index: Index, chunk: int, step: int) -> list[tuple[int, int]]:
-    """Shard and number of every chunk that a step's samples lie in."""
+    """Return (shard, number) of every chunk that holds samples of a step."""
     samples = np.concatenate([request.samples for request in plan.requests(step)])
     shards = np.searchsorted(index.starts, samples, "right") - 1
     chunks = (samples - index.starts[shards]) // chunk
@@ -114,7 +115,7 @@ def _chunks(plan: Steps, index: Index, chunk: int, step: int) -> list[tuple[int,
 
 
 def _fetch(index: Index, chunk: int, shard: int, number: int) -> int:
-    """Bring a chunk here; its bytes."""
+    """Fetch a chunk and return its bytes; 0 if that failed."""
     try:
         start, stop = chunk_span(row_bytes(index, shard), number * chunk, chunk)
         if is_remote(index.paths[shard]):
@@ -122,7 +123,7 @@ def _fetch(index: Index, chunk: int, shard: int, number: int) -> int:
         else:
             _advise(index.paths[shard], start, stop)
         return stop - start
-    except (OSError, ValueError) as error:  # whoever needs it will say so
+    except (OSError, ValueError) as error:  # the worker that needs it will report it
         log.info("not read ahead: %s", error)
         return 0
 

@@ -1,4 +1,4 @@
-"""What a rank loads in each step: its requests, a pure function of (index, seed, step) and of how a step is split."""
+"""The requests of a rank in each step: a pure function of (index, seed, step) and of the step's split over ranks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from data_shards.order.plain import Order
 from data_shards.request import TRIM_GROUP, Neighbours, Request
 from data_shards.shards.index import Index
 
-_REMEMBERED = 1000  # steps whose waiting share is kept
+_REMEMBERED = 1000  # steps whose straggler share is kept
 
 
 class Steps(Protocol):
-    """The steps of a run, as one rank loads them."""
+    """The steps of a run on one rank."""
 
     def requests(self, step: int) -> list[Request]:
-        """The rank's micro-batches of a step."""
+        """Return the rank's micro-batches of a step."""
 
     def straggler_share(self, step: int) -> float:
-        """Share of a step's time that ranks wait for the one with the most positions: a pure function of the step."""
+        """Return the estimated share of a step lost to the slowest rank, a pure function of the step."""
 
 
 class Requests(Sampler[Request]):
@@ -43,13 +43,13 @@ class Requests(Sampler[Request]):
 
 
 class LaneSteps:
-    """Images: a step's samples as the order has them, lane after lane, cut into micro-batches of `micro`."""
+    """Steps of images: samples in the order's sequence, lane after lane, cut into micro-batches of `micro`."""
 
     def __init__(self, order: Order, cursor: Cursor, split: StepSplit, micro: int) -> None:
         self.order, self.cursor, self.split, self.micro = order, cursor, split, micro
 
     def requests(self, step: int) -> list[Request]:
-        """The rank's micro-batches of a step, of one size."""
+        """Return the rank's micro-batches of a step, of one size."""
         epoch, position = self.cursor.locate(step)
         lanes, per_lane = np.array(self.split.rank_lanes), self.split.per_lane
         samples, epochs = (array.ravel() for array in self.order.draw(epoch, lanes, position, position + per_lane))
@@ -62,12 +62,12 @@ class LaneSteps:
         ]
 
     def straggler_share(self, step: int) -> float:
-        """Images are of one size."""
+        """Return 0: images are of one size."""
         return 0.0
 
 
 class BinSteps:
-    """Speech and text: a step's samples are of about one length, and micro-batches are cut by length."""
+    """Steps of speech and text: samples of about one length, cut into micro-batches by length."""
 
     def __init__(self, bins: Bins, split: StepSplit, config: ModalityConfig) -> None:
         self.bins, self.split, self.batch = bins, split, config.batch
@@ -76,10 +76,10 @@ class BinSteps:
         self._straggler_share: dict[int, float] = {}
 
     def requests(self, step: int) -> list[Request]:
-        """The rank's micro-batches of a step, as many as on every rank."""
+        """Return the rank's micro-batches of a step; every rank has the same number."""
         whole = self.bins.step(step)
         limits = self._limits(whole.lengths)
-        counted = np.minimum(whole.lengths, limits)  # what could not be read has 0
+        counted = np.minimum(whole.lengths, limits)  # 0 for samples that could not be read
         whole = whole._replace(lengths=limits)
         mine = Step(*(array[self.split.rank :: self.split.world] for array in whole))
         parts = micro_batch_slices(limits, self.split.world, self.batch.micro, self.batch.micro_tokens)
@@ -98,7 +98,10 @@ class BinSteps:
         ]
 
     def straggler_share(self, step: int) -> float:
-        """The same on every rank; remembered of the last steps, for requests run ahead of what is trained on."""
+        """Return the share, the same on every rank.
+
+        The shares of the last steps are kept, because requests are made ahead of training.
+        """
         if step not in self._straggler_share:
             self.requests(step)
         return self._straggler_share[step]
@@ -109,23 +112,25 @@ class BinSteps:
             del self._straggler_share[next(iter(self._straggler_share))]
 
     def _neighbours(self, step: Step, units: slice) -> Neighbours:
-        """The groups of a step's samples in which this rank's of some units are."""
+        """Return the groups of a step's samples that hold this rank's samples `units`."""
         group = np.arange(len(step.samples))[self.split.rank :: self.split.world][units] // TRIM_GROUP
         whole = slice(group[0] * TRIM_GROUP, (group[-1] + 1) * TRIM_GROUP)
         return Neighbours(step.samples[whole], step.epochs[whole], step.lengths[whole], group - group[0])
 
     def _limits(self, lengths: np.ndarray) -> np.ndarray:
-        """Tokens to which samples of `lengths` [n], from the longest, are cropped, and what replaces one of them: its
-        own, or those of the step's shortest. So a replacement, however long, takes no more than the place left to it.
+        """Return the maximum length in tokens of each sample and of its replacement; `lengths` [n], longest first.
+
+        `crop_to_shortest`: the shortest length in the step; else the sample's own length. So a replacement, however
+        long, takes no more than the bad sample's place.
         """
-        usable = lengths[lengths >= self.fewest]  # the index has 0 for what could not be read
+        usable = lengths[lengths >= self.fewest]  # the index has 0 for samples that could not be read
         if self.crop_to_shortest and len(usable):
             return np.full_like(lengths, usable[-1])
         return np.maximum(lengths, self.fewest)
 
 
 def steps_of(config: ModalityConfig, index: Index, cursor: Cursor, split: StepSplit) -> Steps:
-    """The steps of one modality on one rank."""
+    """Return the steps of one modality on one rank."""
     order = order_of(index.counts, cursor.order)
     if config.longest is None:
         return LaneSteps(order, cursor, split, config.batch.micro)

@@ -16,7 +16,7 @@ AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "
 """Members that are read as recordings."""
 
 MAX_SECONDS = 8 * 3600.0
-"""Longer recordings are refused where no configuration is at hand: 0.9 GB of samples."""
+"""The longest recording for callers without a run's configuration: 0.9 GB of samples."""
 
 _RATES = (1_000, 1_000_000)  # Hz: beyond them the header is damaged, and resampling would take all memory
 _BLOCK = 1 << 20  # frames decoded at once
@@ -28,7 +28,10 @@ class TooLong(ValueError):
 
 
 class _Bytes(io.BytesIO):
-    """Says -1 where damaged bytes make libsndfile seek before the beginning: an exception would be printed."""
+    """A file whose `seek` returns -1 for a place before the beginning.
+
+    libsndfile seeks there in damaged bytes, and an exception would be printed.
+    """
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -45,7 +48,7 @@ class _Stream(soundfile.SoundFile):
 
 
 def _open(data: Data, max_seconds: float) -> _Stream:
-    """The decoder; ValueError where the bytes are no audio, TooLong where their header promises more seconds."""
+    """Return the decoder. Raises ValueError if the bytes are no audio, TooLong if the header gives more seconds."""
     if not data:
         raise ValueError("0 bytes")
     try:
@@ -61,17 +64,17 @@ def _open(data: Data, max_seconds: float) -> _Stream:
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
-    """libsndfile's words, which it does not have for every error."""
+    """Return libsndfile's message, or the number of an error that has none."""
     return error.error_string.rstrip(".") or f"libsndfile error {error.code}"
 
 
 def _length_known(file: _Stream) -> bool:
-    """False for FLAC that was written to a pipe: libsndfile gives the largest integer."""
+    """Return False for FLAC that was written to a pipe: libsndfile gives it the largest integer."""
     return file.frames < 2**62
 
 
 def _read(file: _Stream, count: int, dtype: str) -> np.ndarray:
-    """[frames, channels] from where the decoder is, at most `count` frames; ValueError where they are damaged."""
+    """Read at most `count` frames at the decoder's position, [frames, channels]. Raises ValueError for damaged ones."""
     try:
         return file.read(count, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -79,7 +82,10 @@ def _read(file: _Stream, count: int, dtype: str) -> np.ndarray:
 
 
 def _blocks(file: _Stream, dtype: str, max_seconds: float) -> Iterator[np.ndarray]:
-    """[frames, channels] pieces to the end; ValueError where the bytes are damaged, cut off, or too many."""
+    """Yield pieces [frames, channels] to the end.
+
+    Raises ValueError if the bytes are damaged or cut off, TooLong after `max_seconds`.
+    """
     read = 0
     while True:
         block = _read(file, _BLOCK, dtype)
@@ -95,7 +101,7 @@ def _blocks(file: _Stream, dtype: str, max_seconds: float) -> Iterator[np.ndarra
 
 
 def _resampled(file: _Stream, max_seconds: float) -> Iterator[np.ndarray]:
-    """float32 mono pieces at 16 kHz: the mean of the channels, resampled in one stream."""
+    """Yield float32 mono pieces at 16 kHz: the mean of the channels, resampled in one stream."""
     blocks = _blocks(file, "float32", max_seconds)
     if file.samplerate == SAMPLE_RATE:
         yield from (block.mean(axis=1) for block in blocks)
@@ -107,16 +113,20 @@ def _resampled(file: _Stream, max_seconds: float) -> Iterator[np.ndarray]:
 
 
 def _int16(samples: np.ndarray) -> np.ndarray:
-    """float in [-1, 1) -> int16, louder clipped; ValueError at infinities and NaN, which float files can hold."""
+    """Return floats in [-1, 1) as int16; louder ones are clipped.
+
+    Raises ValueError for infinities and NaN, which float files can hold.
+    """
     if not np.isfinite(samples).all():
         raise ValueError("holds infinite or undefined samples")
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def is_stored_form(data: Data) -> bool:
-    """Whether the bytes are FLAC of 16 bits, mono, 16 kHz, of known length: then they are stored as they are.
+    """Return True for FLAC of 16 bits, mono, 16 kHz, of known length. It is stored unchanged.
 
-    Raises ValueError as `read_audio` does for a bad header."""
+    Raises ValueError for a bad header, as `read_audio` does.
+    """
     with _open(data, MAX_SECONDS) as file:
         form = (file.format, file.subtype, file.channels, file.samplerate)
         return form == ("FLAC", "PCM_16", 1, SAMPLE_RATE) and _length_known(file)
@@ -131,19 +141,19 @@ def _whole(file: _Stream, max_seconds: float) -> np.ndarray:
 
 
 def read_audio(data: Data, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """int16 [S], mono at 16 kHz, of a file of any rate, width and number of channels.
+    """Return int16 [S], mono at 16 kHz, from a file of any rate, width and number of channels.
 
-    Raises ValueError, without a file's name, where the bytes are no audio, damaged or cut off, and TooLong where they
-    are of more than `max_seconds`.
+    Raises ValueError, without a file's name, if the bytes are no audio, damaged or cut off. Raises TooLong if they last
+    more than `max_seconds`.
     """
     with _open(data, max_seconds) as file:
         return _whole(file, max_seconds)
 
 
 def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """The `part` of a recording's samples, given how many they are: as `read_audio(data)[part(S)]`.
+    """Return `read_audio(data)[part(S)]`: `part` gives the slice for a recording of S samples.
 
-    No more is decoded where the file is at 16 kHz and can be read from any place; then the rest may be damaged.
+    Only this slice is decoded if the file is at 16 kHz and can be read from any place. Then the rest may be damaged.
     """
     with _open(data, max_seconds) as file:
         if not (file.samplerate == SAMPLE_RATE and file.format in _EXACT and _length_known(file)):
@@ -162,7 +172,10 @@ def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX
 
 
 def audio_samples(data: Data) -> int:
-    """Samples at 16 kHz, from the header (decoded where it does not say). Raises ValueError as `read_audio`."""
+    """Return the number of samples at 16 kHz, from the header; without one there, by decoding.
+
+    Raises ValueError as `read_audio` does.
+    """
     with _open(data, MAX_SECONDS) as file:
         if _length_known(file):
             return round(file.frames * SAMPLE_RATE / file.samplerate)
@@ -170,12 +183,12 @@ def audio_samples(data: Data) -> int:
 
 
 def flac(samples: np.ndarray) -> bytes:
-    """int16 [S] at 16 kHz as FLAC; the same samples give the same bytes with the same libsndfile."""
+    """Return int16 [S] at 16 kHz as FLAC. The same samples give the same bytes with the same libsndfile."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 def audio_length(data: Data) -> int:
-    """Frames, from the header."""
+    """Return the number of frames, from the header."""
     return frames(audio_samples(data))

@@ -1,4 +1,7 @@
-"""Span masks over the frames of clips, and masks trimmed to one count."""
+"""Span masks over the frames of clips (Baevski et al. 2020), vectorised over the batch, and masks trimmed to one count.
+
+A mask is a pure function of (seed, epoch, sample, length).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from data_shards.spans import choose_positions, cover_spans
 def span_masks(
     seed: int, epochs: Epochs, samples: np.ndarray, frames: np.ndarray, config: SpeechMaskConfig
 ) -> np.ndarray:
-    """Masks of the clips of `frames` [B >= 2] real frames: bool [B, T], T the most of them.
+    """Return the masks of clips of `frames` [B] real frames, 2 or more each: bool [B, T], T the largest number.
 
     A clip of T frames gets floor(start * T + u) distinct spans, u uniform in [0, 1), at least one, all of them within
-    its first T - 1 frames, as published. So some frame is never masked. Where a span would not fit it has T - 1 frames.
+    its first T - 1 frames, as published. So some frame is never masked. A span that would not fit has T - 1 frames.
     """
     assert frames.min() >= 2
     draws = uniforms(seed, epochs, samples, Stream.MASK, 1 + int(frames.max()))
@@ -27,17 +30,17 @@ def span_masks(
 
 
 def trimmed(seed: int, epochs: Epochs, samples: np.ndarray, masks: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """The masks bool [B, T] with at most `count` [B] True, the others dropped at random."""
+    """Return the masks bool [B, T] with at most `count` [B] True; random others are dropped."""
     draws = uniforms(seed, epochs, samples, Stream.TRIM, masks.shape[1])
     return choose_positions(draws, count, masks)
 
 
 def fewest_masked(seed: int, neighbours: Neighbours, config: SpeechMaskConfig) -> np.ndarray:
-    """int64 [B]: the fewest masked frames of any clip in each clip's group."""
+    """Return int64 [B]: the fewest masked frames of any clip in each clip's group."""
     masks = span_masks(seed, neighbours.epochs, neighbours.samples, np.maximum(neighbours.frames, 2), config)
     counts = np.where(neighbours.frames >= 2, masks.sum(1), masks.shape[1])
     return np.minimum.reduceat(counts, np.arange(0, len(counts), TRIM_GROUP))[neighbours.group]
 
 
 FEWEST_FRAMES = 2
-"""Of a clip that can be used: one to mask, one to see."""
+"""Frames of the shortest usable clip: one to mask, one to see."""

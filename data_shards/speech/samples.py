@@ -36,15 +36,16 @@ class Clip(NamedTuple):
     """A crop of a recording."""
 
     samples: np.ndarray
-    """int16 [S]; S is the fewest that give its frames."""
+    """int16 [S]; S is the smallest number of samples that gives the crop's frames."""
     scale: tuple[float, float]
-    """Mean of the samples, and 1 / their standard deviation: the whole recording's, or the crop's."""
+    """Mean of the samples, and 1 / their standard deviation, over the whole recording or over the crop."""
 
 
 def decode(data: Data, speech: SpeechConfig, limit: int, place: float) -> Clip:
-    """The crop of at most `limit` frames, at `place` as `crop_of` has it, normalised over the recording or the crop.
+    """Decode a crop of at most `limit` frames, at `place` (see `crop_of`), with statistics for normalisation.
 
-    BadSample where the bytes cannot be decoded, or are too short to be masked or longer than allowed.
+    The statistics are of the crop or of the recording (`speech.normalise`). Raises BadSample if the bytes cannot be
+    decoded, are too short to be masked, or are longer than allowed.
     """
     try:
         if speech.normalise == "crop":
@@ -59,7 +60,7 @@ def decode(data: Data, speech: SpeechConfig, limit: int, place: float) -> Clip:
 
 
 def _usable(count: int) -> int:
-    """The number of samples; BadSample where they are too few to be masked."""
+    """Return the number of samples. Raises BadSample if they are too few to be masked."""
     if frames(count) < FEWEST_FRAMES:
         fewest = samples_of(FEWEST_FRAMES)
         raise BadSample("too_short", f"{count} samples at 16 kHz, fewer than the {fewest} of {FEWEST_FRAMES} frames")
@@ -67,23 +68,23 @@ def _usable(count: int) -> int:
 
 
 def statistics(samples: np.ndarray) -> tuple[float, float]:
-    """Mean of int16 samples, and 1 / their standard deviation."""
-    values = samples.astype(np.int32)  # whole numbers: the sums are exact, whatever adds them up
+    """Return the mean of int16 samples, and 1 / their standard deviation."""
+    values = samples.astype(np.int32)  # sums of whole numbers are exact in any order
     mean = int(values.sum(dtype=np.int64)) / len(values)
     square = int(np.square(values, out=values).sum(dtype=np.int64)) / len(values)
     return mean, (square - mean**2 + _EPS) ** -0.5
 
 
 def crop_of(count: int, limit: int, place: float) -> slice:
-    """At most `limit` frames of `count` samples, from `place` in [0, 1) of where the crop can begin."""
+    """Return the slice of at most `limit` frames of `count` samples; `place` in [0, 1) chooses its beginning."""
     length = samples_of(min(frames(count), limit))
-    # What gives no frame of its own is cut off, but may come into a crop.
+    # Last samples that give no frame of their own are cut off, but may come into a crop.
     first = int(place * (count - length + 1)) if frames(count) > limit else 0
     return slice(first, first + length)
 
 
 def _padded(samples: np.ndarray, length: int) -> np.ndarray:
-    """The samples with zeros behind them, int16 [length]."""
+    """Return the samples with zeros behind them, int16 [length]."""
     return np.concatenate([samples, np.zeros(length - len(samples), np.int16)]) if len(samples) < length else samples
 
 
@@ -97,11 +98,11 @@ class Clips:
         self.speech, self.seed = config.speech, config.seed
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> Clip:
-        """A crop of at most `limit` frames at a random place; BadSample as `decode`."""
+        """Decode a crop of at most `limit` frames at a random place. Raises BadSample as `decode` does."""
         return self._clip(members, limit, draws[0])
 
     def load_whole(self, members: Members) -> Clip:
-        """The same for evaluation: the middle, where it is longer than `speech.max_seconds`."""
+        """Decode a recording for evaluation; only the middle if it is longer than `speech.max_seconds`."""
         return self._clip(members, self.speech.longest, 0.5)
 
     def _clip(self, members: Members, limit: int, place: float) -> Clip:

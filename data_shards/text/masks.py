@@ -1,4 +1,8 @@
-"""Masked tokens of texts, and what the student sees of them."""
+"""Masks of texts, and the corrupted texts that the student sees.
+
+Spans (Baevski et al. 2020) are vectorised over the batch; single tokens (BERT) are spans of one. A mask is a pure
+function of (seed, epoch, sample) and of the text.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from data_shards.spans import choose_positions, cover_spans
 def token_masks(
     seed: int, epochs: Epochs, samples: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, text: TextConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks bool [B, T] of texts int32 [B, T] of `lengths` [B] tokens, and what the student sees of them, int32 [B, T].
+    """Return the masks bool [B, T] of texts int32 [B, T], and the texts that the student sees, int32 [B, T].
 
-    A text of L tokens that may be masked gets floor(fraction / length * L + u) distinct spans, u uniform in [0, 1), at
-    least one; they are clipped at the end and pass over what may not be masked. A text has two tokens or more, and one
-    that may be masked.
+    lengths [B]: tokens of each text, two or more; one at least may be masked. A text with L tokens that may be masked
+    gets floor(fraction / length * L + u) distinct spans, u uniform in [0, 1), and at least one. Spans are clipped at
+    the end, and pass over tokens that may not be masked.
     """
     config, size = text.mask, tokens.shape[1]
     real = np.arange(size) < lengths[:, None]
@@ -28,14 +32,17 @@ def token_masks(
     count = (config.fraction / length * allowed.sum(1) + draws[:, 0]).astype(np.int64)
     chosen = allowed & cover_spans(choose_positions(draws[:, 1:], count, allowed), np.full(len(samples), length))
     whole = chosen.sum(1) == lengths
-    chosen[whole, lengths[whole] - 1] = False  # something is left to see
+    chosen[whole, lengths[whole] - 1] = False  # one token stays visible
     return _corrupted(seed, epochs, samples, tokens, chosen, text)
 
 
 def _corrupted(
     seed: int, epochs: Epochs, samples: np.ndarray, tokens: np.ndarray, chosen: np.ndarray, text: TextConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the `chosen` tokens become <mask>, at least one, and the texts with them and the random tokens."""
+    """Return the mask of the `chosen` tokens that become <mask>, at least one, and the corrupted texts.
+
+    Other chosen tokens stay, or become random tokens.
+    """
     mask_id, config = text.vocab_size - 1, text.mask
     if config.kind == "spans":
         return chosen, np.where(chosen, np.int32(mask_id), tokens)
@@ -48,4 +55,4 @@ def _corrupted(
 
 
 FEWEST_TOKENS = 3
-"""Of a text that can be used: <s>, a token, </s>."""
+"""Tokens of the shortest usable text: <s>, a token, </s>."""

@@ -1,4 +1,4 @@
-"""Text: token sequences as stored, windows of those that are too long, and masked batches."""
+"""Text: stored token sequences, windows of sequences that are too long, and masked batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
 
 
 def window(tokens: np.ndarray, limit: int, place: float) -> np.ndarray:
-    """At most `limit` tokens: the first, the last, and of the others a window, at `place` in [0, 1) of its range."""
+    """Return at most `limit` tokens: the first, the last, and a window of the tokens between them.
+
+    place: in [0, 1), the window's place in its range.
+    """
     if len(tokens) <= limit:
         return tokens
     first = 1 + int(place * (len(tokens) - limit + 1))
@@ -36,11 +39,11 @@ class Texts:
         self.text, self.seed = config.text, config.seed
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> np.ndarray:
-        """int32 [T <= limit], a window at a random place; BadSample where there are no ids that can be used."""
+        """Return int32 [T <= limit], a window at a random place. Raises BadSample if there are no usable ids."""
         return self._ids(members, limit, draws[0])
 
     def load_whole(self, members: Members) -> np.ndarray:
-        """The same for evaluation: the beginning, where it is longer than `text.max_tokens`."""
+        """Return the ids for evaluation; only the beginning of a text longer than `text.max_tokens`."""
         return self._ids(members, self.text.max_tokens, 0.0)
 
     def _ids(self, members: Members, limit: int, place: float) -> np.ndarray:
@@ -84,7 +87,7 @@ class Texts:
         return SampleBatch(**self._fields(samples, *self._padded(loaded)))
 
     def _padded(self, loaded: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths int64 [B] and ids int32 [B, T]."""
+        """Return the lengths int64 [B] and the ids int32 [B, T], <pad> behind a text's end."""
         lengths = np.array([len(ids) for ids in loaded])
         tokens = np.full((len(loaded), lengths.max()), PAD, np.int32)
         for row, ids in zip(tokens, loaded, strict=True):

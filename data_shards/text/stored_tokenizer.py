@@ -16,9 +16,9 @@ from data_shards.text.tokenizer import FILES, load_tokenizer
 
 
 def tokenizer_folder(index: Index) -> Path:
-    """The tokenizer's folder beside the shards; of remote ones, which are fetched, a copy in the cache's folder.
+    """Return the tokenizer's folder beside the shards; for remote shards a fetched copy in the cache's folder.
 
-    Raises ValueError where they cannot be fetched.
+    Raises ValueError if it cannot be fetched.
     """
     return _local_copy(folder_of(index.paths[0]), index.storage, index.tokenizer)
 
@@ -27,7 +27,7 @@ def _local_copy(folder: str, storage: Storage, entry: TokenizerEntry | None) -> 
     if not is_remote(folder):
         return local_path(folder) / TOKENIZER_NAME
     copy = storage.cache_dir / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
-    with locked(copy):  # the other ranks wait, and find it
+    with locked(copy):  # the other ranks wait, and find the copy
         if not _copy_matches(copy, entry):
             try:
                 for name in FILES:
@@ -39,7 +39,7 @@ def _local_copy(folder: str, storage: Storage, entry: TokenizerEntry | None) -> 
 
 
 def _copy_matches(copy: Path, entry: TokenizerEntry | None) -> bool:
-    """Whether the copy is that tokenizer."""
+    """Return True if the copy is complete and is this tokenizer."""
     try:
         return all((copy / name).is_file() for name in FILES) and load_tokenizer(copy).entry == entry
     except (OSError, ValueError):
@@ -47,8 +47,10 @@ def _copy_matches(copy: Path, entry: TokenizerEntry | None) -> bool:
 
 
 def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
-    """What the ids of text shards are, by their index.json alone, and the folder of its files; None where it is not
-    known: no such shards, no index, or no text. ValueError where they have different ones."""
+    """Return (tokenizer entry, its folder) of text shards, according to index.json alone.
+
+    Returns None if there are no shards, no index or no text. Raises ValueError if shards have different tokenizers.
+    """
     storage = storage_of(data)
     folders = FolderIndexes(storage)
     try:
@@ -60,8 +62,8 @@ def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
 
 
 def check_tokenizer(config: ModalityConfig, index: Index) -> None:
-    """ValueError where the ids of the shards, a probe's for instance, are not those of `data.shards` or do not fit
-    `text.vocab_size`."""
+    """Raise ValueError if shards, e.g. a probe's, have another tokenizer than `data.shards`, or than
+    `text.vocab_size` allows."""
     if config.modality != "text" or index.tokenizer is None:
         return
     trained, types = tokenizer_of(config.data), index.tokenizer.vocab_size

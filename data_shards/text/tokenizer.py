@@ -1,7 +1,7 @@
 """Byte-level BPE (GPT-2's, with RoBERTa's special ids): trained here, or loaded from a vocabulary in files.
 
-A folder holds what Transformers' RobertaTokenizer loads: vocab.json and merges.txt, and two files of settings. Ids are
-<s> 0, <pad> 1, </s> 2, <unk> 3, then the types, and <mask> last.
+A folder holds the files that Transformers' RobertaTokenizer loads: vocab.json and merges.txt, and two files of
+settings. Ids are <s> 0, <pad> 1, </s> 2, <unk> 3, then the types, and <mask> last.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 """The last type."""
 FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-"""What a tokenizer's folder holds."""
+"""Files of a tokenizer's folder."""
 
-_FILLERS = ("madeupword0000", "madeupword0001", "madeupword0002")  # to RoBERTa's 50,265 types; no text gives them
+_FILLERS = ("madeupword0000", "madeupword0001", "madeupword0002")  # fill up to RoBERTa's 50,265; no text gives them
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _ROLES = {
     "bos_token": "<s>",
@@ -41,10 +41,13 @@ Merges = list[tuple[str, str]]
 
 
 class Tokenizer:
-    """A byte-level BPE: text <-> ids. Text that reads like a special token is text: it never gives its id."""
+    """A byte-level BPE: text <-> ids. A text that spells a special token never gives that token's id."""
 
     def __init__(self, vocab: dict[str, int], merges: Merges) -> None:
-        """ValueError where the vocabulary is not as RoBERTa's: special ids, all 256 bytes, ids without gaps."""
+        """Make the tokenizer.
+
+        Raises ValueError if the vocabulary is not like RoBERTa's: special ids, all 256 bytes, ids without gaps.
+        """
         _check(vocab, merges)
         self.vocab = vocab
         self.merges = merges
@@ -57,13 +60,13 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of types and merges, however the files are laid out."""
+        """Hash of types and merges, independent of the layout of the files."""
         facts = (sorted(self.vocab.items(), key=lambda item: item[1]), self.merges)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property
     def entry(self) -> TokenizerEntry:
-        """What index.json says of it."""
+        """The tokenizer's entry in index.json."""
         return TokenizerEntry(self.sha256, self.vocab_size)
 
     @cached_property
@@ -72,11 +75,11 @@ class Tokenizer:
         return tuple(sorted(self.vocab, key=self.vocab.__getitem__))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without <s> and </s>."""
+        """Return the ids of a text, without <s> and </s>."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special ones by their names."""
+        """Return the text of ids; special ids give their names."""
         text, plain = "", list[int]()
         for i in ids:
             if i < len(SPECIALS) or i == self.vocab_size - 1:
@@ -86,7 +89,7 @@ class Tokenizer:
         return text + self._backend.decode(plain)
 
     def save(self, folder: Path) -> None:
-        """Write the folder's files; each is the old or the new one whenever the process is killed."""
+        """Write the folder's files. Each is the old or the new one, at whatever moment the process is killed."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False, "errors": "replace", **_ROLES}
         merges = "".join(f"{left} {right}\n" for left, right in self.merges)
@@ -116,13 +119,13 @@ def _check(vocab: dict[str, int], merges: Merges) -> None:
 
 
 def _with_specials(types: Iterable[str]) -> dict[str, int]:
-    """Vocabulary of the special types around others, in their order."""
+    """Return the vocabulary of other types, in their order, between the special ones."""
     named = [name for name in types if name not in (*SPECIALS, MASK)]
     return {name: i for i, name in enumerate((*SPECIALS, *named, MASK))}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A BPE of at most `vocab_size` types, special ones included; fewer where the texts have no more merges."""
+    """Train a BPE of at most `vocab_size` types, special ones included; fewer if the texts give no more merges."""
     backend = _backend(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIALS) - 1,
@@ -138,7 +141,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """Files of types and merges: of the folder `path`, or beside the file `path`; ValueError where there are none."""
+    """Return the files of types and merges, in the folder `path` or beside the file `path`.
+
+    Raises ValueError if there are none.
+    """
     folder = path if path.is_dir() else path.parent
     for names in _PAIRS:
         if all((folder / name).is_file() for name in names) and (path == folder or path.name in names):
@@ -147,14 +153,14 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a folder (or one of its files): RoBERTa's form, or GPT-2's, whose ids move up by four.
+    """Load the tokenizer of a folder (or of one of its files) in RoBERTa's form or in GPT-2's.
 
-    Raises ValueError where the files are not there, damaged, or of another kind.
+    GPT-2's ids move up by four. Raises ValueError if the files are missing, damaged or of another kind.
     """
     types_file, merges_file = _files(path)
     try:
         vocab = json.loads(types_file.read_text("utf-8"))
-        lines = merges_file.read_text("utf-8").removesuffix("\n").split("\n")  # not splitlines(): it knows more ends
+        lines = merges_file.read_text("utf-8").removesuffix("\n").split("\n")  # splitlines() would split at more
         pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
         merges = [(left, right) for left, right in pairs]
         if "<s>" not in vocab:

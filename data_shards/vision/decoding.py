@@ -1,4 +1,4 @@
-"""Encoded images -> RGB pixels: what is refused before decoding, which decoder, turned as EXIF says."""
+"""Encoded images -> RGB pixels: limits, decoders, and the orientation that EXIF gives."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.tar import Data
 
 DEFAULTS = VisionConfig()
-"""Limits and orientation where no run's configuration is at hand."""
+"""Limits and orientation for callers without a run's configuration."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What Pillow may take an image for, whatever its name: some of its other readers start programs."""
+"""Formats in which Pillow may read an image, whatever its name. Some of its other readers start programs."""
 
-Image.init()  # FORMATS can only name those that are registered
+Image.init()  # FORMATS can only name formats that are registered
 Image.MAX_IMAGE_PIXELS = None  # `vision.max_pixels` takes its place, in both directions
 
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -27,7 +27,10 @@ _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 
 
 def jpeg_size(data: Data) -> tuple[int, int]:
-    """(height, width) of a JPEG that simplejpeg decodes as Pillow does; ValueError for CMYK, damage, other formats."""
+    """Return (height, width) of a JPEG that simplejpeg decodes as Pillow does.
+
+    Raises ValueError for CMYK, for damage and for other formats.
+    """
     if data[:2] != b"\xff\xd8":
         raise ValueError("not a JPEG")
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
@@ -37,7 +40,7 @@ def jpeg_size(data: Data) -> tuple[int, int]:
 
 
 def jpeg_orientation(data: Data) -> int:
-    """EXIF's orientation of a JPEG, 1 to 8; 1 where there is none that can be read."""
+    """Return EXIF's orientation of a JPEG, 1 to 8; 1 if none can be read."""
     place = 2
     while len(data) > place + 4 and data[place] == 0xFF and data[place + 1] != _START_OF_SCAN:
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
@@ -57,12 +60,12 @@ def _known(orientation: object) -> int:
 
 
 def transposes(orientation: int) -> bool:
-    """Whether an orientation exchanges height and width."""
+    """Return True if an orientation exchanges height and width."""
     return orientation >= 5
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H, W, 3] as they are stored -> as they are to be seen, [H, W, 3] or [W, H, 3]."""
+    """Turn stored pixels [H, W, 3] to the way they are to be seen, [H, W, 3] or [W, H, 3]."""
     if orientation == 1:
         return image
     if transposes(orientation):
@@ -75,15 +78,16 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def check_pixels(height: int, width: int, limit: int) -> None:
-    """BadSample where an image has more pixels than the limit."""
+    """Raise BadSample if an image has more pixels than the limit."""
     if height * width > limit:
         raise BadSample("too_large", f"{width} x {height} pixels, more than vision.max_pixels={limit}")
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
-    """Grey levels of more than 8 bits, uint8 [H, W]: 16 bits in I too, as Pillow's readers have them; F in [0, 1].
+    """Return grey levels of more than 8 bits as uint8 [H, W].
 
-    ValueError where they are of another range: convert("RGB") would clip them without a word.
+    Pillow's readers give 16 bits in mode I too, and values in [0, 1] in mode F. Raises ValueError for values outside
+    of these ranges: convert("RGB") would clip them without a warning.
     """
     values = np.asarray(image, np.float64)
     scale = 1 if image.mode == "F" else 65535
@@ -93,16 +97,16 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]; alpha is dropped, as in torchvision's loader."""
+    """Return uint8 [H, W, 3]; alpha is dropped, as in torchvision's loader."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.repeat(_eight_bits(image)[:, :, None], 3, axis=2)
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes all for Adobe's, which are inverted
+        image = ImageChops.invert(image)  # Pillow reads every CMYK JPEG as Adobe's, whose values are inverted
     return np.array(image.convert("RGB"))
 
 
 def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
-    """As `decode`, by Pillow."""
+    """Decode by Pillow. Returns and raises the same as `decode`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixels(image.height, image.width, vision.max_pixels)
@@ -117,14 +121,14 @@ def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     try:
         return _known(image.getexif().get(_ORIENTATION))
-    except Exception:  # as above
+    except Exception:  # Pillow raises anything on damaged EXIF
         return 1
 
 
 def decode(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of an encoded image, turned as EXIF says where `vision.exif_orientation`.
+    """Return uint8 RGB [H, W, 3] of an encoded image, turned as EXIF says if `vision.exif_orientation`.
 
-    BadSample where it has more than `vision.max_pixels` (which its header tells) or cannot be decoded.
+    Raises BadSample if its header gives more than `vision.max_pixels`, or if it cannot be decoded.
     """
     try:
         check_pixels(*jpeg_size(data), vision.max_pixels)
@@ -139,7 +143,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 
 
 def image_length(data: Data) -> int:
-    """Pixels / 1000, rounded up, from the header."""
+    """Return pixels / 1000, rounded up, from the header."""
     if data[:2] == b"\xff\xd8":
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
     elif data[:4] == b"\x89PNG" and data[12:16] == b"IHDR":

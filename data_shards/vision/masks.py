@@ -1,10 +1,8 @@
-"""Masks as pure functions of (seed, epoch, sample), and of a sample's length where it has one.
+"""Masks of images as pure functions of (seed, epoch, sample): BEiT's blocks (Bao et al. 2021).
 
-Images: BEiT's blocks (Bao et al. 2021). The rectangles are drawn one after another until `patches` cells are covered,
-so the tries cannot be vectorised over an image. What is vectorised is their random numbers, drawn for the whole batch;
-the grid itself is one Python integer, a bit per patch, which makes a try about a microsecond.
-
-Speech and text: spans (Baevski et al. 2020), vectorised over the batch; single tokens of text (BERT) are spans of one.
+The rectangles are drawn one after another until `patches` cells are covered, so the tries cannot be vectorised over an
+image. Only their random numbers are: they are drawn for the whole batch. The grid itself is one Python integer, a bit
+per patch, so that a try takes about a microsecond.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import numpy as np
 from configs.schema_modalities import VisionConfig, VisionMaskConfig
 from data_shards.randomness import Epochs, Stream, uniforms
 
-_TRIES = 10  # of one rectangle, before the mask is left as it is
+_TRIES = 10  # for one rectangle; if all fail, the mask stays as it is
 _DRAWN_TRIES = 24  # tries whose numbers are drawn at once: nine masks in ten need no more
 _PER_TRY = 4  # area, aspect, top, left
 
@@ -29,13 +27,13 @@ Try = list[float]
 
 @lru_cache(maxsize=8)
 def _rectangles(grid: int) -> list[list[int]]:
-    """Bits of the h x w rectangle in the top left corner, for every h, w <= grid."""
+    """Return the bits of the h x w rectangle in the top left corner, for every h, w <= grid."""
     rows = [sum(1 << (grid * row) for row in range(h)) for h in range(grid + 1)]
     return [[((1 << w) - 1) * rows[h] for w in range(grid + 1)] for h in range(grid + 1)]
 
 
 def _draw_tries(seed: int, epochs: Epochs, samples: np.ndarray, min_aspect: float, first: int = 0) -> list[list[Try]]:
-    """Tries `first .. first + _DRAWN_TRIES` of each sample."""
+    """Draw tries `first .. first + _DRAWN_TRIES` of each sample."""
     draws = uniforms(seed, epochs, samples, Stream.MASK, _DRAWN_TRIES * _PER_TRY, first * _PER_TRY)
     tries = draws.reshape(len(samples), _DRAWN_TRIES, _PER_TRY)
     # The aspect ratio is log-uniform in [m, 1/m]; the sides need its square root.
@@ -44,13 +42,13 @@ def _draw_tries(seed: int, epochs: Epochs, samples: np.ndarray, min_aspect: floa
 
 
 def _later_tries(seed: int, epoch: int, sample: int, min_aspect: float) -> Iterator[Try]:
-    """The tries of one sample after those drawn with the batch, without end."""
+    """Yield one sample's tries after the tries that were drawn with the batch, without end."""
     for first in count(_DRAWN_TRIES, _DRAWN_TRIES):
         yield from _draw_tries(seed, epoch, np.array([sample]), min_aspect, first)[0]
 
 
 def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> int:
-    """One image's mask, bit `row * grid + column`."""
+    """Return one image's mask, bit `row * grid + column`."""
     rectangles = _rectangles(grid)
     mask = covered = failed = 0
     cap = min(config.patches, config.max_block)
@@ -73,7 +71,7 @@ def _block_mask(tries: Iterable[Try], grid: int, config: VisionMaskConfig) -> in
 
 
 def block_masks(seed: int, epochs: Epochs, samples: np.ndarray, vision: VisionConfig) -> np.ndarray:
-    """Masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
+    """Return the masks of the samples, bool [B, T]: at most `vision.mask.patches` True each, T = vision.tokens.
 
     `vision` has passed `configs.checks.run.check_samples`.
     """

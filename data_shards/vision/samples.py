@@ -2,11 +2,11 @@
 
 The published order is colour jitter, flip, random resized crop. The jitter (brightness, contrast about the mean grey of
 the whole image, saturation, in random order) is composed to one affine map of RGB and shipped with the image: the model
-applies it on the device. It commutes with flip, crop and resize, except that the published code rounds and clips to 8
-bits after each operation, which is left out.
+applies it on the device. It commutes with flip, crop and resize. The published code also rounds and clips to 8 bits
+after each operation. This is left out here.
 
-Next to the same steps by Pillow, in grey levels of 0 to 255: crop, resize and flip within 2 of every pixel; where a
-large JPEG is decoded at a fraction of its size, within 1 on average; the jitter within 4, where Pillow clips nothing.
+Differences from the same steps by Pillow, in grey levels of 0 to 255: crop, resize and flip at most 2 in every pixel; a
+large JPEG decoded at a fraction of its size at most 1 on average; the jitter at most 4 if Pillow clips nothing.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Box(NamedTuple):
     width: int
 
     def scaled(self, y: float, x: float) -> Box:
-        """The box in an image that was decoded at a fraction of its size."""
+        """Return the box in an image that was decoded at a fraction of its size."""
         return Box(int(self.top * y), int(self.left * x), max(1, int(self.height * y)), max(1, int(self.width * x)))
 
 
 def _decode_crop(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[np.ndarray, Box]:
-    """An image as it is to be seen, and the random crop's box in it.
+    """Decode an image and turn it; return it with the random crop's box in it.
 
     A JPEG that is much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size.
     """
@@ -91,7 +91,10 @@ def _decode_crop(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[n
 
 
 def crop_box(height: int, width: int, draws: np.ndarray, vision: VisionConfig) -> Box:
-    """torchvision's RandomResizedCrop: area and log aspect ratio uniform; after ten failures a central crop."""
+    """Return the box of torchvision's RandomResizedCrop.
+
+    Area and log aspect ratio are uniform; after ten failures the crop is central.
+    """
     ratio = np.log(vision.crop_ratio)
     low, high = vision.crop_scale
     for u_area, u_ratio, u_top, u_left in draws.reshape(_TRIES, 4).tolist():
@@ -106,19 +109,19 @@ def crop_box(height: int, width: int, draws: np.ndarray, vision: VisionConfig) -
 
 
 def _mean_color(image: np.ndarray) -> np.ndarray:
-    """Mean RGB in [0, 1], float64 [3], of uint8 [H, W, 3]."""
+    """Return the mean RGB in [0, 1], float64 [3], of uint8 [H, W, 3]."""
     height, width, _ = image.shape
     lines = image.reshape(height, width * 3)
-    # 257 lines of 255 just fit 16 bits, whose sums take a third of the time of 32.
+    # 257 lines of 255 just fit 16 bits. Sums of 16 bits take a third of the time of sums of 32.
     blocks = [lines[i : i + 257].sum(0, dtype=np.uint16) for i in range(0, height, 257)]
     return np.sum(blocks, axis=0, dtype=np.int64).reshape(width, 3).sum(0) / (255.0 * height * width)
 
 
 def color_jitter(means: np.ndarray, draws: np.ndarray, strength: float) -> np.ndarray:
-    """ColorJitter(strength, strength, strength) as affine maps, float32 [B, 3, 4], of RGB in [0, 1].
+    """Return ColorJitter(strength, strength, strength) as affine maps, float32 [B, 3, 4], of RGB in [0, 1].
 
     `means` [B, 3]: mean RGB of each image; `draws` [B, 4]: three factors and the order of the operations.
-    Brightness f: f x. Contrast f: f x + (1 - f) grey, grey the mean of the whole image as it is at that point.
+    Brightness f: f x. Contrast f: f x + (1 - f) grey, grey the mean of the whole image before this operation.
     Saturation f: f x + (1 - f) grey of each pixel. f is uniform in [1 - strength, 1 + strength].
     """
     factors = 1 + strength * (2 * draws[:, :3] - 1)
@@ -127,7 +130,9 @@ def color_jitter(means: np.ndarray, draws: np.ndarray, strength: float) -> np.nd
     for operation in orders.T:
         f = np.take_along_axis(factors, operation[:, None], axis=1)
         grey = (np.einsum("bij,bj->bi", matrix, means) + offset) @ _GREY
-        mixed = ((1 - f) * (operation == 2)[:, None])[:, :, None] * _GREY  # every output channel gets of the grey
+        mixed = ((1 - f) * (operation == 2)[:, None])[
+            :, :, None
+        ] * _GREY  # every output channel gets a share of the grey
         matrix, offset = (
             f[:, :, None] * matrix + mixed @ matrix,
             f * offset + (mixed @ offset[:, :, None])[:, :, 0] + (1 - f) * (grey * (operation == 1))[:, None],
@@ -138,7 +143,7 @@ def color_jitter(means: np.ndarray, draws: np.ndarray, strength: float) -> np.nd
 def _resized(image: np.ndarray, height: int, width: int) -> Tensor:
     """uint8 [H, W, 3] -> uint8 [3, height, width], bicubic with antialiasing (Pillow's filter, within rounding).
 
-    The channels of a pixel stay side by side: so resizing takes three quarters of the time, and stacking a tenth.
+    The channels of a pixel stay side by side. So resizing takes three quarters of the time, and stacking a tenth.
     """
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     if pixels.shape[2:] == (height, width):
@@ -147,7 +152,9 @@ def _resized(image: np.ndarray, height: int, width: int) -> Tensor:
 
 
 def augment(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[Tensor, np.ndarray]:
-    """Random resized crop and flip, uint8 [3, S, S], and the mean RGB of the whole image, float64 [3], for the jitter.
+    """Return the random crop, flipped or not, uint8 [3, S, S], and the whole image's mean RGB, float64 [3].
+
+    The jitter needs the mean.
 
     `draws` float64 [CROP_DRAWS + 1] in [0, 1). Raises BadSample as `decode` does.
     """
@@ -158,9 +165,9 @@ def augment(data: Data, draws: np.ndarray, vision: VisionConfig) -> tuple[Tensor
 
 
 def centre_crop(data: Data, size: int, vision: VisionConfig = DEFAULTS) -> Tensor:
-    """The transform for evaluation: short side to 256 / 224 of `size`, then the central square; uint8 [3, size, size].
+    """Return the central square for evaluation, uint8 [3, size, size]; the short side is first 256 / 224 of `size`.
 
-    Images of up to 64 pixels are not enlarged by the margin, so that a 28-pixel image stays as it is.
+    A `size` of up to 64 pixels gets no such margin, so that a 28-pixel image stays as it is.
     Raises BadSample as `decode` does.
     """
     image = decode(data, vision)
@@ -224,7 +231,7 @@ class Images:
         return self._fields(samples, loaded, color)
 
     def _fields(self, samples: np.ndarray, loaded: list[Loaded], color: np.ndarray) -> dict[str, Any]:
-        # In the order in which resizing leaves the channels.
+        # Stacked with the channels last, as resizing leaves them.
         images = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in loaded])
         return {
             "modality": "vision",

@@ -20,7 +20,7 @@ from configs.modality_config import ModalityConfig
 from models.huggingface import speech, text, vision
 from models.huggingface.files import read_config, read_weights
 from models.huggingface.layout import Layout
-from models.transformer import deep_norm_alpha
+from models.layers.blocks import deep_norm_alpha
 
 _BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward.fc2.weight", "feed_forward.fc2.bias")
 

@@ -1,7 +1,7 @@
 """One optimizer step of any objective: ZeRO, and a teacher if the objective has one, behind one `step()`.
 
-DeepSpeed averages gradients over ranks. An objective wants the sum over all targets of the step divided by their
-number, so it divides by the whole step's count and `step()` undoes the averaging.
+DeepSpeed averages gradients over ranks. An objective's loss is a sum over all targets of the step divided by their
+number. So the objective divides by the whole step's count, and `step()` undoes the averaging.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pretrain.engine.zero_partitions import partitions
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of one step on this rank. Sums over ranks are taken when a row is logged, not every step."""
+    """The outcome of one step on this rank. Ranks are summed when a row is logged, not at every step."""
 
     modality: Modality
     applied: bool
@@ -50,12 +50,12 @@ class StepResult:
     flops: float
     """Floating-point operations of this rank (`Objective.flops`)."""
     statistics: dict[str, Tensor]
-    """Additive figures of this rank, as the objective gives them."""
+    """Additive figures of this rank, from the objective."""
 
 
 Judge = Callable[[Modality, float, float], bool]
-"""Return True if a step of a modality with this loss and gradient norm may be applied. Every rank asks, and gets the
-same answer."""
+"""Return True if a step of a modality with this loss and gradient norm may be applied. Every rank calls it, and gets
+the same answer."""
 
 
 def _finite(modality: Modality, loss: float, grad_norm: float) -> bool:
@@ -115,12 +115,12 @@ class Engine:
             self._samples[modality].fill_(count)
 
     def skip_to(self, steps: int, samples: dict[Modality, int]) -> None:
-        """After a rollback: count the steps from here to `steps` as taken and not applied, their samples as seen."""
+        """Count the steps from here to `steps` as taken and not applied, their samples as seen. For a rollback."""
         self.resume(steps, self.skipped + steps - self.steps, samples)
 
     @property
     def applied(self) -> int:
-        """Applied steps: what the schedules are functions of."""
+        """Number of applied steps. The schedules are functions of it."""
         return self.steps - self.skipped
 
     @property
@@ -141,9 +141,9 @@ class Engine:
         return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
     def step(self, micro_batches: Sequence[SampleBatch], judge: Judge = _finite) -> StepResult:
-        """Forward and backward of this rank's micro-batches, then one update of student and teacher if `judge` agrees.
+        """Run this rank's micro-batches forward and backward, then update student and teacher once if `judge` agrees.
 
-        All micro-batches are of one modality; their number is the same on every rank, and may differ between steps.
+        All micro-batches are of one modality. Their number is the same on every rank, and may differ between steps.
         """
         modality = micro_batches[0].modality
         lr, decay = self._set_schedules()
@@ -166,15 +166,15 @@ class Engine:
         )
 
     def _update(self, judge: Callable[[float], bool]) -> tuple[float, bool]:
-        """Apply the gradient unless it is not finite or `judge` refuses its norm; the norm, and whether.
+        """Apply the gradient unless it is not finite or `judge` refuses its norm. Returns (norm, True if applied).
 
-        ZeRO calls the base optimizer once per parameter group, after it has measured the gradient: `judge` is asked at
-        the first.
+        ZeRO calls the base optimizer once per parameter group, after it has measured the gradient. `judge` is asked at
+        the first of these calls.
         """
         judged: list[tuple[float, bool]] = []
 
         def gate() -> bool:
-            if not judged:  # of equal gradients, other kinds of processors may make norms that differ in the last bit
+            if not judged:  # processors of different kinds may give one gradient norms that differ in the last bit
                 norm = distributed.largest(float(self.partitions.grad_norm), self.device)
                 judged.append((norm, judge(norm)))
             return judged[0][1]
@@ -193,15 +193,15 @@ class Engine:
     ) -> tuple[SampleBatch, Tensor, int]:
         """Seed dropout for (step, micro-batch) and return the model's inputs. Call it right before the forward pass."""
         seed, batch = self.config.train.seed, micro_batches[index]
-        # One pattern of dropped blocks for the whole step: its gradient does not depend on how the step is cut, and
-        # DeepSpeed loses what a parameter got in earlier micro-batches, if it gets nothing in the last one, where it
-        # reduces or offloads at the last one only (stage 1 with overlapped communication; offload).
+        # One pattern of dropped blocks for the whole step, so that its gradient does not depend on how the step is cut.
+        # Besides, with offload, or stage 1 and overlapped communication, DeepSpeed reduces gradients at the last
+        # micro-batch only. A parameter without a gradient there would lose its gradient of earlier micro-batches.
         shared_seed = _seed(seed, step)
         torch.manual_seed(_seed(seed, step, index, distributed.rank()))
         return batch.to(self.device, non_blocking=True), count, shared_seed
 
     def _micro_step(self, micro_batches: Sequence[SampleBatch], index: int, count: Tensor) -> ObjectiveOutput:
-        """Add the gradient of a micro-batch."""
+        """Add the gradient of a micro-batch, and return its outcome without the graph."""
         self.deepspeed.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
         output = self.deepspeed(*self.inputs(micro_batches, index, count, self.steps))
         self.deepspeed.backward(output.loss * float(distributed.world()))
@@ -213,6 +213,7 @@ class Engine:
         return distributed.all_sum(counts.sum(0).to(self.device))
 
     def _set_schedules(self) -> tuple[float, float]:
+        """Give the optimizer the learning rate and the teacher's decay of this step, and return both."""
         config = self.config
         length = config.schedule.steps or config.train.steps
         lr = learning_rate(self.applied, config.optimizer, config.schedule, length)
@@ -223,7 +224,9 @@ class Engine:
 
 
 def _seed(*key: int) -> int:
-    """Return the seed for (seed, step), which chooses the dropped blocks, or for (seed, step, micro-batch, rank), which
-    draws dropout and drop path. It is a pure function of its key, so that nothing has to be saved."""
+    """Return a seed, a pure function of its key, so that nothing has to be saved.
+
+    Key of the dropped blocks: (seed, step). Key of dropout and drop path: (seed, step, micro-batch, rank).
+    """
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=7).digest()
     return int.from_bytes(digest, "little")

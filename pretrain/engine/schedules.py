@@ -8,10 +8,10 @@ from configs.schema_training import OptimizerConfig, ScheduleConfig, TeacherConf
 
 
 def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, length: int) -> float:
-    """Learning rate of the update that follows `applied` updates, in a schedule of `length` updates.
+    """Return the learning rate of the update that follows `applied` updates, in a schedule of `length` updates.
 
-    Linear from `schedule.lr_start` to the peak over `schedule.warmup` updates, the peak for `schedule.hold` updates,
-    then the schedule's shape down to `schedule.lr_end`, where it stays after `length`.
+    It rises linearly from `schedule.lr_start` to the peak over `schedule.warmup` updates and stays there for
+    `schedule.hold` updates. Then it falls in the schedule's shape to `schedule.lr_end`, and stays there after `length`.
     """
     peak, end = optimizer.lr, schedule.lr_end
     if applied < schedule.warmup:
@@ -31,7 +31,10 @@ def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleCo
 
 
 def teacher_decay(applied: int, teacher: TeacherConfig) -> float:
-    """Decay tau of the update that follows `applied` updates: a linear ramp, then exactly `decay_end` (paper, 3.2)."""
+    """Return the decay tau of the update that follows `applied` updates.
+
+    It is a linear ramp, then exactly `decay_end` (arXiv 2202.03555, section 3.3).
+    """
     end = teacher.decay if teacher.decay_end is None else teacher.decay_end
     if applied >= teacher.decay_steps:
         return end

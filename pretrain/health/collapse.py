@@ -137,7 +137,7 @@ class CollapseGuard:
         """Lines for targets and for predictions that have collapsed since the last check.
 
         They have collapsed if their standard deviation over the masked tokens of the whole step is too low after
-        `guard.std_after` updates. Source: data2vec.md section 6.
+        `guard.std_after` updates. Source: fairseq examples/data2vec (models/data2vec_audio.py).
         """
         config, lines = self._config, []
         targets, predictions = (target_std, config.min_target_std), (prediction_std, config.min_prediction_std)

@@ -18,7 +18,7 @@ from tests.models.common import MODALITIES, base_config, random_batch, tiny_conf
     ],
 )
 def test_published_sizes(modality, beside: int, millions: float):
-    """data2vec.md, head of the file: without the regression head."""
+    """The sizes of the published models as Transformers builds them, which have no regression head."""
     assert round((parameters(base_config(modality)) - beside) / 1e6, 2) == millions
 
 

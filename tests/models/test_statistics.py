@@ -14,7 +14,7 @@ def test_std_of_summed_moments_is_that_of_all_weighted_tokens():
 
 def test_known_values():
     weight = torch.ones(20000)
-    assert abs(float(std_from_moments(moments(torch.randn(20000, 16), weight))) - 1) < 0.01  # data2vec.md section 12
+    assert abs(float(std_from_moments(moments(torch.randn(20000, 16), weight))) - 1) < 0.01  # N(0, 1)
     assert abs(float(std_from_moments(moments(torch.full((20000, 16), 7.0), weight))) - 1e-3) < 1e-9
 
 

@@ -6,8 +6,9 @@ import torch
 from configs.published import PUBLISHED
 from configs.schema import PretrainConfig
 from configs.schema_training import ModelConfig
-from models.stochastic_depth import factors, kept_layers, kept_samples
-from models.transformer import BlockInputs, Encoder, deep_norm_alpha, initialise_blocks, select_tokens
+from models.layers.blocks import BlockInputs, deep_norm_alpha, initialise_blocks, select_tokens
+from models.layers.stochastic_depth import factors, kept_layers, kept_samples
+from models.transformer import Encoder
 from tests.models.common import randomise
 from tests.own import own
 

@@ -29,7 +29,7 @@ def test_patches_times_weight_is_the_convolution():
 
 def test_relative_position_index_has_beit_layout():
     index = relative_position_index(14)
-    assert index.shape == (197, 197) and int(index.max()) + 1 == 732  # data2vec.md section 12
+    assert index.shape == (197, 197) and int(index.max()) + 1 == 732  # 27 * 27 + 3, as the authors' code
     assert (int(index[0, 5]), int(index[5, 0]), int(index[0, 0])) == (729, 730, 731)
     assert int(index[1, 1]) == int(index[100, 100]) == 13 * 27 + 13
     assert int(index[1, 2]) == int(index[1, 1]) - 1 and int(index[1, 15]) == int(index[1, 1]) - 27

@@ -27,7 +27,7 @@ def test_linear_and_constant_shapes():
 
 @pytest.mark.parametrize(("kind", "halfway"), [("linear", (5e-4 + 5e-6) / 2), ("exponential", 5e-5)])
 def test_tri_stage_warms_up_holds_and_falls(kind, halfway):
-    # data2vec.md section 12: 400,000 steps, 3 % warm-up from 1 % of the peak, 90 % hold, 7 % decay to 1 %
+    # fairseq's base_librispeech.yaml: 400,000 steps, 3 % warm-up from 1 % of the peak, 90 % hold, 7 % decay to 1 %
     optimizer = OptimizerConfig(lr=5e-4)
     schedule = ScheduleConfig(kind=kind, warmup=12_000, hold=360_000, lr_start=5e-6, lr_end=5e-6)
     points = {0: 5e-6, 6_000: (5e-4 + 5e-6) / 2, 12_000: 5e-4, 200_000: 5e-4, 372_000: 5e-4, 386_000: halfway}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.data2vec import Data2Vec
-from models.transformer import Block
+from models.layers.blocks import Block
 from pretrain.engine.layout import Fragment
 from pretrain.health.non_finite import NOWHERE, first_not_finite
 from tests.models.common import MODALITIES, random_batch, tiny_config

@@ -1,5 +1,7 @@
-"""Dropout: torch's on GPUs and under torch.compile. On a CPU 16 random bits an element, since torch's draws there are
-serial and cost more than the products around them."""
+"""Dropout: torch's own on GPUs and under torch.compile; 16 random bits an element on a CPU.
+
+torch's draws on a CPU are serial and cost more than the matrix products around them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ _LEVELS = 2**16  # 16 random bits are compared with a threshold: the rate is met
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """x with a share `rate` of its elements set to 0, and the others divided by 1 - rate."""
+    """Return x with a share `rate` of its elements set to 0, and the other elements divided by 1 - rate."""
     if not rate:
         return x
     if on_gpu_or_compiled(x):
@@ -20,17 +22,19 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def on_gpu_or_compiled(x: Tensor) -> bool:
-    """True if torch's own kernels are the fast ones."""
+    """Return True if torch's own kernels are the fast ones."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def random_bits(count: int) -> Tensor:
-    """int16 [count], uniform over all values. Four come from one draw of the generator, which is the cost of dropout
-    here."""
+    """Return int16 [count], uniform over all values.
+
+    One draw of the generator gives four of them: the draws are most of dropout's cost on a CPU.
+    """
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     return draws.view(torch.int16)[:count]
 
 
 def keep_mask(bits: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
-    """1 for kept, 0 for dropped elements, as floats: torch's products with booleans are slow."""
+    """Return 1 for kept and 0 for dropped elements, as floats: torch's products with booleans are slow."""
     return torch.ge(bits, round(rate * _LEVELS) - _LEVELS // 2, out=torch.empty(bits.shape, dtype=dtype))

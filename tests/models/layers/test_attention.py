@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import attention
-from models.attention import attend
-from models.dropout import dropout
+from models.layers import attention
+from models.layers.attention import attend
+from models.layers.dropout import dropout
 
 
 def inputs(bias_shape: tuple[int, ...] = (3, 5, 7)):

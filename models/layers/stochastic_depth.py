@@ -14,7 +14,7 @@ class Kept(NamedTuple):
     samples: Tensor
     """int64 [k], k >= 1."""
     scale: float
-    """1 / (1 - rate). 0 if all samples drop the branch and one is computed all the same."""
+    """1 / (1 - rate); 0 if no sample keeps the branch, so that the one that is computed adds nothing."""
 
 
 Path = Kept | Tensor | None
@@ -41,12 +41,12 @@ def factors(kept: Tensor, rates: list[float], device: torch.device) -> list[Path
 
 
 def keep(x: Tensor, path: Path) -> Tensor:
-    """The samples of x [B, ...] for which a branch is computed."""
+    """Return the samples of x [B, ...] for which a branch is computed."""
     return x.index_select(0, path.samples) if isinstance(path, Kept) else x
 
 
 def add(x: Tensor, y: Tensor, gamma: Tensor | None, path: Path) -> Tensor:
-    """x [B, N, H] + gamma * y [B or k, N, H], in x's dtype."""
+    """Return x [B, N, H] + gamma * y [B or k, N, H], in x's dtype."""
     if path is None:
         return x + y if gamma is None else torch.addcmul(x, gamma, y)
     y = y if gamma is None else gamma * y
@@ -56,6 +56,8 @@ def add(x: Tensor, y: Tensor, gamma: Tensor | None, path: Path) -> Tensor:
 
 
 def kept_layers(layers: int, rate: float, seed: int) -> list[bool]:
-    """Layer drop: True for each block that a forward pass keeps. A pure function of `seed`, so that ranks agree."""
+    """Return True for each block that layer drop keeps. A pure function of `seed`, so that ranks agree."""
+    if not rate:
+        return [True] * layers
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(layers, generator=generator) >= rate).tolist()

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.dropout import dropout
+from models.layers.dropout import dropout
 
 
 def test_it_is_unbiased_and_has_the_rate():

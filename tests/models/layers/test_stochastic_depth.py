@@ -2,7 +2,7 @@
 
 import torch
 
-from models.stochastic_depth import kept_samples
+from models.layers.stochastic_depth import kept_samples
 from tests.models.test_transformer import CPU
 
 

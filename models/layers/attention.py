@@ -3,8 +3,8 @@ torch.compile, batched products on a CPU.
 
 Shapes: B samples, h heads, d channels a head, M queries, N keys. On a CPU `scaled_dot_product_attention` has no fused
 kernel for a bias that needs a gradient, nor for dropout. Its fallback scales q and k by copies, draws dropout by a
-serial Bernoulli and walks over all B h M N scores in main memory at every operation. A few samples of one length at a
-time keep the scores in the cache: this takes half the time, and computes no padding.
+serial Bernoulli and walks over all B h M N scores in main memory at every operation. Here a few samples of one length
+are computed at a time. Their scores stay in the cache, which takes half the time, and no padding is computed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.dropout import keep_mask, on_gpu_or_compiled, random_bits
+from models.layers.dropout import keep_mask, on_gpu_or_compiled, random_bits
 
-_CACHED = 2**18  # scores that are computed at once, where one sample has fewer
+_CACHED = 2**18  # scores that are computed at once; a sample with more is computed alone
 
 ALIGNMENT = 8
-"""Columns to which rows of a bias are aligned. Fused attention copies an unaligned bias at every call."""
+"""Rows of a bias begin at multiples of this number of elements. Fused attention copies an unaligned bias at every
+call."""
 
 
 def attend(
@@ -33,11 +34,11 @@ def attend(
     dropout: float = 0.0,
     padding: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k' / sqrt(d) + bias) v.
+    """Return softmax(q k' / sqrt(d) + bias) v.
 
-    q [B, M, h, d], k and v [B, N, h, d], bias [h, M, N] or [B, h, M, N] -> [B, M, h, d]. lengths int64 [B]: number of
-    keys, from the first, that each sample attends to; None: all. padding: the `padding_bias` of these lengths, which
-    several calls can share; None: made here if a kernel needs it.
+    q [B, M, h, d], k and v [B, N, h, d], bias [h, M, N] or [B, h, M, N] -> [B, M, h, d]. lengths int64 [B]: each sample
+    attends to this number of its first keys; None: to all. padding: the `padding_bias` of these lengths, which several
+    calls can share; None: made here if a kernel needs it.
     """
     if on_gpu_or_compiled(q):
         if lengths is not None and padding is None:
@@ -56,16 +57,21 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, padding: Tensor
 
 
 def padding_bias(lengths: Tensor, keys: int, dtype: torch.dtype) -> Tensor:
-    """Bias [B, 1, 1, N]: 0 at real keys, -inf at the others. Its rows are aligned in memory."""
+    """Return the bias [B, 1, 1, N]: 0 at real keys, -inf at padding. Its rows are aligned in memory."""
     aligned = -(-keys // ALIGNMENT) * ALIGNMENT
     padding = torch.arange(aligned, device=lengths.device) >= lengths[:, None, None, None]
     return torch.zeros(padding.shape, dtype=dtype, device=lengths.device).masked_fill_(padding, -torch.inf)[..., :keys]
 
 
-def _groups(counts: list[int], scores: int) -> Iterator[tuple[slice, int]]:
-    """Neighbouring samples with equal numbers of keys, few enough for the cache: (samples, keys).
+def select_queries(bias: Tensor, rows: Tensor) -> Tensor:
+    """bias [h, N, N'], rows [B, M] -> [B, h, M, N']."""
+    return bias.index_select(1, rows.flatten()).unflatten(1, rows.shape).transpose(0, 1)
 
-    scores: number of a sample's scores per key.
+
+def _groups(counts: list[int], scores: int) -> Iterator[tuple[slice, int]]:
+    """Yield groups of neighbouring samples with one number of keys, few enough for the cache: (samples, keys).
+
+    scores: a sample's number of scores per key.
     """
     first = 0
     while first < len(counts):
@@ -78,7 +84,7 @@ def _groups(counts: list[int], scores: int) -> Iterator[tuple[slice, int]]:
 
 
 class _GroupByGroup(torch.autograd.Function):
-    """Attention as products of a group of samples at a time; dropout's scale 1 / (1 - p) goes into the output."""
+    """Attention as products of one group of samples at a time. The output is multiplied by dropout's 1 / (1 - p)."""
 
     @staticmethod
     def forward(
@@ -90,7 +96,7 @@ class _GroupByGroup(torch.autograd.Function):
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         bits = []
         for some, keys in groups:
-            logits = _logits(q[some], k[some, :keys], None if bias is None else _of_samples(bias, some, keys))
+            logits = _logits(q[some], k[some, :keys], None if bias is None else _bias_view(bias, some, keys))
             p = torch.softmax(logits, -1)
             if keep_probabilities:
                 probabilities.append(p)
@@ -117,8 +123,8 @@ class _GroupByGroup(torch.autograd.Function):
             d_p = d_out @ _heads(v[some, :keys]).mT
             d_logits = torch._softmax_backward_data(d_p if kept is None else d_p.mul_(kept), p, -1, p.dtype)
             if d_bias is not None:
-                of_samples = _of_samples(d_bias, some, keys)
-                of_samples.add_(d_logits if bias.dim() == 4 else d_logits.sum(0))
+                view = _bias_view(d_bias, some, keys)
+                view.add_(d_logits if bias.dim() == 4 else d_logits.sum(0))
             torch.mul(_heads(d_logits @ _heads(k[some, :keys])), scale, out=d_q[some])
             torch.mul(_heads(d_logits.mT @ _heads(q[some])), scale, out=d_k[some, :keys])
             d_k[some, keys:], d_v[some, keys:] = 0, 0
@@ -135,8 +141,8 @@ def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     return torch.baddbmm(*(tensor.reshape(-1, *tensor.shape[2:]) for tensor in flat), alpha=scale).view(shape)
 
 
-def _of_samples(bias: Tensor, samples: slice, keys: int) -> Tensor:
-    """The view [h, M, keys] or [b, h, M, keys] of a bias [h, M, N] or [B, h, M, N] for some samples."""
+def _bias_view(bias: Tensor, samples: slice, keys: int) -> Tensor:
+    """Return the view [h, M, keys] or [b, h, M, keys] of a bias [h, M, N] or [B, h, M, N] for some samples."""
     return (bias[samples] if bias.dim() == 4 else bias)[..., :keys]
 
 
