@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+import configs
 
 # Before torch is imported, here and in the processes that tests start: on a shared machine two threads per process
 # run slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# An environment imports the checkout that made it: from another checkout the tests would test that one.
+if Path(configs.__file__).resolve().parents[1] != (ROOT := Path(__file__).resolve().parents[1]):
+    pytest.exit(
+        f"the packages of {Path(configs.__file__).parents[1]} would be tested, not {ROOT}: use ./run.sh test", 2
+    )
 
 SOAK = "DATA2VEC_SOAK"
 _LEFT_OUT = pytest.StashKey[int]()
