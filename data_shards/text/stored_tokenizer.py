@@ -64,7 +64,7 @@ def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
 def check_tokenizer(config: ModalityConfig, index: Index) -> None:
     """Raise ValueError if shards, e.g. a probe's, have another tokenizer than `data.shards`, or than
     `text.vocab_size` allows."""
-    if config.modality != "text" or index.tokenizer is None:
+    if index.tokenizer is None:
         return
     trained, types = tokenizer_of(config.data), index.tokenizer.vocab_size
     if trained and trained[0] != index.tokenizer:

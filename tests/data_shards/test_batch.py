@@ -5,7 +5,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import torch
 
-from data_shards.batch import MaskedBatch, TokenSpan
+from data_shards.batch import LabelledBatch, MaskedBatch, TokenSpan
 
 MASK = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 1, 0]]).bool()
 
@@ -59,3 +59,21 @@ def test_small_tensors_go_to_another_process_within_the_message():
 
 def test_a_count_that_is_given_is_kept():
     assert replace(texts(), most_masked=4).most_masked == 4
+
+
+def test_several_masks_of_a_sample_are_cut_and_counted_together():
+    masks = torch.stack([MASK, MASK.roll(1, 1)], dim=1)  # [3, 2, 5]
+    batch = replace(texts((2, 3, 5)), masks=masks, corrupted=None, most_masked=None)
+    assert batch.counts == (2 * 6, 10, 15, 3) and batch.most_masked == 3
+    pair = batch.take(torch.tensor([0, 1]))
+    assert pair.masks.shape == (2, 2, 3) and torch.equal(pair.masks, masks[:2, :, :3])
+
+
+def test_labels_and_transcripts_stay_with_their_samples():
+    fields = {name: getattr(texts(), name) for name in ("modality", "inputs", "lengths", "sample_ids", "span")}
+    batch = LabelledBatch(**fields, labels=torch.tensor([4, 5, 6]), transcripts=("a", "b", "c"))
+    assert batch.counts == (3, 10, 15, 3)
+    taken = batch.take(torch.tensor([2, 0]))
+    assert taken.labels.tolist() == [6, 4] and taken.transcripts == ("c", "a") and taken.inputs.shape == (2, 5)
+    copy = ForkingPickler.loads(bytes(ForkingPickler.dumps(batch)))
+    assert copy.transcripts == batch.transcripts and torch.equal(copy.labels, batch.labels)

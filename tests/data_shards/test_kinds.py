@@ -1,9 +1,14 @@
 """What a sample is, and its length, from its members."""
 
-import numpy as np
+from dataclasses import FrozenInstanceError
 
+import numpy as np
+import pytest
+
+from configs.schema_modalities import MODALITIES
 from configs.signals import frames
-from data_shards.kinds import length_of
+from data_shards.kinds import KINDS, kind_of, length_of, modality_of
+from data_shards.shards.bad_sample import BadSample
 from data_shards.speech.audio import flac
 
 
@@ -11,3 +16,28 @@ def test_the_length_of_a_recording_is_in_frames_and_0_where_it_is_damaged():
     data = flac(np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16))
     assert length_of({"flac": data, "cls": b"1"}) == frames(5000)
     assert length_of({"flac": b"no audio"}) == 0
+
+
+def test_there_is_a_kind_for_every_modality_and_no_extension_is_of_two():
+    assert [kind.modality for kind in KINDS] == list(MODALITIES)
+    extensions = [name for kind in KINDS for name in kind.extensions]
+    assert len(set(extensions)) == len(extensions)
+    with pytest.raises(FrozenInstanceError):
+        kind_of("text").noun = "ids"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_members_tell_the_modality_and_what_is_missing_is_named(modality):
+    kind = kind_of(modality)
+    members = {"cls": b"1", kind.extensions[-1]: b"content"}
+    assert modality_of(members) == modality and kind.content(members) == b"content"
+    with pytest.raises(BadSample, match="among its members: cls, other") as error:
+        kind.content({"other": b"", "cls": b""})
+    assert error.value.kind == "member" and kind.noun in str(error.value)
+    assert modality_of({"cls": b""}) is None and length_of({"cls": b"1"}) == 0
+
+
+def test_damaged_members_do_not_decode():
+    for kind in KINDS:
+        with pytest.raises(Exception):  # noqa: B017 codecs raise anything
+            kind.decode(b"no such thing", None)
