@@ -10,7 +10,7 @@ from configs.checks.run import naming
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
-from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.loading.bad_sample_count import BadSampleCount
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.modality_loader import ModalityLoader, StepStatistics
 from data_shards.order.mixture import mixture_of

@@ -20,7 +20,7 @@ from configs.checks.run import check_samples
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
-from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.loading.bad_sample_count import BadSampleCount
 from data_shards.loading.cost import Cost, total
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.microbatch import Loaded, MicroBatches

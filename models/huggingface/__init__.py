@@ -35,7 +35,7 @@ def layout_of(config: ModalityConfig) -> Layout:
         case "text":
             return text.layout(config)
         case _:
-            raise AssertionError(f"{config.modality}: one modality at a time")
+            raise ValueError(f"Transformers has no data2vec model for modality={config.modality}")
 
 
 def save_pretrained(

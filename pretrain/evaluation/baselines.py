@@ -20,7 +20,10 @@ _CLIPS = 16  # spectrograms in memory at a time
 
 
 def baseline(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
-    """Features float32 [N, D] of `train` and of `test`. Nothing is learned from `test`."""
+    """Features float32 [N, D] of `train` and of `test`. Nothing is learned from `test`.
+
+    Raises ValueError for a modality without a baseline.
+    """
     match train.modality:
         case "vision":
             return pixels(train.inputs), pixels(test.inputs)
@@ -28,6 +31,8 @@ def baseline(train: SampleBatch, test: SampleBatch) -> tuple[Tensor, Tensor]:
             return log_mel_statistics(train), log_mel_statistics(test)
         case "text":
             return tf_idf(train, test)
+        case _:
+            raise ValueError(f"no baseline for modality={train.modality}: leave probe.train_shards empty")
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
-from data_shards.loading.labelled import labelled_samples
+from data_shards.loading.probe_samples import labelled_samples
 from models.data2vec import Data2Vec, Weights
 from pretrain.engine import distributed
 from pretrain.evaluation.baselines import NAMES, baseline

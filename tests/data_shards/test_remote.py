@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from data_shards.loading.labelled import labelled_samples
 from data_shards.loading.modality_loader import ModalityLoader
+from data_shards.loading.probe_samples import labelled_samples
 from data_shards.shards import storage as storage_module
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index

@@ -153,3 +153,5 @@ def test_it_trains_and_its_shards_are_indexed_and_described(tree, tmp_path):
     assert [(row["step"], row["modality"]) for row in rows] == [(1, "series"), (2, "series")]
     assert rows[0]["masked_fraction"] == 6 / 16 and rows[1]["samples"] == 16 and rows[1]["skipped_steps"] == 0
     assert (run / "checkpoints/step_00000002/manifest.json").is_file()
+    exported = in_tree(tree, "-m", "pretrain.export", f"run={run}", f"out={tmp_path}/out")
+    assert exported.returncode and exported.stderr.endswith("has no data2vec model for modality=series\n")

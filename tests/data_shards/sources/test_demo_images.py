@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from configs.schema_commands import BuildConfig
-from data_shards.loading.labelled import labelled_samples
+from data_shards.loading.probe_samples import labelled_samples
 from data_shards.making.build import build
 from data_shards.shards.index import load_index
 from data_shards.sources import demo_images as demo

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.schema_training import DataConfig
-from data_shards.loading.bad_samples import BadSampleCount
+from data_shards.loading.bad_sample_count import BadSampleCount
 from data_shards.loading.loader import open_loader
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.shards.bad_sample import Report

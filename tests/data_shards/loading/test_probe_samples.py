@@ -6,7 +6,7 @@ import torch
 
 from configs.signals import samples_of
 from data_shards.batch import EOS
-from data_shards.loading.labelled import labelled_samples
+from data_shards.loading.probe_samples import labelled_samples
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex, TokenizerEntry, read_folder_index
