@@ -245,7 +245,9 @@ def test_every_requirement_is_bounded_and_none_is_apex() -> None:
         assert "<" in requirement and not requirement.startswith("apex"), requirement
 
 
-@pytest.mark.parametrize("tool", [["ruff", "check"], pytest.param(["mypy"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "tool", [["ruff", "check"], ["ruff", "format", "--check"], pytest.param(["mypy"], marks=pytest.mark.slow)]
+)
 def test_linters(tool: list[str]) -> None:
     finished = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
