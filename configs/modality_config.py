@@ -32,7 +32,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """The keys of `teacher.*` but for the decay: the targets that it makes, and the modules that it averages."""
+    """The keys `teacher.*` without those of the decay: how targets are made, which modules are averaged."""
 
     average: Averaged
     layers: int

@@ -1,8 +1,8 @@
-"""Every key of the configuration: its type, default, meaning and bounds.
+"""The root of the configuration: top-level keys and sections, with types, defaults, meanings and bounds.
 
 Defaults live here; the YAML files of `configs/` hold only the values that differ from them. `compose.py` turns hydra's
 result into these classes and names unknown keys. A field that is a Python keyword (`batch.global`) carries an alias;
-the alias is the key that users write. `--help` prints the docstring below each key, alone: it names other keys in full.
+the alias is the key that users write. `--help` shows each docstring alone, so write other keys in full.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ Batch = TypeVar("Batch", bound="SampleBatch")
 
 
 class TokenSpan(NamedTuple):
-    """The elements of `inputs` that the tokens of a sample cover, along the second dimension."""
+    """Place of the tokens in `inputs`: T tokens cover the first `first + (T - 1) * step` elements of dimension 1."""
 
     first: int
     """Number of elements of the first token."""
@@ -52,7 +52,7 @@ class TokenSpan(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Whole numbers of a micro-batch; of a step their sums."""
+    """Counts of a micro-batch, or their sums over a step."""
 
     targets: int
     """Positions or samples that have a target: the loss of a step is divided by their number."""
@@ -74,7 +74,7 @@ class SampleBatch:
     lengths: Tensor
     """int64 [B], real tokens of each sample; vision: T of all."""
     sample_ids: Tensor
-    """int64 [B], position of each sample in the index; for a bad sample, its replacement's."""
+    """int64 [B], id of each loaded sample in the index. A replacement has its own id."""
     color: Tensor | None = None
     """Vision: float32 [B, 3, 4], the colour jitter as an affine map of RGB in [0, 1]: `x -> clamp(A x + b)`."""
     scale: Tensor | None = None
@@ -82,8 +82,8 @@ class SampleBatch:
     span: TokenSpan | None = None
     """Place of the tokens in `inputs`. None: all samples are of one size, and no padding can be cut off."""
     longest: int | None = None
-    """T. Shapes follow from `longest` and `padded`. Both are known on the host, so that nothing waits for a GPU. None:
-    the largest of `lengths`, counted when the batch is made."""
+    """T as a Python int, so that no shape waits for the GPU. None: taken from `lengths`, or from `masks` if there are
+    any, when the batch is made."""
     padded: bool | None = None
     """True if any sample has fewer than T real tokens. None: looked up when the batch is made."""
 

@@ -69,11 +69,11 @@ class Unit:
     name: str
     """The unit of one sample's length."""
     one: float
-    """Factor from the index's column `length` to the unit `name`."""
+    """`length` (a column of the index) times this is in `name`."""
     total: str
     """The unit of all lengths together."""
     total_one: float
-    """Factor from the index's column `length` to the unit `total`."""
+    """`length` times this is in `total`."""
     summary: str = ""
     """Format of the total for the line that ends a build; "" leaves it out."""
 
@@ -95,11 +95,11 @@ class Kind:
     extensions: tuple[str, ...]
     """Extensions of that member. The first one that is present is read."""
     length: Callable[[Data], int]
-    """Read the length that samples are sorted by (see `sidecar.ROW`) from the member's header. Raises any exception for
-    damaged bytes."""
+    """Read a sample's `length` (a column of the index, see `sidecar.ROW`) from the member's header. Raises any
+    exception for damaged bytes."""
     decode: Callable[[Data, int | None], object]
-    """Decode the member, given the number of types of the shards' tokenizer, if any. Raises any exception for damaged
-    bytes."""
+    """Decode the member. Second argument: vocabulary size of the shards' tokenizer, or None. Raises any exception for
+    damaged bytes."""
     unit: Unit
     fewest_tokens: int
     """Tokens of the shortest sample that can be used."""
@@ -183,7 +183,7 @@ def modality_of(members: Collection[str]) -> Modality | None:
 
 
 def length_of(members: Mapping[str, Data]) -> int:
-    """Return the length that a sample is sorted by (see `sidecar.ROW`), from its header; 0 if unreadable."""
+    """Return a sample's `length` (a column of the index, see `sidecar.ROW`) from its header; 0 if unreadable."""
     for kind in KINDS:
         if (data := kind.member(members)) is not None:
             try:

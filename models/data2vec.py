@@ -65,8 +65,8 @@ class Data2Vec(Objective):
     def forward(self, batch: SampleBatch, count: Tensor, shared_seed: int = 0) -> ObjectiveOutput:
         """Compute the loss of a micro-batch, and the moments of its targets and predictions.
 
-        batch: a `MaskedBatch` of one mask per sample. count: scalar, the masked tokens of the whole optimizer step over
-        all ranks. shared_seed: see `Objective.forward`. Statistics `target` and `prediction`: float64 [1 + 2 H], see
+        batch: a `MaskedBatch` of one mask per sample. count: scalar, number of masked tokens in the step, over all
+        ranks. shared_seed: see `Objective.forward`. Statistics `target` and `prediction`: float64 [1 + 2 H], see
         `statistics.moments`.
         """
         assert isinstance(batch, MaskedBatch)
@@ -167,10 +167,10 @@ class Data2Vec(Objective):
 
     @torch.no_grad()
     def features(self, batch: SampleBatch, weights: Weights = "teacher") -> Tensor:
-        """Return a vector for each of N samples, float32 [N, H]: the average of the top K blocks over its content.
+        """Return a vector per sample, float32 [N, H]: the top K blocks averaged, then the mean over content tokens.
 
         `batch` is of any size, on the model's device. The number of forward passes depends on N alone (ZeRO 3 needs it
-        equal on all ranks). Over a sample's tokens the mean of an instance norm is zero, so LayerNorm takes its place.
+        equal on all ranks). Instance norm would make the mean over tokens 0, so LayerNorm replaces it.
         """
         network = self.network(batch.modality, weights)
         was_training = network.training
@@ -210,11 +210,12 @@ def _feature_batch(config: ModalityConfig) -> int:
 
 
 def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """mask bool [B, T] -> rows int64 [B, R], the positions of the masked tokens, and their weight float32 [B, R].
+    """Return rows int64 [B, R], the positions of the tokens masked in bool [B, T], and their weight float32 [B, R].
 
-    R = min(count, T), so that shapes do not depend on the mask. Padding rows have weight 0, masked tokens 1.
+    R = min(count, T). With `most_masked` of a modality as `count`, shapes do not depend on the mask. Padding rows have
+    weight 0, masked tokens 1.
     """
-    assert mask.device.type != "cpu" or int(mask.sum(1).max()) <= count, "more patches masked than vision.mask.patches"
+    assert mask.device.type != "cpu" or int(mask.sum(1).max()) <= count, "more tokens masked than most_masked"
     order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
     return order, mask.gather(1, order).float()
 

@@ -1,6 +1,6 @@
 """Objectives: modules whose loss the engine minimises.
 
-data2vec is one. Fine-tuning has others, most of them without a teacher.
+data2vec is one. Others can follow, with or without a teacher; `tests/integration/labelled_worker.py` has a classifier.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: SampleBatch, count: Tensor, shared_seed: int = 0) -> ObjectiveOutput:
         """Compute the loss of a micro-batch and its statistics.
 
-        count: scalar, the targets of the whole optimizer step over all ranks (the sum of `batch.counts.targets`). The
-        losses of the step's micro-batches sum to the mean over every target. shared_seed: the seed of layer drop, the
-        same on every rank.
+        count: scalar, number of targets in the step, over all ranks (the sum of `batch.counts.targets`). The losses of
+        the step's micro-batches sum to the mean over every target. shared_seed: the seed of layer drop, the same on
+        every rank.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run is made of, without running anything.
+"""Parts of a run, made from its configuration and restored from a checkpoint if there is one; no step is taken.
 
 The loop uses it, and so do others that need a run's parts: benchmarks, fine-tuning, the repetition of a step.
 """
@@ -55,14 +55,17 @@ class Assembly:
         self.start, self.resumed = f"resuming from {checkpoint} (step {state.steps})", True
 
     def state(self) -> RunState:
-        """Return the parts of a checkpoint that are no tensors. Collective."""
+        """Return data position, bad-sample counts and guards; `Checkpoints.save` adds the rest. Collective."""
         bad = torch.tensor(self.loader.bad_counts, device=self.engine.device)
         replaced, read = distributed.all_sum(bad).tolist()
         guards = {"steps": self.guard.state_dict(), "collapse": self.collapse.state_dict()}
         return RunState(self.loader.state_dict(self.engine.steps), (replaced, read), guards)
 
     def save(self, wait: bool) -> None:
-        """Begin a checkpoint; with `wait` end it, too. Collective. `checkpoints.failure` holds a failure."""
+        """Start a checkpoint; with `wait`, return once it is complete. Collective.
+
+        A failure is in `checkpoints.failure`.
+        """
         self.checkpoints.save(self.engine, self.state(), wait)
 
 

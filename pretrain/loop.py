@@ -113,7 +113,7 @@ class Training:
         return bool(noticed) and not last
 
     def _report_step(self, result: StepResult, batch: SampleBatch, took: float) -> list[str]:
-        """Report the step, and return a line for each module that has collapsed, and for targets and predictions."""
+        """Report the step. Returns a line per collapsed module, and one for targets or predictions that collapsed."""
         step, watched, lines = self._engine.steps, self._config.guard.collapse != "off", []
         self._report.picture(batch)
         modules = self._measure(batch) if watched else None
@@ -145,7 +145,7 @@ class Training:
         self._guard.stop_if_too_many(finding)
 
     def _locate_non_finite(self, finding: Finding, result: StepResult, micro_batches: list[SampleBatch]) -> str | None:
-        """Name the module in which a step went wrong, for the first of consecutive steps that are not finite.
+        """Name the module in which non-finite values began, at the first of a row of non-finite steps.
 
         Returns None for other steps, and while fp16's loss scale is still adjusting.
         """
@@ -175,8 +175,8 @@ class Training:
     def _roll_back(self, finding: Finding) -> None:
         """Go back to the last checkpoint.
 
-        The steps since then count as taken and not applied. The data goes on behind the bad step's batch, while
-        schedules and weights are the checkpoint's.
+        Weights, optimizer and schedules go back; step count and data position do not. The steps since the checkpoint
+        count as taken and not applied.
         """
         engine, samples = self._engine, self._engine.samples
         self._checkpoints.finish()
@@ -207,7 +207,7 @@ class Training:
                 log.warning("%s", line)
 
     def _save(self, wait: bool) -> None:
-        """Begin a checkpoint; with `wait` write it. Raises OSError if the run's last one cannot be written."""
+        """Start a checkpoint; with `wait`, return once it is complete. Raises OSError if that fails."""
         with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
             self._run.save(wait)
         if wait and self._checkpoints.failure:

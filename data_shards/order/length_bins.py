@@ -89,7 +89,7 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
     """Edges int64 [bins + 1] that cut n >= bins units into bins of about equal sums of tokens; no bin is empty.
 
     tokens: tokens per unit, int64 [n]. Bin i has the units edges[i] .. edges[i + 1] (excluded). Edge i is set where the
-    running sum passes i / bins of the total. The unit that lies across falls to the side of its middle:
+    running sum passes i / bins of the total. A unit that straddles this target goes to the bin that holds its middle:
 
         tokens 16, 12, 10, 8, 6, 4; bins = 3; total = 56; targets 18.7 and 37.3
 
@@ -99,8 +99,8 @@ def equal_tokens(tokens: np.ndarray, bins: int) -> np.ndarray:
         bins         |               |                     |                 |
         edges        0               1                     3                 6
 
-    A unit's digit stands at its middle. Target 18.7 lies before the middle of unit 1: unit 1 falls to the second bin.
-    Target 37.3 lies behind the middle of unit 2: unit 2 falls to the second bin, too. The bins have 16, 22 and 18
+    A unit's digit stands at its middle. Target 18.7 lies before the middle of unit 1: unit 1 goes to the second bin.
+    Target 37.3 lies behind the middle of unit 2: unit 2 goes to the second bin, too. The bins have 16, 22 and 18
     tokens.
     """
     total = np.cumsum(tokens)
@@ -158,13 +158,13 @@ class Bins:
 
 
 def micro_batch_slices(lengths: np.ndarray, world: int, micro: int, micro_tokens: int | None) -> list[slice]:
-    """Units of each micro-batch of a step, as slices. The same on every rank.
+    """Slices of a rank's samples in a step, one per micro-batch. The same on every rank.
 
-    lengths: tokens of the step's samples on all ranks, sorted from the longest, int64 [n]. Unit i here is the samples
+    lengths: tokens of the step's samples on all ranks, sorted from the longest, int64 [n]. Row i is the samples
     i * world .. (i + 1) * world (excluded), one per rank. On a rank, a micro-batch has at most `micro` samples and
     `micro_tokens` tokens, padding included. Raises ValueError if a single sample has more tokens.
     """
-    longest = lengths[::world]  # of each unit
+    longest = lengths[::world]  # of each row
     if micro_tokens is not None and longest[0] > micro_tokens:
         raise ValueError(
             f"batch.micro_tokens={micro_tokens} does not hold one sample of {longest[0]} tokens: "

@@ -2,7 +2,8 @@
 
 The shards are cut into chunks of consecutive samples. The permuted chunks form one line of N samples. The line is cut
 into L lanes of N // L positions. In every lane, each window of W positions is permuted. A step takes the same positions
-of every lane. At most L - 1 samples are left out of an epoch; each epoch leaves out others.
+of every lane. The order leaves out at most L - 1 samples of an epoch, others in each epoch; a run also leaves out what
+fills no whole step at the end of a lane.
 
 Shards of 7 and 6 samples, seed 0, epoch 0, chunk 2, L = 2, W = 3, and 2 positions of a lane per step:
 
@@ -79,7 +80,7 @@ class Order(Protocol):
 
     @property
     def lane_length(self) -> int:
-        """Positions of a lane in an epoch. In an endless order: positions until every item has begun anew."""
+        """Positions of a lane in an epoch. In an endless order: positions after which every item has ended an epoch."""
 
     def draw(self, epoch: int, lanes: np.ndarray, first: int, last: int) -> Draw:
         """Samples at the positions `first .. last` (excluded) of the lanes."""
@@ -87,7 +88,8 @@ class Order(Protocol):
     def replacements(self, epoch: int, lane: int, position: int) -> Iterator[int]:
         """Yield the samples that may replace a bad one at (lane, position), in the order in which they are tried.
 
-        They are the other samples of its window, from the next position on and around; then the following windows.
+        First the rest of its window, from the next position on and wrapping around; then the later windows, then the
+        earlier ones.
         """
 
     def bin_order(self, epoch: int, window: int, count: int) -> np.ndarray:
@@ -97,7 +99,7 @@ class Order(Protocol):
 def random_words(seed: int, epoch: int, counter: tuple[int, int, int, int], count: int) -> np.ndarray:
     """`count` random words, uint64 [count].
 
-    Orders use raw Philox output and a stable sort, because numpy promises the same results of nothing else.
+    Orders use only raw Philox words and a stable sort: these are the same in every version of numpy.
     """
     return np.random.Philox(key=[seed, epoch], counter=list(counter)).random_raw(count)
 
@@ -167,7 +169,7 @@ class EpochOrder:
 
 
 class PlainOrder:
-    """The order of one data set in all epochs. `counts` and `item` have the meaning that they have in `EpochOrder`."""
+    """The order of one data set in all epochs. `counts`, `item`: see `EpochOrder`."""
 
     def __init__(self, counts: np.ndarray, config: OrderConfig, item: int = 0) -> None:
         self.counts, self.config, self.item = counts, config, item

@@ -37,7 +37,7 @@ def agreement(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
-    """What the parameters of a modality's own modules depend on."""
+    """Config keys that the parameters of a modality's own modules depend on, with their values."""
     section = getattr(config, modality)
     return {f"{modality}.{key}": getattr(section, key) for key in section.shape_keys}
 

@@ -1,7 +1,7 @@
 """One optimizer step of any objective: ZeRO, and a teacher if the objective has one, behind one `step()`.
 
-DeepSpeed averages gradients over ranks. An objective's loss is a sum over all targets of the step divided by their
-number. So the objective divides by the whole step's count, and `step()` undoes the averaging.
+A rank's loss is its share of the step's mean, already divided by the number of targets of the whole step. So gradients
+are to be summed over ranks, and DeepSpeed averages them: `step()` multiplies the loss by the number of ranks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from pretrain.engine.zero_partitions import partitions
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of one step on this rank. Ranks are summed when a row is logged, not at every step."""
+    """The outcome of one step.
+
+    `flops` and `statistics` are this rank's, summed when logged; the rest is the whole step's.
+    """
 
     modality: Modality
     applied: bool
@@ -191,7 +194,7 @@ class Engine:
     def inputs(
         self, micro_batches: Sequence[SampleBatch], index: int, count: Tensor, step: int
     ) -> tuple[SampleBatch, Tensor, int]:
-        """Seed dropout for (step, micro-batch) and return the model's inputs. Call it right before the forward pass."""
+        """Seed dropout for (step, micro-batch, rank) and return the model's inputs. Call it before the forward pass."""
         seed, batch = self.config.train.seed, micro_batches[index]
         # One pattern of dropped blocks for the whole step, so that its gradient does not depend on how the step is cut.
         # Besides, with offload, or stage 1 and overlapped communication, DeepSpeed reduces gradients at the last

@@ -1,6 +1,6 @@
 """The fp32 state of training in whatever layout ZeRO gives it: masters, Adam's moments and the teacher.
 
-`zero_partitions.py` reads DeepSpeed's layouts; here is what follows once a layout is known as three things:
+`zero_partitions.py` reads DeepSpeed's layouts. This file needs three things of a layout:
 
 - `masters`: this rank's fp32 partitions of the weights, the keys of the base optimizer's state;
 - `fragments`: the slices of partitions and the slices of parameters that they hold;
@@ -105,7 +105,7 @@ class Partitions(ABC):
         self.update_teacher_copy()
 
     def _place_states(self, number: int, saved: GroupState) -> dict[str, Tensor]:
-        """Make the flat tensors of one master, zero so far, and return them to be filled; set its step count."""
+        """Return one master's flat tensors to be overwritten, and set its step count. Missing states begin as zeros."""
         master, group = self.masters[number], self._base.param_groups[self.groups[number]]
         state = self._base.state[master]
         old = {key: state[key] for key in self._keys(master)}
@@ -128,11 +128,12 @@ class Partitions(ABC):
         """Forget the gradients of the step before; called before every step.
 
         Some layouts keep gradients in buffers that last, and overwrite a parameter's part only when the parameter gets
-        a gradient. A block that layer drop leaves out, or another modality's encoder, would be moved by an old one.
+        a gradient. A block that layer drop leaves out, or another modality's encoder, would be moved by a stale
+        gradient.
         """
 
     def local(self, weights: Weights) -> list[Tensor]:
-        """Return this rank's partitions, flat and fp32. Before the first update the teacher is the masters."""
+        """Return this rank's partitions, flat and fp32. Before the first update, the teacher's are the masters."""
         if weights == "student":
             return [master.detach().flatten() for master in self.masters]
         return [self._base.state.get(master, {}).get(STATE, master).detach().flatten() for master in self.masters]

@@ -1,6 +1,6 @@
 """DeepSpeed's layouts of parameters: the only file that touches its private attributes.
 
-Tested with the DeepSpeed versions of `TESTED_VERSIONS`. `partitions()` reduces every ZeRO stage to `Partitions`.
+Tested with the DeepSpeed versions of `TESTED_VERSIONS`. `partitions()` returns a `Partitions` for any stage.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Stage0(_ZeroPartitions):
 
     @property
     def grad_norm(self) -> Tensor | float:
-        return super().grad_norm / self.loss_scale.get("cur_scale", 1.0)  # this wrapper keeps that of the scaled one
+        # This wrapper reports the norm of the gradient times the loss scale.
+        return super().grad_norm / self.loss_scale.get("cur_scale", 1.0)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ class Stage12(_ZeroPartitions):
         masters, exp_avg, exp_avg_sq, teacher  | fp32 of rank 0  |                            on rank 0
 
     The teacher's low-precision copy has the group's flat layout. Its parameters are views, so that one all-gather per
-    group refreshes all of them.
+    group updates all of them.
     """
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
@@ -147,7 +148,10 @@ class Stage12(_ZeroPartitions):
 
 
 class Stage3(_ZeroPartitions):
-    """ZeRO 3: each parameter, the frozen copies included, is cut into equal partitions; refreshing is local."""
+    """ZeRO 3: each parameter, the frozen copies included, is cut into equal partitions.
+
+    Updating the teacher's copy needs no communication.
+    """
 
     def __init__(self, engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracked]) -> None:
         super().__init__(engine, names, {name: p.ds_shape for p, name in names.items()})  # type: ignore[attr-defined]
@@ -185,7 +189,7 @@ class Stage3(_ZeroPartitions):
 
     def _write(self, parameter: Any, values: Tensor) -> None:
         if parameter.ds_status == ZeroParamStatus.AVAILABLE:
-            # A small parameter that ZeRO keeps whole: give the whole up, the next forward gathers the new one.
+            # A small parameter that ZeRO keeps whole: drop the whole copy, the next forward pass gathers a new one.
             parameter.partition()
         parameter.ds_tensor.data.copy_(values)
 

@@ -44,7 +44,7 @@ class Guard:
         self._windows: dict[str, deque[float]] = {}
         self._spike: str | None = None
         self._in_a_row: Counter[str] = Counter()
-        """Number of consecutive steps up to now that were not applied, by kind of fault."""
+        """Number of steps skipped since the last applied one, by kind of fault."""
         self._returns: Counter[int] = Counter()
         """Number of rollbacks by the checkpoint's step."""
         self.spikes = 0
@@ -84,11 +84,14 @@ class Guard:
         return Finding(step, kind, text, action)
 
     def first_in_a_row(self, finding: Finding) -> bool:
-        """True if the previous step had no fault of this kind."""
+        """True for the first skip of its kind since the last applied step."""
         return self._in_a_row[finding.kind] == 1
 
     def stop_if_too_many(self, finding: Finding) -> None:
-        """Raise RunStopped after `guard.max_skipped` (not finite) or `guard.max_spikes` consecutive unapplied steps."""
+        """Raise RunStopped after `guard.max_skipped` (not finite) or `guard.max_spikes` skips of one kind in a row.
+
+        Applied steps end a row; skips of the other kind and rollbacks do not.
+        """
         limit = self._config.max_skipped if finding.kind == "not finite" else self._config.max_spikes
         if self._in_a_row[finding.kind] < limit:
             return

@@ -1,8 +1,8 @@
 """Supervisor of a run on this node: starts DeepSpeed's launcher and waits for its end.
 
-DeepSpeed's launcher answers a signal with an exit code of its own. It gives the ranks 30 s each, one after another, and
-does not forward SIGUSR1. The supervisor therefore forwards notices to the ranks itself. It kills ranks that wait for a
-dead one. It returns the exit code that the ranks left.
+DeepSpeed's launcher answers a signal with an exit code of its own. The launcher gives the ranks 30 s each, one after
+another, and does not forward SIGUSR1. So the supervisor forwards notices to the ranks itself. The supervisor kills
+ranks that wait for a dead one, and returns the exit code that the ranks left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POLL_S = 0.1
 SCAN_S = 1.0
 """Seconds between two scans for the ranks, until all are found."""
 PEERS_S = 15.0
-"""Seconds that ranks may outlive one that has ended. They may be waiting for it in a collective."""
+"""Seconds that the other ranks may run on after one has ended. They may be waiting for it in a collective."""
 HELPERS_S = 5.0
 """Seconds that helper processes may outlive their ranks. They normally end by themselves."""
 RUNNER_S = 10.0
@@ -135,7 +135,7 @@ class Supervisor:
             say(f"error: {path} cannot be created ({error}): the ranks are not told; signal again to end them")
 
     def _end_peers(self) -> None:
-        """Kill ranks PEERS_S after another one failed. In NCCL they would wait for it much longer."""
+        """Kill ranks PEERS_S after another rank ended other than with DONE. In NCCL they would wait much longer."""
         living = self._living()
         if not living or len(living) == len(self._ranks):
             return

@@ -206,7 +206,7 @@ def test_masked_rows():
     rows, weight = masked_rows(mask, 3)
     assert rows[0, :2].tolist() == [1, 3] and rows[1, 0] == 0
     assert weight.tolist() == [[1, 1, 0], [1, 0, 0]]
-    with pytest.raises(AssertionError, match="more patches masked"):
+    with pytest.raises(AssertionError, match="more tokens masked"):
         masked_rows(mask, 1)
 
 
