@@ -177,26 +177,47 @@ check_arguments() {
   done
 }
 
+# Before an installation, which takes minutes: refuse keys and choices that do not exist. $1: the command; its arguments.
+check_keys() {
+  local python
+  ! ready core || return 0
+  python=$(find_python)
+  PYTHONPATH=$HERE "$python" -m configs.checks.before_install "$@" || exit
+}
+
+# Answer arguments of `setup` and `docs`, which take none but `docs serve`: with the usage, if it was asked for.
+alone() {
+  case $* in
+    -h | --help) usage; exit ;;
+  esac
+  say "error: unknown arguments '$*': ./run.sh setup; ./run.sh docs builds the pages, ./run.sh docs serve shows them"
+  exit 2
+}
+
 command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
   setup)
+    [[ $# -eq 0 ]] || alone "$@"
     ensure core
     say "$VENV is up to date"
     ;;
   shards)
     [[ $# -eq 0 || " $SHARDS -h --help " == *" $1 "* ]] || mistake "unknown command '$1'" "$1" $SHARDS
     check_arguments "${@:2}"
+    check_keys shards "$@"
     ensure core
     module data_shards "$@"
     ;;
   pretrain)
     check_arguments "$@"
+    check_keys pretrain "$@"
     ensure core
     module pretrain.launch "$@"
     ;;
   reshard | export | probe | board)
     check_arguments "$@"
+    check_keys "$command" "$@"
     ensure core
     module "pretrain.$command" "$@"
     ;;
@@ -206,10 +227,7 @@ case $command in
     module pytest "$@"
     ;;
   docs)
-    if [[ $# -gt 1 || ${1:-serve} != serve ]]; then
-      say "error: unknown arguments '$*': ./run.sh docs builds the pages, ./run.sh docs serve shows them"
-      exit 2
-    fi
+    [[ $# -eq 0 || "$*" == serve ]] || alone "$@"
     ensure docs
     cd -- "$HERE"
     export NO_MKDOCS_2_WARNING=1  # an advertisement, not about these pages

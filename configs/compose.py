@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
-from configs.keys import build, help_text, leaf_keys, no_value, split_override, unknown_key
+from configs.checks.nearest import unknown_choice, unknown_key
+from configs.keys import build, help_text, leaf_keys, no_value, split_override
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
 from configs.schema_training import Patterns
@@ -154,7 +155,7 @@ def _check_key(key: str, value: str) -> None:
     keys = leaf_keys(PretrainConfig)
     if key in GROUPS:
         if value not in GROUPS[key]:
-            raise ValueError(f"unknown {key} '{value}': one of {', '.join(GROUPS[key])}")
+            raise unknown_choice(key, value, GROUPS[key])
     elif inside := [name for name in keys if name.startswith(key + ".")]:
         raise ValueError(f"'{key}' is a section: set one of its keys, e.g. {inside[0]}=VALUE")
     elif key not in keys:

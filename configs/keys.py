@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from configs.checks.nearest import unknown_key
 from configs.schema_training import Patterns
 
 T = TypeVar("T")
@@ -53,25 +53,6 @@ def leaf_keys(cls: type, prefix: str = "") -> dict[str, Key]:
         else:
             found[dotted] = Key(dotted, field.annotation, field.default, field.description or "")
     return found
-
-
-def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that was most likely meant: one with the same last part (`lr` for `optimizer.lr`), or the nearest
-    spelling. None if nothing is near."""
-    by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
-    if name in by_leaf:
-        return by_leaf[name]
-    if close := get_close_matches(name, known, n=1, cutoff=0.6):
-        return close[0]
-    close = get_close_matches(name.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.6)
-    return by_leaf[close[0]] if close else None
-
-
-def unknown_key(name: str, known: list[str]) -> ValueError:
-    """The error for a key that does not exist."""
-    match = nearest(name, known)
-    remedy = f"did you mean '{match}'?" if match else "--help lists the keys"
-    return ValueError(f"unknown key '{name}': {remedy}")
 
 
 def split_override(override: str) -> tuple[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from configs.checks.nearest import nearest
 from configs.command import fail, run
-from configs.keys import nearest
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards

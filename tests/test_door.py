@@ -21,6 +21,7 @@ self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 case "$1 $2" in
   "-V "*) echo "Python ${{FAKE_VERSION:-3.11.1}}" ;;
   "-m venv") mkdir -p "$3/bin" "$3/lib/python3.10/site-packages" && cp "$self" "$3/bin/python" ;;
+  "-m configs.checks.before_install") eval "${{FAKE_CHECK:-true}}" ;;
   "-m pip") echo "$@" >>"$CALLS"; eval "${{FAKE_PIP:-true}}" ;;
   "-m "*) echo "ran $2 $3 in $PWD with $PYTHONPATH"; exit "${{FAKE_EXIT:-0}}" ;;
   *) exec "{sys.executable}" "$@" ;;
@@ -218,6 +219,28 @@ def test_an_unknown_command_names_the_nearest(door: Door) -> None:
 def test_a_typing_error_is_answered_before_anything_is_installed(door: Door, arguments: list[str], error: str) -> None:
     assert door.run(*arguments) == (2, "", f"error: {error}\n")
     assert not door.installs()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["pretrain", "modalty=speech"], "error: unknown key 'modalty': did you mean 'modality'?"),
+        (["pretrain", "model=tny"], "error: unknown model 'tny': one of base, huge, large, tiny"),
+        (["shards", "build", "sorce=x"], "error: unknown key 'sorce': did you mean 'source'?"),
+        (["export", "run=a", "wieghts=x"], "error: unknown key 'wieghts': did you mean 'weights'?"),
+    ],
+)
+def test_wrong_keys_are_told_before_anything_is_installed(door: Door, arguments: list[str], error: str) -> None:
+    code, out, err = door.run(*arguments, FAKE_CHECK=f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
+    assert (code, out, err) == (2, "", f"{error}\n") and door.installs() == []
+
+
+def test_setup_and_docs_take_no_keys(door: Door) -> None:
+    for command in ("setup", "docs"):
+        assert door.run(command, "--help")[:2] == (0, door.run("help")[1])
+        code, _, err = door.run(command, "x=1")
+        assert code == 2 and err.startswith("error: unknown arguments 'x=1'")
+    assert door.installs() == []
 
 
 def test_help_and_values_of_any_shape_reach_the_command(door: Door) -> None:
