@@ -185,8 +185,8 @@ check_keys() {
   PYTHONPATH=$HERE "$python" -m configs.checks.before_install "$@" || exit
 }
 
-# Answer arguments of `setup` and `docs`, which take none but `docs serve`: with the usage, if it was asked for.
-alone() {
+# Print the usage for --help, and refuse anything else: `setup` takes no arguments, `docs` only `serve`.
+refuse_arguments() {
   case $* in
     -h | --help) usage; exit ;;
   esac
@@ -198,7 +198,7 @@ command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
   setup)
-    [[ $# -eq 0 ]] || alone "$@"
+    [[ $# -eq 0 ]] || refuse_arguments "$@"
     ensure core
     say "$VENV is up to date"
     ;;
@@ -227,7 +227,7 @@ case $command in
     module pytest "$@"
     ;;
   docs)
-    [[ $# -eq 0 || "$*" == serve ]] || alone "$@"
+    [[ $# -eq 0 || "$*" == serve ]] || refuse_arguments "$@"
     ensure docs
     cd -- "$HERE"
     export NO_MKDOCS_2_WARNING=1  # an advertisement, not about these pages

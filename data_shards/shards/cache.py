@@ -18,10 +18,10 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_ROOM_SHARE = (
-    0.9  # of the limit: pieces are removed down to this share, so that the folder is not walked for every new piece
-)
-_ABANDONED_S = 3600.0  # the writer of a `.tmp` of this age is gone
+_ROOM_SHARE = 0.9
+"""Share of the limit down to which pieces are removed, so that the folder is not walked for every new piece."""
+_ABANDONED_S = 3600.0
+"""Age of a `.tmp` whose writer is gone."""
 
 
 class Cache:
