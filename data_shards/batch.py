@@ -33,7 +33,7 @@ from configs.signals import (
 
 __all__ = [
     "BOS", "CONV_KERNELS", "CONV_STRIDES", "EOS", "FRAME_STRIDE", "PAD", "RECEPTIVE_FIELD", "UNK",
-    "Counts", "LabelledBatch", "MaskedBatch", "SampleBatch", "TokenSpan", "frames", "label_fields", "samples_of",
+    "Counts", "LabelledBatch", "MaskedBatch", "SampleBatch", "TokenSpan", "frames", "samples_of",
 ]  # fmt: skip
 
 WITHIN_MESSAGE = 2**18
@@ -148,6 +148,14 @@ class SampleBatch:
             return {}
         return {"inputs": self.inputs[:, : self.span.first + (longest - 1) * self.span.step]}
 
+    def with_labels(
+        self, labels: Sequence[int] | None = None, transcripts: Sequence[str] | None = None
+    ) -> LabelledBatch:
+        """Return the same samples with the numbers of their classes, or with their transcripts."""
+        numbers = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+        texts = None if transcripts is None else tuple(transcripts)
+        return LabelledBatch(**vars(self), labels=numbers, transcripts=texts)
+
     def to(self: Batch, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copy every tensor to `device`."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -201,9 +209,3 @@ class LabelledBatch(SampleBatch):
         if self.transcripts is None:
             return taken
         return replace(taken, transcripts=tuple(self.transcripts[row] for row in rows.tolist()))
-
-
-def label_fields(labels: Sequence[int] | None, transcripts: Sequence[str] | None) -> dict[str, Any]:
-    """Return the fields that a `LabelledBatch` adds to its samples."""
-    numbers = None if labels is None else torch.tensor(labels, dtype=torch.int64)
-    return {"labels": numbers, "transcripts": None if transcripts is None else tuple(transcripts)}

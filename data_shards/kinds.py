@@ -6,7 +6,7 @@ not wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +28,7 @@ from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, token_count
 from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode, image_length
 
 if TYPE_CHECKING:
-    from data_shards.batch import LabelledBatch, MaskedBatch, SampleBatch
+    from data_shards.batch import MaskedBatch, SampleBatch
 
 
 class SampleKind(Protocol):
@@ -48,18 +48,11 @@ class SampleKind(Protocol):
     ) -> MaskedBatch:
         """Return the masked batch of loaded samples; `epochs` and `neighbours` as in `Request`."""
 
-    def labelled(
-        self,
-        epochs: Epochs,
-        samples: np.ndarray,
-        loaded: list[Any],
-        labels: Sequence[int] | None,
-        transcripts: Sequence[str] | None,
-    ) -> LabelledBatch:
-        """Return the batch of loaded samples with their labels or transcripts; nothing is masked."""
+    def unmasked(self, samples: np.ndarray, loaded: list[Any], epochs: Epochs | None = None) -> SampleBatch:
+        """Return the batch of loaded samples without masks.
 
-    def whole(self, samples: np.ndarray, loaded: list[Any]) -> SampleBatch:
-        """Return the batch of samples loaded by `load_whole`."""
+        epochs: draw the rest of the augmentation as for training, as in `Request`; None: leave it out, for evaluation.
+        """
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,10 @@ class MicroBatches(Dataset):
 
     def _batch(self, request: Request, samples: np.ndarray, loaded: list[tuple[Any, Any]]) -> SampleBatch:
         contents, labels = ([entry[i] for entry in loaded] for i in (0, 1))
-        match self.labels:
-            case "cls":
-                return self.kind.labelled(request.epochs, samples, contents, labels, None)
-            case "txt":
-                return self.kind.labelled(request.epochs, samples, contents, None, labels)
-        return self.kind.masked(request.epochs, samples, contents, request.neighbours)
+        if self.labels is None:
+            return self.kind.masked(request.epochs, samples, contents, request.neighbours)
+        unmasked = self.kind.unmasked(samples, contents, request.epochs)
+        return unmasked.with_labels(labels) if self.labels == "cls" else unmasked.with_labels(transcripts=labels)
 
     def _label(self, members: Members) -> int | str | None:
         match self.labels:

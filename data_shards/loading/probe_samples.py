@@ -6,7 +6,6 @@ import logging
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from configs.modality_config import ModalityConfig
 from configs.schema_training import Patterns
@@ -50,5 +49,4 @@ def labelled_samples(shards: Patterns, config: ModalityConfig, limit: int) -> La
     reader.close()
     if not loaded:
         raise ValueError(f"{shards!r}: none of {count} samples is readable")
-    whole = samples.whole(np.array(ids), loaded)
-    return LabelledBatch(**vars(whole), labels=torch.tensor(labels))
+    return samples.unmasked(np.array(ids), loaded).with_labels(labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +12,10 @@ from configs.schema_modalities import SpeechConfig
 from data_shards.batch import (
     FRAME_STRIDE,
     RECEPTIVE_FIELD,
-    LabelledBatch,
     MaskedBatch,
     SampleBatch,
     TokenSpan,
     frames,
-    label_fields,
     samples_of,
 )
 from data_shards.randomness import Epochs
@@ -122,19 +119,8 @@ class Clips:
             masks = trimmed(self.seed, epochs, samples, masks, fewest)
         return MaskedBatch(**self._fields(samples, loaded), masks=torch.from_numpy(masks[:, None]))
 
-    def labelled(
-        self,
-        epochs: Epochs,
-        samples: np.ndarray,
-        loaded: list[Clip],
-        labels: Sequence[int] | None,
-        transcripts: Sequence[str] | None,
-    ) -> LabelledBatch:
-        """Return the batch of these samples with their labels or transcripts."""
-        return LabelledBatch(**self._fields(samples, loaded), **label_fields(labels, transcripts))
-
-    def whole(self, samples: np.ndarray, loaded: list[Clip]) -> SampleBatch:
-        """Return the batch of these samples for evaluation."""
+    def unmasked(self, samples: np.ndarray, loaded: list[Clip], epochs: Epochs | None = None) -> SampleBatch:
+        """Return the batch of these samples, int64 [B]; `epochs` has no effect here."""
         return SampleBatch(**self._fields(samples, loaded))
 
     def _fields(self, samples: np.ndarray, loaded: list[Clip]) -> dict[str, Any]:

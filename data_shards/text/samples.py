@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import PAD, UNK, LabelledBatch, MaskedBatch, SampleBatch, TokenSpan, label_fields
+from data_shards.batch import PAD, UNK, MaskedBatch, SampleBatch, TokenSpan
 from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import BadSample, find_member
@@ -71,19 +70,8 @@ class Texts:
             corrupted=torch.from_numpy(corrupted[:, None]),
         )
 
-    def labelled(
-        self,
-        epochs: Epochs,
-        samples: np.ndarray,
-        loaded: list[np.ndarray],
-        labels: Sequence[int] | None,
-        transcripts: Sequence[str] | None,
-    ) -> LabelledBatch:
-        """Return the batch of these samples with their labels or transcripts."""
-        return LabelledBatch(**self._fields(samples, *self._padded(loaded)), **label_fields(labels, transcripts))
-
-    def whole(self, samples: np.ndarray, loaded: list[np.ndarray]) -> SampleBatch:
-        """Return the batch of these samples for evaluation."""
+    def unmasked(self, samples: np.ndarray, loaded: list[np.ndarray], epochs: Epochs | None = None) -> SampleBatch:
+        """Return the batch of these samples, int64 [B]; `epochs` has no effect here."""
         return SampleBatch(**self._fields(samples, *self._padded(loaded)))
 
     def _padded(self, loaded: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

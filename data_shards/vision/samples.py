@@ -12,7 +12,6 @@ large JPEG decoded at a fraction of its size at most 1 on average; the jitter at
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 
 from configs.modality_config import ModalityConfig
 from configs.schema_modalities import VisionConfig
-from data_shards.batch import LabelledBatch, MaskedBatch, SampleBatch, label_fields
+from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import find_member
@@ -203,32 +202,21 @@ class Images:
         ), np.zeros(3)
 
     def masked(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded], _: Neighbours | None) -> MaskedBatch:
-        """Return the batch of these samples, int64 [B], one mask each."""
+        """Return the batch of these samples, int64 [B], with one mask each."""
         masks = block_masks(self.seed, epochs, samples, self.vision)[:, None]
-        return MaskedBatch(**self._augmented(epochs, samples, loaded), masks=torch.from_numpy(masks))
+        color = self._jitter(epochs, samples, loaded)
+        return MaskedBatch(**self._fields(samples, loaded, color), masks=torch.from_numpy(masks))
 
-    def labelled(
-        self,
-        epochs: Epochs,
-        samples: np.ndarray,
-        loaded: list[Loaded],
-        labels: Sequence[int] | None,
-        transcripts: Sequence[str] | None,
-    ) -> LabelledBatch:
-        """Return the augmented batch of these samples with their labels or transcripts."""
-        return LabelledBatch(**self._augmented(epochs, samples, loaded), **label_fields(labels, transcripts))
+    def unmasked(self, samples: np.ndarray, loaded: list[Loaded], epochs: Epochs | None = None) -> SampleBatch:
+        """Return the batch of these samples, int64 [B]. epochs: jitter the colours; None: leave them as they are."""
+        unchanged = np.tile(np.eye(3, 4, dtype=np.float32), (len(samples), 1, 1))
+        color = unchanged if epochs is None else self._jitter(epochs, samples, loaded)
+        return SampleBatch(**self._fields(samples, loaded, color))
 
-    def whole(self, samples: np.ndarray, loaded: list[Loaded]) -> SampleBatch:
-        """Return the batch of these samples for evaluation, the colours as they are."""
-        return SampleBatch(
-            **self._fields(samples, loaded, np.tile(np.eye(3, 4, dtype=np.float32), (len(samples), 1, 1)))
-        )
-
-    def _augmented(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded]) -> dict[str, Any]:
-        """Fields of the batch with a colour jitter drawn for each sample."""
+    def _jitter(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded]) -> np.ndarray:
+        """Return a colour jitter drawn for each sample, float32 [B, 3, 4]."""
         draws = uniforms(self.seed, epochs, samples, Stream.JITTER, JITTER_DRAWS)
-        color = color_jitter(np.stack([mean for _, mean in loaded]), draws, self.vision.jitter)
-        return self._fields(samples, loaded, color)
+        return color_jitter(np.stack([mean for _, mean in loaded]), draws, self.vision.jitter)
 
     def _fields(self, samples: np.ndarray, loaded: list[Loaded], color: np.ndarray) -> dict[str, Any]:
         # Stacked with the channels last, as resizing leaves them.

@@ -39,7 +39,7 @@ def test_a_recording_is_normalised_whole_and_as_published():
     ours = (torch.from_numpy(samples).float() - mean) * inverse_std
     assert torch.allclose(ours, F.layer_norm(wave, wave.shape), atol=1e-4)
     assert statistics(np.zeros(1000, np.int16)) == (0.0, pytest.approx(1 / (32768 * 1e-5**0.5)))
-    batch = CLIPS.whole(np.arange(1), [CLIPS.load({"flac": clip(3, 16000)}, np.array([0.3]), 5)])
+    batch = CLIPS.unmasked(np.arange(1), [CLIPS.load({"flac": clip(3, 16000)}, np.array([0.3]), 5)])
     assert batch.inputs.shape == (1, samples_of(5))
     assert batch.scale.tolist() == [pytest.approx([mean, inverse_std])]
 

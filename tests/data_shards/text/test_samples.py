@@ -42,7 +42,7 @@ def test_a_batch_is_padded_to_its_longest_text():
 
 def test_an_evaluation_sees_the_beginning_whole():
     ids = text_ids(0, 20)
-    batch = TEXTS.whole(np.arange(1), [TEXTS.load_whole({"npy": tokens_npy(ids, 300)})])
+    batch = TEXTS.unmasked(np.arange(1), [TEXTS.load_whole({"npy": tokens_npy(ids, 300)})])
     assert batch.inputs.tolist() == [[*ids[:11], EOS]]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from configs.modality_config import ModalityConfig
-from data_shards.batch import LabelledBatch, MaskedBatch, SampleBatch, label_fields
+from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import BadSample, find_member
@@ -41,17 +40,7 @@ class SeriesSamples:
         chosen = choose_positions(draws, np.full(len(samples), self.series.masked), np.ones(draws.shape, bool))
         return MaskedBatch(**self._fields(samples, loaded), masks=torch.from_numpy(chosen[:, None]))
 
-    def labelled(
-        self,
-        epochs: Epochs,
-        samples: np.ndarray,
-        loaded: list[np.ndarray],
-        labels: Sequence[int] | None,
-        transcripts: Sequence[str] | None,
-    ) -> LabelledBatch:
-        return LabelledBatch(**self._fields(samples, loaded), **label_fields(labels, transcripts))
-
-    def whole(self, samples: np.ndarray, loaded: list[np.ndarray]) -> SampleBatch:
+    def unmasked(self, samples: np.ndarray, loaded: list[np.ndarray], epochs: Epochs | None = None) -> SampleBatch:
         return SampleBatch(**self._fields(samples, loaded))
 
     def _fields(self, samples: np.ndarray, loaded: list[np.ndarray]) -> dict[str, Any]:
