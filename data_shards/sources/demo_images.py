@@ -75,7 +75,7 @@ def _pixels(path: str) -> np.ndarray:
 def encode_png(path: str, row: int) -> bytes:
     """Return image `row` of an IDX file as an 8-bit grey PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(_pixels(path)[row]).save(buffer, "PNG", compress_level=1)  # more saves hardly any bytes
+    Image.fromarray(_pixels(path)[row]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
