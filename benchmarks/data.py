@@ -8,10 +8,10 @@ kB, the average of ImageNet.
 
 from __future__ import annotations
 
+import argparse
 import io
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -127,7 +127,9 @@ def loader_rate(shards: str, workers: int, steps: int) -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    images, source = photos(sys.argv[1] if len(sys.argv) > 1 else "")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", nargs="?", default="", help="folder of JPEGs; a stand-in is made without one")
+    images, source = photos(parser.parse_args().folder)
     sizes = [Image.open(io.BytesIO(data)).size for data in images]
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -9,12 +9,12 @@ nothing. Variants take turns, and medians are compared.
 
 from __future__ import annotations
 
+import argparse
 import io
 import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -222,7 +222,9 @@ def remote(folder: Path, cache: Path) -> None:
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    images, source = photos(sys.argv[1] if len(sys.argv) > 1 else "")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", nargs="?", default="", help="folder of JPEGs; a stand-in is made without one")
+    images, source = photos(parser.parse_args().folder)
     packages = ", ".join(f"{name} {version(name)}" for name in ("webdataset", "torch", "Pillow", "simplejpeg", "numpy"))
     print(f"Python {platform.python_version()}, {packages}; {len(images)} JPEGs, {source}; batch {BATCH}\n")
     rng = np.random.default_rng(0)
