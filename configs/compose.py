@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
+from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
 from configs.keys import build, help_text, leaf_keys, no_value, split_override
 from configs.schema import PretrainConfig
@@ -28,8 +29,7 @@ from configs.schema_training import Patterns
 
 T = TypeVar("T")
 FOLDER = Path(__file__).resolve().parent
-GROUPS = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in FOLDER.iterdir()
-          if any(folder.glob("*.yaml"))}  # fmt: skip
+GROUPS = groups()
 """Group -> its choices, e.g. model -> base, huge, large, tiny."""
 
 

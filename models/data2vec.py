@@ -162,7 +162,7 @@ class Data2Vec(Objective):
     def flops(self, batch: SampleBatch) -> float:
         """Return the operations of student and teacher (see `models.flops`)."""
         assert isinstance(batch, MaskedBatch)
-        masked = batch.masks.sum(-1).flatten().tolist()
+        masked = only_mask(batch).sum(1).tolist()
         return flops(self.configs[batch.modality], batch.lengths.tolist(), masked)
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         x, padding = self._enter(x), self._padding(x, lengths)
         paths = self._draw_paths(x)
         kept = kept_layers(len(self.blocks), config.layer_drop if self.training else 0.0, layer_seed)
-        rates = (config.dropout or 0.0, config.attention_dropout or 0.0) if self.training else (0.0, 0.0)
+        rates = (config.dropout, config.attention_dropout) if self.training else (0.0, 0.0)
         result: Tensor | tuple[Tensor, Tensor]
         for i, block in enumerate(self.blocks):
             here = rows if i == len(self.blocks) - 1 else None
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
     def _enter(self, x: Tensor) -> Tensor:
         x = x if self.norm is None else self.norm(x)
-        x = dropout(x, self.config.dropout or 0.0) if self.training else x
+        x = dropout(x, self.config.dropout) if self.training else x
         return x.float() if self.config.norm == "pre" else x
 
     def _padding(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:

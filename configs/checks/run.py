@@ -131,7 +131,7 @@ def _sizes(config: ModalityConfig) -> Iterator[str]:
     if model.width % model.heads:
         legal = listed([n for n in divisors(model.width) if n <= 64])
         yield f"model.heads={model.heads} must divide model.width={model.width}: one of {legal}"
-    if layers is not None and layers > model.layers:
+    if layers > model.layers:
         yield f"teacher.layers={layers} must be at most model.layers={model.layers}: set teacher.layers={model.layers}"
     if model.norm != "pre" and model.drop_path:
         yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"

@@ -139,7 +139,7 @@ class Engine:
     @property
     def description(self) -> str:
         """One line for the log: parameters, precision, and the kernels with the reasons for their choice."""
-        count = sum(self.partitions.shapes[name].numel() for name in self.partitions.shapes)
+        count = sum(shape.numel() for shape in self.partitions.shapes.values())
         size = f"{count / 1e6:.2f} M parameters in {self.precision}"
         return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
 
@@ -150,12 +150,12 @@ class Engine:
         """
         modality = micro_batches[0].modality
         lr, decay = self._set_schedules()
-        counts = self.counts(micro_batches)
-        self._samples[modality] += counts[3]
+        targets, tokens, positions, samples = self.counts(micro_batches)
+        self._samples[modality] += samples
         self.optimizer.active = modality
         self.partitions.clear_gradients()
         self.deepspeed.train()
-        outputs = [self._micro_step(micro_batches, index, counts[0]) for index in range(len(micro_batches))]
+        outputs = [self._micro_step(micro_batches, index, targets) for index in range(len(micro_batches))]
         loss = float(distributed.all_sum(torch.stack([output.loss for output in outputs]).sum(0).double()))
         first = outputs[0].statistics
         statistics = {name: torch.stack([output.statistics[name] for output in outputs]).sum(0) for name in first}
@@ -163,7 +163,6 @@ class Engine:
         self.steps += 1
         self.skipped += not applied
         work = sum(self.model.flops(batch) for batch in micro_batches)
-        targets, tokens, positions, samples = counts
         return StepResult(
             modality, applied, loss, norm, lr, decay, targets, tokens, positions, samples, work, statistics
         )
