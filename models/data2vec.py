@@ -104,13 +104,15 @@ class Data2Vec(Objective):
     def targets(self, batch: MaskedBatch, features: Tensor, rows: Tensor) -> Tensor:
         """Return the targets, float32 [B, R, H]: the teacher's top K blocks at the rows, normalised and averaged.
 
-        features: the teacher's, from `embed`. rows: int64 [B, R].
+        features: the teacher's, from `embed`. rows: int64 [B, R]. Instance norm's statistics are of the sample's own
+        real tokens, without CLS.
         """
         options = self.configs[batch.modality].teacher
         network = self.network(batch.modality, "teacher")
         if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
             outputs = network(features, _lengths(batch), top=options.layers, target=options.target)
-            return select_tokens(average(outputs, batch.lengths, options), rows)
+            own = [output[:, network.prefix :] for output in outputs]
+            return select_tokens(average(own, batch.lengths, options), rows)
         *lower, last = network(features, _lengths(batch), rows=rows, top=options.layers, target=options.target)
         outputs = [select_tokens(output, rows + network.prefix) for output in lower] + [last]
         return average(outputs, batch.lengths, options)

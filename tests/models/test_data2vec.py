@@ -1,4 +1,7 @@
+import copy
+import itertools
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -94,6 +97,71 @@ def test_text_loss_against_a_plain_implementation():
     difference = (prediction - target).abs()
     expected = torch.where(difference < 4, difference**2 / 8, difference - 2).sum(1).mean()
     compare(model(batch, batch.masks.sum()), expected, target, prediction)
+
+
+@each_modality
+@pytest.mark.parametrize("norm", ["pre", "post", "deep"])
+def test_targets_of_every_kind_against_a_plain_recomputation(modality, norm):
+    """Each sample alone, each masked token by its number, from hooks on the teacher's blocks."""
+    model = make_model(modality=modality, norm=norm).eval()
+    batch = random_batch(model.config)
+    rows, weight = masked_rows(batch.masks[:, 0], int(batch.masks.sum(2).max()))
+    _, whole = model.embed(batch)
+    norms = [field_choices("block_norm"), field_choices("mean_norm")]
+    combinations = list(itertools.product(field_choices("target"), *norms))
+    assert len(combinations) == 2 * 3 * 3
+    outputs = {kind: [block_outputs(model, batch, i, kind) for i in range(len(batch))] for kind in ("block", "ffn")}
+    for target, block_norm, mean_norm in combinations:
+        model.configs[modality] = chosen(model, modality, target, block_norm, mean_norm)
+        got = model.targets(batch, whole, rows)[weight.bool()]
+        expected = [
+            plain_target(outputs[target][sample], token, block_norm, mean_norm)
+            for sample, token in batch.masks[:, 0].nonzero().tolist()
+        ]
+        difference = (got - torch.stack(expected)).abs().max()
+        assert float(difference) < 1e-3, (target, block_norm, mean_norm)
+
+
+def field_choices(key: str) -> list[str]:
+    """The values of a key of `TeacherConfig` but null, as the schema lists them."""
+    choices, _ = get_args(get_type_hints(TeacherConfig)[key])
+    return list(get_args(choices))
+
+
+def chosen(model: Data2Vec, modality, target: str, block_norm: str, mean_norm: str):
+    config = copy.deepcopy(model.config)
+    config.teacher.target, config.teacher.block_norm, config.teacher.mean_norm = target, block_norm, mean_norm
+    return config.for_modality(modality)
+
+
+@torch.no_grad()
+def block_outputs(model: Data2Vec, batch, sample: int, target: str) -> list[torch.Tensor]:
+    """What the top two blocks of the teacher, or their feed-forward layers, give for a sample's own tokens, [T, H]."""
+    alone, seen = batch.take(torch.tensor([sample])), []
+    blocks = list(model.network(batch.modality, "teacher").encoder.blocks)[-2:]
+    modules = blocks if target == "block" else [block.feed_forward for block in blocks]
+    hooks = [module.register_forward_hook(lambda module, inputs, output: seen.append(output)) for module in modules]
+    model.teacher(model.embed(alone)[1], None)
+    for hook in hooks:
+        hook.remove()
+    length = int(alone.lengths)
+    first = 1 if batch.modality == "vision" else 0  # CLS stands in front of the patches
+    assert [len(output[0]) - first for output in seen] == [length, length]
+    return [output[0, first : first + length].double() for output in seen]
+
+
+def plain_target(blocks: list[torch.Tensor], token: int, block_norm: str, mean_norm: str) -> torch.Tensor:
+    """The target of one token from all tokens of its sample, by the definition of the norms."""
+    mean = sum(plain_norm(block, block_norm) for block in blocks) / len(blocks)
+    return plain_norm(mean, mean_norm)[token].float()
+
+
+def plain_norm(x: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "none":
+        return x
+    axis = 1 if kind == "layer" else 0
+    deviation = (x.var(axis, correction=0, keepdim=True) + 1e-5).sqrt()
+    return (x - x.mean(axis, keepdim=True)) / deviation
 
 
 def compare(output, expected: torch.Tensor, target: torch.Tensor, prediction: torch.Tensor) -> None:
