@@ -54,7 +54,9 @@ class ModelConfig:
     norm: Literal["pre", "post", "deep"] | None = None
     """Place of LayerNorm in a block. pre: before attention and before the feed-forward layer. post: after each residual
     sum. deep: as post, with DeepNorm's scaled residuals (Wang et al. 2022, arXiv 2203.00555). Null: pre for vision and
-    for blocks that modalities share, post for speech and text. Published: the same, and deep for speech on AudioSet."""
+    for blocks that modalities share, post for speech and text. Published: the same, and deep for speech on AudioSet.
+    With pre, speech is still normalised in front of the first block, as with post; fairseq's pre-norm encoder only
+    normalises behind the last block."""
     layer_scale: Annotated[float, Field(ge=0)] = 1e-4
     """Initial value of LayerScale's gamma in pre-norm blocks. 0: no LayerScale. Blocks with `model.norm` post or deep
     have none. Published for vision: 1e-4 (Base), 1e-5 (Large)."""
@@ -125,8 +127,9 @@ class TeacherConfig:
     """The exponential moving average, and the targets made from it."""
 
     decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
-    """Decay of the teacher at the first step (tau), in [0, 1]: teacher = decay * teacher + (1 - decay) * student.
-    Published: vision 0.9998 (Large's second phase 0.9999), speech and text 0.999."""
+    """Decay of the teacher (tau), in [0, 1]: teacher = decay * teacher + (1 - decay) * student. Start of the ramp, if
+    there is one: the first update is already a step up it, as in the authors' code. Published: vision 0.9998 (Large's
+    second phase 0.9999), speech and text 0.999."""
     decay_end: Annotated[float | None, Field(ge=0, le=1)] = None
     """Decay of the teacher after `teacher.decay_steps` applied steps, in [0, 1]. Null: `teacher.decay` throughout, as
     published for vision. Published for speech and text: 0.9999."""
@@ -142,7 +145,8 @@ class TeacherConfig:
     number for Base (vision 6, speech 8, text 10). Published for AudioSet: 12."""
     target: Literal["block", "ffn"] | None = None
     """Output of a block that makes the targets. block: its last, after both residual sums. ffn: the feed-forward
-    layer's, before dropout and residual sum. Null: as published (vision block, speech and text ffn)."""
+    layer's, before dropout and residual sum; in pre-norm blocks also before LayerScale's gamma (`model.layer_scale`),
+    which published code for vision applies. Null: as published (vision block, speech and text ffn)."""
     block_norm: Normalisation | None = None
     """Normalisation of each block's output before averaging, without scale and bias. layer: over the channels of a
     token. instance: over the real tokens of a sample, for each channel. none: no normalisation. Null: as published

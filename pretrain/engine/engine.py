@@ -219,7 +219,7 @@ class Engine:
         config = self.config
         length = config.schedule.steps or config.train.steps
         lr = learning_rate(self.applied, config.optimizer, config.schedule, length)
-        decay = teacher_decay(self.applied, config.teacher)
+        decay = teacher_decay(self.applied + 1, config.teacher)
         for group in self.optimizer.param_groups:
             group["lr"], group["teacher_decay"] = lr, decay
         return lr, decay

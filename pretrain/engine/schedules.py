@@ -31,9 +31,10 @@ def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleCo
 
 
 def teacher_decay(applied: int, teacher: TeacherConfig) -> float:
-    """Return the decay tau of the update that follows `applied` updates.
+    """Return the decay tau with which the teacher takes in the student of `applied` updates (1: the first).
 
-    It is a linear ramp, then exactly `decay_end` (arXiv 2202.03555, section 3.3).
+    It is a linear ramp, then exactly `decay_end` (arXiv 2202.03555, section 3.3). tau(0) is never used, as in the
+    authors' code for speech and text (fairseq, `set_num_updates` of examples/data2vec): at 0 the teacher is a copy.
     """
     end = teacher.decay if teacher.decay_end is None else teacher.decay_end
     if applied >= teacher.decay_steps:

@@ -79,7 +79,7 @@ def follow(job: dict) -> dict:
     engine = Engine(Data2Vec(config), config, torch.device("cpu"))
     start = masters = engine.partitions.gather("student")
     average, first_copy = Average(engine, start), low_precision_copy(engine)
-    norms, trespassed, poisoned_moved, moments = [], set(), [], 0
+    norms, decays, trespassed, poisoned_moved = [], [], set(), []
     for step in range(job["steps"]):
         before = engine.partitions.gather("teacher")
         poison = step == job["poison"]
@@ -88,6 +88,7 @@ def follow(job: dict) -> dict:
         for hook in hooks:
             hook.remove()
         norms.append(result.grad_norm)
+        decays.append(result.teacher_decay)
         last, masters = masters, engine.partitions.gather("student")
         moved = {*changed(before, engine.partitions.gather("teacher")), *changed(last, masters)}
         trespassed |= moved & average.others(result.modality)
@@ -100,6 +101,7 @@ def follow(job: dict) -> dict:
     moments = {int(state["step"]) for m in engine.partitions.masters if (state := engine.optimizer.state.get(m))}
     return {
         "norms": norms,
+        "decays": decays,
         "applied": engine.applied,
         "skipped": engine.skipped,
         "adam_steps": sorted(moments),

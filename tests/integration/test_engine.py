@@ -66,6 +66,13 @@ def test_the_teacher_is_the_fp32_average_of_the_masters_in_every_layout(tmp_path
         assert result["moved_by_another_modality"] == [], where
 
 
+def test_an_update_takes_the_decay_of_the_updates_with_it_as_fairseq_does(tmp_path):
+    """A ramp from 0.9 to 0.99 in 5 updates, of which the first has 1/5; the step that is not applied counts nothing."""
+    jobs = [{"overrides": overrides("vision", PLAIN[0]), "steps": STEPS, "poison": POISONED}]
+    (result,) = train_engines(tmp_path, 1, jobs)
+    assert result["decays"] == pytest.approx([0.918, 0.936, 0.954, 0.972, 0.972, 0.99, 0.99], abs=1e-12)
+
+
 def test_a_fresh_engine_goes_on_from_a_checkpoint_in_every_layout(tmp_path):
     noisy = ["model.dropout=0.1", "model.attention_dropout=0.1", DROPPED]
     more = {"vision": ["model.drop_path=0.2"], "mixture": ["mixture.blocks=separate"]}
