@@ -34,9 +34,9 @@ class SampleConfig:
         return None
 
     @property
-    def input_bytes(self) -> int | None:
-        """Bytes of a sample as a loader gives it; None where samples differ in size."""
-        return None
+    def input_bytes(self) -> int:
+        """Bytes of the longest sample as a loader gives it; 0 if they are few."""
+        return 0
 
     @property
     def most_masked(self) -> int | None:
@@ -177,6 +177,11 @@ class SpeechConfig(SampleConfig):
         return frames(int(self.max_seconds * self.sample_rate))
 
     @property
+    def input_bytes(self) -> int:
+        """Two bytes for each sample of the longest clip."""
+        return 2 * int(self.max_seconds * self.sample_rate)
+
+    @property
     def crop_to_shortest(self) -> bool:
         """True for `crop=shortest`."""
         return self.crop == "shortest"
@@ -227,3 +232,8 @@ class TextConfig(SampleConfig):
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return self.max_tokens
+
+    @property
+    def input_bytes(self) -> int:
+        """Four bytes for each token of the longest sequence, and for each of its masked form."""
+        return 8 * self.max_tokens

@@ -37,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 WITHIN_MESSAGE = 2**18
-"""Size in bytes of the largest tensor that is sent to another process as bytes. Larger ones go by shared memory."""
+"""Size in bytes of the largest tensor that never goes to another process by shared memory: it is sent as bytes."""
 
 Batch = TypeVar("Batch", bound="SampleBatch")
 
@@ -111,13 +111,13 @@ class SampleBatch:
         return Counts(len(self), int(self.lengths.sum()), len(self) * self.tokens, len(self))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, small tensors as arrays, which go to another process as bytes.
+        """Return the fields, as arrays all tensors but large ones in shared memory. Arrays are sent as bytes.
 
         A file of shared memory would cost more than copying a small tensor.
         """
         return {
             name: value.numpy()
-            if isinstance(value, Tensor) and value.device.type == "cpu" and value.nbytes <= WITHIN_MESSAGE
+            if isinstance(value, Tensor) and value.device.type == "cpu" and not _handed_over(value)
             else value
             for name, value in vars(self).items()
         }
@@ -163,6 +163,11 @@ class SampleBatch:
     def pin_memory(self: Batch) -> Batch:
         """Copy every tensor to page-locked memory (called by torch's DataLoader)."""
         return self.map(lambda tensor: tensor.pin_memory())
+
+
+def _handed_over(tensor: Tensor) -> bool:
+    """Return True if another process gets the tensor's memory itself."""
+    return tensor.nbytes > WITHIN_MESSAGE and tensor.is_shared()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,32 @@ from typing import TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+SHARED_MEMORY = "/dev/shm"
+
+
+def shared_memory_room() -> int | None:
+    """Return the free bytes of /dev/shm; None on systems that have none."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+@contextmanager
+def naming_shared_memory() -> Iterator[None]:
+    """Name /dev/shm in an error of a full disk from within, where semaphores are made: the system's text does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        raise ValueError(
+            f"no room in {SHARED_MEMORY} for a semaphore: remove what fills it, or give the container more "
+            f"(docker run --shm-size=1g)"
+        ) from error
 
 
 def end_with_parent() -> None:
@@ -60,7 +87,9 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
         yield from map(function, listed)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _initialise) as executor:
+    with naming_shared_memory():
+        pool = ProcessPoolExecutor(processes, context, _initialise)
+    with pool as executor:
         try:
             with without_main():
                 futures = [executor.submit(function, job) for job in listed]

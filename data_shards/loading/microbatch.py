@@ -17,7 +17,7 @@ from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
 from data_shards.loading.cost import Cost
 from data_shards.loading.labels import LabelMember, read_label, read_transcript
-from data_shards.loading.slots import Slots
+from data_shards.loading.slots import Slots, in_shared_memory
 from data_shards.order.blend import order_of
 from data_shards.order.plain import OrderConfig
 from data_shards.randomness import Epochs, Stream, uniforms
@@ -70,9 +70,10 @@ class MicroBatches(Dataset):
         try:
             loaded = self._load(request)
             worker = get_worker_info()
-            if self.slots and worker:
-                return loaded._replace(batch=self.slots.put(loaded.batch, worker.id))
-            return loaded
+            if worker is None:
+                return loaded
+            batch = self.slots.put(loaded.batch, worker.id) if self.slots else loaded.batch
+            return loaded._replace(batch=in_shared_memory(batch))
         except NoUsableSample as error:
             return str(error)
         except Unreachable as error:

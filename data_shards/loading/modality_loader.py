@@ -28,7 +28,7 @@ from data_shards.loading.readahead import ReadAhead, start_read_ahead
 from data_shards.loading.slots import Slots, copied_out, slots_of
 from data_shards.loading.steps import Requests, steps_of
 from data_shards.order.cursor import make_cursor, split_step
-from data_shards.processes import end_with_parent, start_worker_server, without_main
+from data_shards.processes import end_with_parent, naming_shared_memory, start_worker_server, without_main
 from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.chunks import small_cache_warning
 from data_shards.shards.index import load_index
@@ -171,7 +171,9 @@ class ModalityLoader(StepStatistics):
             multiprocessing_context=self._context,
             worker_init_fn=_start_worker if data.workers else None,
         )
-        with without_main():
+        with without_main(), naming_shared_memory():
+            if self._context:
+                self._context.Lock()  # where there is no room, torch's iterator would leave a traceback of its own
             return iter(loader)
 
     def _steps(self, batches: Iterator[Loaded | str], first_step: int) -> Generator[list[SampleBatch], None, None]:

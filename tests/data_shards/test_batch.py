@@ -39,8 +39,8 @@ def test_some_of_its_samples_have_counts_of_their_own():
 
 
 def test_small_tensors_go_to_another_process_within_the_message():
-    """The images alone are a file of shared memory."""
-    images = torch.randint(256, (3, 3, 200, 200), dtype=torch.uint8)
+    """The images alone are a file of shared memory, because they lie there."""
+    images = torch.randint(256, (3, 3, 200, 200), dtype=torch.uint8).share_memory_()
     batch = MaskedBatch(
         modality="vision",
         inputs=images,

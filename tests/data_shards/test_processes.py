@@ -1,5 +1,6 @@
 """Helper processes: results as they come, the first error ends the rest, and none outlives the one that started it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_shards import processes
 from data_shards.processes import map_unordered, without_main
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,15 @@ def test_several_workers_do_every_job_once_elsewhere():
 def test_the_first_error_of_a_job_is_raised_here(workers):
     with pytest.raises(ValueError, match="^not three$"):
         list(map_unordered(refuse, range(6), workers))
+
+
+def test_workers_without_room_for_their_semaphores_name_shared_memory(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", full)
+    with pytest.raises(ValueError, match="no room in /dev/shm for a semaphore: .*--shm-size=1g"):
+        list(map_unordered(refuse, range(6), 2))
 
 
 def test_the_main_module_is_hidden_and_put_back():

@@ -22,6 +22,7 @@ from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards
 from tests.integration.runs import assert_same_run, rows
+from tests.namespaces import with_shared_memory
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ class Life:
 
     def __init__(
         self, shards: Path, run: Path, plant: str = "nothing", at: tuple[int, int] = (1, LONG), *more: str,
-        steps: int = STEPS,
+        steps: int = STEPS, shared_memory: str = "",
     ):  # fmt: skip
         arguments = [
             *tiny("vision", 16, 4), f"data.shards={shards}/train-*.tar", f"run.dir={run}", "log.every=1",
@@ -62,7 +63,8 @@ class Life:
             "data.workers=1", "model.drop_path=0.1", "log.peak_tflops=1", "deepspeed=zero2", "launch.ranks=2", *more,
         ]  # fmt: skip
         self.run, self.began = run, time.time()
-        command = [sys.executable, "-m", "tests.integration.planted_launch", plant, *map(str, at), *arguments]
+        module = ["-m", "tests.integration.planted_launch", plant, *map(str, at), *arguments]
+        command = with_shared_memory(shared_memory, *module) if shared_memory else [sys.executable, *module]
         self.log = open(run.parent / f"{run.name}.log", "w+b")  # noqa: SIM115 a pipe might fill
         self.process = subprocess.Popen(
             command, env=ENVIRONMENT, cwd=ROOT, start_new_session=True, stdout=self.log, stderr=self.log
@@ -285,6 +287,15 @@ def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturb
     assert "all_reduce" in text["00000"] or "distributed" in text["00000"]
     finish(shards, run)
     assert_same_run(run, undisturbed)
+
+
+def test_a_small_shared_memory_is_said_and_the_run_goes_on(shards, run):
+    """As in a container without `--shm-size`: of the 4 MiB a batch takes 2.4, and a second one waited for ever."""
+    images = ["vision.image_size=224", "vision.patch_size=56", "batch.micro=16", "launch.ranks=1"]
+    life = Life(shards, run, "nothing", (1, LONG), *images, steps=4, shared_memory="4m")
+    assert life.end(120) == DONE and len(rows(run)) == 4, life.said()
+    assert "/dev/shm has 4 MiB free" in life.said() and "--shm-size=1g" in life.said()
+    assert "Traceback" not in life.said()
 
 
 @pytest.fixture
