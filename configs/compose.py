@@ -85,7 +85,7 @@ def print_help(cls: type, arguments: list[str]) -> None:
 def to_yaml(config: PretrainConfig, notes: Mapping[str, str] | None = None) -> str:
     """The whole config as YAML, by alias; `notes` (versions, revision) become comments at the top."""
     comments = "".join(f"# {name}: {note}\n" for name, note in (notes or {}).items())
-    return comments + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return comments + yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(path: str | Path) -> PretrainConfig:
@@ -99,14 +99,14 @@ def from_yaml(path: str | Path) -> PretrainConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _plain(config: Any) -> Any:
+def plain(config: Any) -> Any:
     """Config -> nested dicts of plain values, keyed by alias."""
     return TypeAdapter(type(config)).dump_python(config, by_alias=True, mode="json")
 
 
 def _hydra(overrides: list[str]) -> dict[str, Any]:
     """Compose the YAML files and the overrides -> nested dict. Raises ValueError with hydra's reason."""
-    ConfigStore.instance().store(name="schema", node=_plain(PretrainConfig()))
+    ConfigStore.instance().store(name="schema", node=plain(PretrainConfig()))
     try:
         with initialize_config_dir(str(FOLDER), version_base="1.3"):
             composed = OmegaConf.to_container(compose("pretrain", overrides=overrides), resolve=True)

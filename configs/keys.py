@@ -55,6 +55,13 @@ def leaf_keys(cls: type, prefix: str = "") -> dict[str, Key]:
     return found
 
 
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Values of nested dicts by dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {name: value for key, inner in values.items() for name, value in flat(inner, f"{prefix}{key}.").items()}
+
+
 def split_override(override: str) -> tuple[str, str]:
     """`key=value` -> (key, value).
 

@@ -22,6 +22,7 @@ from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 from pretrain.health.collapse import CollapseGuard
 from pretrain.health.guard import Guard
+from pretrain.health.rank_agreement import check_ranks_agree, run_facts, weight_facts
 from pretrain.start_weights import load_student
 
 
@@ -79,9 +80,11 @@ def assemble(
     """Make model, engine, loader, checkpoints and guards of a run. Every rank calls it.
 
     resume: go on from the newest good checkpoint of `config.run.dir`, if there is any. labels: give the objective
-    labelled batches. Raises ValueError if configuration, data and checkpoint do not fit, OSError if not even one
-    checkpoint fits on the disk.
+    labelled batches. Raises ValueError if configuration, data and checkpoint do not fit, or if the ranks do not agree
+    on them; OSError if not even one checkpoint fits on the disk.
     """
+    loader = open_loader(config, distributed.rank(), distributed.world(), labels)
+    check_ranks_agree(run_facts(config, loader.indexes))
     checkpoints = Checkpoints(Path(config.run.dir), config.checkpoint)
     newest = checkpoints.newest_good() if resume else None
     model = objective(config)
@@ -89,9 +92,9 @@ def assemble(
     if config.init and not newest:
         assert isinstance(model, Data2Vec), "init= is data2vec's"
         start = load_student(model, config.init)
+        check_ranks_agree(weight_facts(model.student.state_dict()))
     engine = Engine(model, config, device)
     checkpoints.prepare(engine)
-    loader = open_loader(config, distributed.rank(), distributed.world(), labels)
     guards = Guard(config.guard), CollapseGuard(config.guard)
     run = Assembly(config, model, engine, loader, checkpoints, *guards, start)
     if newest:

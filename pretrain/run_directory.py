@@ -8,11 +8,12 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
 from configs.compose import to_yaml
+from configs.keys import flat
 from configs.schema import PretrainConfig
 from data_shards.files import replace_text
 from data_shards.shards.index import load_index
@@ -79,16 +80,9 @@ def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
 
 
 def _changes(old: str, new: str) -> str:
-    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return ", ".join(f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Values of nested dicts by dotted keys."""
-    if not isinstance(values, dict):
-        return {prefix.removesuffix("."): values}
-    return {name: value for key, inner in values.items() for name, value in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _revision() -> str:

@@ -14,6 +14,7 @@ from data_shards.loading.bad_sample_count import BadSampleCount
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.modality_loader import ModalityLoader, StepStatistics
 from data_shards.order.mixture import mixture_of
+from data_shards.shards.index import Index
 
 
 class MixtureLoader(StepStatistics):
@@ -30,6 +31,11 @@ class MixtureLoader(StepStatistics):
         for modality in config.modalities:
             with naming(config, modality):
                 self._loaders[modality] = ModalityLoader(config.for_modality(modality), rank, world, self._bad, labels)
+
+    @property
+    def indexes(self) -> dict[Modality, Index]:
+        """The index of each modality's shards."""
+        return {name: index for loader in self._loaders.values() for name, index in loader.indexes.items()}
 
     @property
     def description(self) -> str:

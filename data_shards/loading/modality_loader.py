@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from configs.checks.run import check_samples
 from configs.modality_config import ModalityConfig
+from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
 from data_shards.loading.bad_sample_count import BadSampleCount
@@ -31,7 +32,7 @@ from data_shards.order.cursor import make_cursor, split_step
 from data_shards.processes import end_with_parent, naming_shared_memory, start_worker_server, without_main
 from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.chunks import small_cache_warning
-from data_shards.shards.index import load_index
+from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.storage import Unreachable
 
@@ -122,6 +123,11 @@ class ModalityLoader(StepStatistics):
         for line in (*self._index.warnings, small_cache_warning(self._index, positions)) if rank == 0 else ():
             if line:
                 log.warning("%s", line)
+
+    @property
+    def indexes(self) -> dict[Modality, Index]:
+        """The index of the modality's shards."""
+        return {self._config.modality: self._index}
 
     @property
     def description(self) -> str:

@@ -62,7 +62,7 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         if "EADDRINUSE" in str(error):
             raise ValueError(f"{where} is in use: give another launch.port=PORT, the same on every node") from None
-        remedy = "see whether each node was started, and whether it reaches that address"
+        remedy = "see whether each node was started with the same cluster.nodes and launch.ranks, and reaches it"
         raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_one_line(error)})") from error
 
 
