@@ -279,10 +279,11 @@ class DataConfig:
     """Largest fraction of bad samples among those read, in [0, 1]. Bad samples cannot be used, and others replace them.
     A larger fraction stops the run once more than `data.max_bad_samples` were bad."""
     max_bad_samples: Annotated[int, Field(ge=0)] = 100
-    """Number of bad samples that a run may always have. More of them stop it once they exceed `data.max_bad_fraction`
-    of the samples read."""
+    """Number of bad samples that a run may always have, over all ranks and resumes. More of them stop it once they
+    exceed `data.max_bad_fraction` of the samples read."""
     max_bad_streak: Annotated[int, Field(ge=1)] = 100
-    """Number of consecutive bad samples on one rank that stops the run."""
+    """Number of bad samples in a row that stops the run. Samples follow each other step by step, and within a step lane
+    by lane."""
 
 
 @dataclass(config=STRICT)

@@ -49,18 +49,24 @@ class Assembly:
         """
         state = self.checkpoints.load(self.engine, checkpoint)
         self.loader.load_state_dict(state.data)
-        if distributed.rank() == 0:  # the saved counts are sums over all ranks
-            self.loader.restore_bad_counts(*state.bad_samples)
+        self.loader.bad.restore(*state.bad_samples, state.bad_streak, state.bad_kinds)
         self.guard.load_state_dict(state.guard["steps"])
         self.collapse.load_state_dict(state.guard["collapse"])
         self.start, self.resumed = f"resuming from {checkpoint} (step {state.steps})", True
 
+    def count_samples(self, read: int, replaced: int) -> None:
+        """Count the samples of the step just taken, for `data.max_bad_*`. Collective.
+
+        read, replaced: the step's samples and the replacements among them, over all ranks. Raises TooManyBadSamples, on
+        every rank.
+        """
+        self.loader.bad.add(read, distributed.gather(self.loader.outcome) if replaced else [])
+
     def state(self) -> RunState:
-        """Return data position, bad-sample counts and guards; `Checkpoints.save` adds the rest. Collective."""
-        bad = torch.tensor(self.loader.bad_counts, device=self.engine.device)
-        replaced, read = distributed.all_sum(bad).tolist()
-        guards = {"steps": self.guard.state_dict(), "collapse": self.collapse.state_dict()}
-        return RunState(self.loader.state_dict(self.engine.steps), (replaced, read), guards)
+        """Return data position, bad-sample counts and guards; `Checkpoints.save` adds the rest."""
+        bad, guards = self.loader.bad, {"steps": self.guard.state_dict(), "collapse": self.collapse.state_dict()}
+        data = self.loader.state_dict(self.engine.steps)
+        return RunState(data, (bad.replaced, bad.read), guards, bad.streak, dict(bad.kinds))
 
     def save(self, wait: bool) -> None:
         """Start a checkpoint; with `wait`, return once it is complete. Collective.

@@ -15,6 +15,7 @@ import torch
 from configs.deepspeed import NEVER
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
+from data_shards.loading.bad_sample_count import TooManyBadSamples
 from data_shards.order.mixture import mixture_of
 from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
@@ -84,7 +85,7 @@ class Training:
                 if self._step(steps):
                     self._stop()
                     return False
-        except RunStopped:  # on every rank
+        except (RunStopped, TooManyBadSamples):  # on every rank
             self._checkpoints.finish()
             raise
         return True
@@ -97,11 +98,14 @@ class Training:
             micro_batches = next(steps)
         with self._watchdog.watch("step", watchdog.step_s, engine.steps):
             result = engine.step(micro_batches, self._guard.judge)
-            # One sum over ranks collects notices and written checkpoints. It waits for the device, so `took` is right.
-            flags = torch.tensor([self._preemption.noticed, self._checkpoints.written], dtype=torch.int32)
-            noticed, written = distributed.all_sum(flags.to(engine.device)).tolist()
+            # One sum over ranks collects notices, written checkpoints and bad samples. `took` is right, because the sum
+            # waits for the device.
+            replaced = int(self._loader.outcome.replaced.sum())
+            flags = torch.tensor([self._preemption.noticed, self._checkpoints.written, replaced], dtype=torch.int64)
+            noticed, written, replaced = distributed.all_sum(flags.to(engine.device)).tolist()
             took = seconds() - begin
             self._checkpoints.settle(written)
+            self._run.count_samples(int(result.samples), replaced)
             finding = self._guard.check(engine.steps, result)
             collapsed = self._report_step(result, micro_batches[0], took)
             if finding:

@@ -91,10 +91,10 @@ def _readable_samples(index: Index) -> list[Members]:
 
 
 def _run_config(config: BenchConfig, index: Index, modality: Modality) -> ModalityConfig:
-    """Return the defaults of a run of this modality on these shards. Bad samples do not end the run."""
+    """Return the defaults of a run of this modality on these shards."""
     size = min(config.batch, index.samples)
-    data = DataConfig(shards=config.shards, max_bad_fraction=1.0, max_bad_streak=2**31)
-    run = PretrainConfig(modality=modality, data=data, batch=BatchConfig(global_=size, micro=size))
+    data, batch = DataConfig(shards=config.shards), BatchConfig(global_=size, micro=size)
+    run = PretrainConfig(modality=modality, data=data, batch=batch)
     own = run.for_modality(modality)
     if not index.tokenizer:
         return own

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
+from data_shards.loading.bad_sample_count import Outcome
 from data_shards.loading.cost import Cost
 from data_shards.loading.labels import LabelMember, read_label, read_transcript
 from data_shards.loading.slots import Slots, in_shared_memory
@@ -32,14 +33,12 @@ _TRIES = 100  # bad samples in a row before the run is given up
 
 
 class Loaded(NamedTuple):
-    """A micro-batch, the bad samples met, and the cost of loading it."""
+    """A micro-batch, the bad samples among its own, and the cost of loading it."""
 
     batch: SampleBatch
     last: bool
     """True for the last micro-batch of its step."""
-    replaced: np.ndarray
-    """bool [B], True for samples that are replacements."""
-    reports: list[Report]
+    outcome: Outcome
     cost: Cost
 
 
@@ -96,7 +95,8 @@ class MicroBatches(Dataset):
         batch = self._batch(request, samples, loaded)
         seconds = self._read_s, self._decode_s, time.perf_counter() - started
         counts = (after - before for after, before in zip(self._reader_counts(), counted, strict=True))
-        return Loaded(batch, request.last, samples != request.samples, reports, Cost(len(samples), *seconds, *counts))
+        outcome = Outcome(request.lanes, request.positions, samples != request.samples, reports)
+        return Loaded(batch, request.last, outcome, Cost(len(samples), *seconds, *counts))
 
     def _batch(self, request: Request, samples: np.ndarray, loaded: list[tuple[Any, Any]]) -> SampleBatch:
         contents, labels = ([entry[i] for entry in loaded] for i in (0, 1))

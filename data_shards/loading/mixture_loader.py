@@ -26,11 +26,11 @@ class MixtureLoader(StepStatistics):
         Raises ValueError as `ModalityLoader` does, and if a modality has no shards. The message names the modality.
         """
         self._config, self._mixture = config, mixture_of(config)
-        self._bad = BadSampleCount(config.data)
+        self.bad = BadSampleCount(config.data, logs=rank == 0)
         self._loaders: dict[Modality, ModalityLoader] = {}
         for modality in config.modalities:
             with naming(config, modality):
-                self._loaders[modality] = ModalityLoader(config.for_modality(modality), rank, world, self._bad, labels)
+                self._loaders[modality] = ModalityLoader(config.for_modality(modality), rank, world, self.bad, labels)
 
     @property
     def indexes(self) -> dict[Modality, Index]:
@@ -74,7 +74,7 @@ class MixtureLoader(StepStatistics):
                 batches = next(own[modality])
             own_loader = self._loaders[modality]
             self.data_wait, self.cost = own_loader.data_wait, own_loader.cost
-            self.straggler_share = own_loader.straggler_share
+            self.straggler_share, self.outcome = own_loader.straggler_share, own_loader.outcome
             yield batches
 
     def names_of(self, batch: SampleBatch) -> list[str]:

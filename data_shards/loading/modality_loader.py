@@ -21,7 +21,7 @@ from configs.modality_config import ModalityConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
-from data_shards.loading.bad_sample_count import BadSampleCount
+from data_shards.loading.bad_sample_count import BadSampleCount, Outcome, joined
 from data_shards.loading.cost import Cost, total
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.microbatch import Loaded, MicroBatches
@@ -30,7 +30,6 @@ from data_shards.loading.slots import Slots, copied_out, slots_of
 from data_shards.loading.steps import Requests, steps_of
 from data_shards.order.cursor import make_cursor, split_step
 from data_shards.processes import end_with_parent, naming_shared_memory, start_worker_server, without_main
-from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.chunks import small_cache_warning
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
@@ -62,7 +61,10 @@ def _checked(loaded: Loaded | str) -> Loaded:
 class StepStatistics:
     """Figures of the last step and counts of bad samples. The modalities of a mixture share the counts."""
 
-    _bad: BadSampleCount
+    bad: BadSampleCount
+    """The count over all ranks and all starts of the run, of the steps given to its `add`."""
+    outcome: Outcome
+    """The last step's samples on this rank. A run gives those of all ranks to `bad.add` once the step is consumed."""
 
     data_wait = 0.0
     """Seconds that the last step waited for its data."""
@@ -70,25 +72,6 @@ class StepStatistics:
     """The cost of loading this rank's samples of the last step, in its loader processes."""
     straggler_share = 0.0
     """Estimated share of the last step lost to the slowest rank: 1 - mean / max of positions per rank, with padding."""
-
-    @property
-    def bad_samples(self) -> int:
-        """Replaced samples of the consumed steps, in this process and in the restored counts."""
-        return self._bad.replaced
-
-    @property
-    def bad_counts(self) -> tuple[int, int]:
-        """(samples replaced, samples read) over the same steps as `bad_samples`. Checkpoints keep them."""
-        return self._bad.replaced, self._bad.read
-
-    @property
-    def bad_kinds(self) -> dict[BadKind, int]:
-        """Bad samples that this process met in the consumed steps, by kind."""
-        return dict(self._bad.kinds)
-
-    def restore_bad_counts(self, replaced: int, read: int) -> None:
-        """Go on from the counts of an earlier process. `data.max_bad_*` limit the sum of both processes."""
-        self._bad.replaced, self._bad.read = replaced, read
 
 
 class ModalityLoader(StepStatistics):
@@ -114,7 +97,7 @@ class ModalityLoader(StepStatistics):
         kind_of(config.modality).check_index(config, self._index)
         self._cursor = make_cursor(config, self._index, split)
         self._plan = steps_of(config, self._index, self._cursor, split)
-        self._bad = bad or BadSampleCount(config.data)
+        self.bad = bad or BadSampleCount(config.data, logs=rank == 0)
         self._running: weakref.ref[Generator[list[SampleBatch], None, None]] | None = None
         self._context = start_worker_server("data_shards.loading.microbatch") if config.data.workers else None
         self._ahead: ReadAhead | None = None
@@ -152,8 +135,8 @@ class ModalityLoader(StepStatistics):
         """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
         The number of a step's micro-batches is the same on every rank. For speech and text it varies between steps.
-        Workers start at once. Raises ValueError past `data.max_bad_*`, and LoaderFailed if a worker died. Without
-        workers, errors of loading are raised unchanged.
+        Workers start at once. Raises ValueError if a sample cannot be replaced or a store does not answer, and
+        LoaderFailed if a worker died. Without workers, errors of loading are raised unchanged.
         """
         self.close()
         steps = self._steps(self._start(first_step), first_step)
@@ -201,8 +184,7 @@ class ModalityLoader(StepStatistics):
             self.data_wait = time.perf_counter() - started
             if self._ahead:
                 self._ahead.advance(number)
-            for loaded in step:
-                self._bad.add(loaded.replaced, loaded.reports)
+            self.outcome = joined([loaded.outcome for loaded in step])
             self.cost = total(loaded.cost for loaded in step)
             self.straggler_share = self._plan.straggler_share(number)
             yield [loaded.batch for loaded in step]
@@ -234,7 +216,7 @@ class ModalityLoader(StepStatistics):
         """End the workers, and the iterator over steps; log a summary of the bad samples, if there were any."""
         if self._running and (steps := self._running()):
             steps.close()  # it holds the only reference to torch's iterator, whose end is that of the workers
-        self._bad.close()
+        self.bad.close()
         if self._ahead:
             self._ahead.close()
         self._slots = None

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from configs.schema_modalities import Modality
+from data_shards.shards.bad_sample import BadKind
 from models.data2vec import Weights
 from pretrain.checkpoints.manifest import checkpoint_folders, damage
 from pretrain.checkpoints.partition_files import PartitionFiles
@@ -35,6 +36,10 @@ class RunState:
     """(Samples replaced, samples read) so far, over all ranks."""
     guard: dict[str, Any] = field(default_factory=dict)
     """States of the step guard (`steps`) and of the collapse guard (`collapse`)."""
+    bad_streak: int = 0
+    """Bad samples in a row at the end of the last step."""
+    bad_kinds: dict[BadKind, int] = field(default_factory=dict)
+    """Bad samples so far, by kind, over all ranks."""
     steps: int = 0
     """Steps taken. `Checkpoints.save` fills in this field and all that follow, from the engine."""
     skipped: int = 0

@@ -155,7 +155,7 @@ class MetricsRow(Rates, StepMetrics):  # dataclasses take the fields of the last
     ] = None
     bad_kinds: Annotated[
         dict[str, int] | None,
-        Metric("Bad samples since the last start, by kind. Absent if there were none.", unit="samples", tag="data/bad"),
+        Metric("Bad samples so far, by kind. Absent if there were none.", unit="samples", tag="data/bad"),
     ] = None
     module_std: Annotated[
         dict[str, float] | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -15,7 +14,6 @@ from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.loader import Loader
 from data_shards.order.mixture import mixture_of
 from data_shards.progress import steps_progress
-from data_shards.shards.bad_sample import BadKind
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 from models.statistics import std_from_moments
@@ -27,8 +25,6 @@ from pretrain.reporting import speed
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.metrics_file import MetricsFile
 from pretrain.reporting.tensorboard import Board
-
-BAD_KINDS: tuple[BadKind, ...] = get_args(BadKind)
 
 
 class Report:
@@ -110,11 +106,8 @@ class Report:
             self._board.close()
 
     def _row(self, result: StepResult, loader: Loader, guard: Guard) -> MetricsRow:
-        counts = [loader.bad_samples, *(loader.bad_kinds.get(kind, 0) for kind in BAD_KINDS)]
-        target, prediction = result.statistics["target"], result.statistics["prediction"]
-        sums = distributed.all_sum(torch.cat([target.new_tensor(counts), target, prediction]))
-        bad, *kinds = sums[: len(counts)].tolist()
-        target_std, prediction_std = (std_from_moments(moments).item() for moments in sums[len(counts) :].chunk(2))
+        sums = distributed.all_sum(torch.cat([result.statistics["target"], result.statistics["prediction"]]))
+        target_std, prediction_std = (std_from_moments(moments).item() for moments in sums.chunk(2))
         engine, modules = self._engine, self._modules.pop(result.modality, {})
         return MetricsRow(
             step=engine.steps,
@@ -135,9 +128,9 @@ class Report:
             skipped_steps=engine.skipped,
             spikes=guard.spikes,
             rollbacks=guard.rollbacks,
-            bad_samples=int(bad),
+            bad_samples=loader.bad.replaced,
             loss_scale=engine.loss_scale,
-            bad_kinds={kind: int(count) for kind, count in zip(BAD_KINDS, kinds, strict=True) if count} or None,
+            bad_kinds={str(kind): count for kind, count in loader.bad.kinds.items()} or None,
             module_std={name: values.std for name, values in modules.items()} or None,
             module_rank={name: values.rank for name, values in modules.items()} or None,
         )

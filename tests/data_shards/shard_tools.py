@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from configs.schema_modalities import (
     VisionMaskConfig,
 )
 from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, MixturePart, TrainConfig
-from data_shards.batch import BOS, EOS, UNK
+from data_shards.batch import BOS, EOS, UNK, SampleBatch
+from data_shards.loading.loader import Loader
 from data_shards.making.build import build
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index import load_index
@@ -162,6 +165,17 @@ def runs(mask):
     return edges[1::2] - edges[::2]
 
 
-def damage(folder):
-    """Flip a byte of sample 5."""
-    flip_byte(folder / "train-000000.tar", int(read_rows(folder / "train-000000.tar")["offset"][5]) + 600)
+def damage(folder: Path, samples: Sequence[int] = (5,)) -> None:
+    """Flip a byte of these samples of the first shard."""
+    shard = folder / "train-000000.tar"
+    for sample in samples:
+        flip_byte(shard, int(read_rows(shard)["offset"][sample]) + 600)
+
+
+def counted_steps(loaders: Sequence[Loader], count: int, first: int = 0) -> Iterator[list[list[SampleBatch]]]:
+    """Steps of the loaders of all ranks, each step's micro-batches by rank; bad samples are counted as in a run."""
+    for ranks in islice(zip(*(loader.steps(first) for loader in loaders), strict=True), count):
+        read, outcomes = sum(len(batch) for step in ranks for batch in step), [loader.outcome for loader in loaders]
+        for loader in loaders:
+            loader.bad.add(read, outcomes if any(outcome.replaced.any() for outcome in outcomes) else [])
+        yield [*ranks]

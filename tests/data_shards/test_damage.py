@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
-from tests.data_shards.shard_tools import encoded, flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import counted_steps, encoded, flip_byte, make_shards, small_config
 from tests.own import own
 
 SAMPLES = 8
@@ -139,10 +138,10 @@ def test_a_run_names_what_is_lost_and_replaces_it_alike_on_all_ranks(tmp_path, c
     config = small_config(pattern, lanes=2, window=12, max_bad_samples=1000)
     loaders = [ModalityLoader(own(config), rank, 2) for rank in range(2)]
     assert {loader.steps_per_epoch for loader in loaders} == {3}
-    for ranks in islice(zip(*(loader.steps(0) for loader in loaders), strict=True), 6):
+    for ranks in counted_steps(loaders, 6):
         found = [int(sample) for step in ranks for batch in step for sample in batch.sample_ids]
         assert [[len(batch) for batch in step] for step in ranks] == [[4], [4]] and not set(found) & lost
-    assert sum(loader.bad_samples for loader in loaders) == 2 * len(lost), "once in each of two epochs"
+    assert [loader.bad.replaced for loader in loaders] == [2 * len(lost)] * 2, "once in each of two epochs"
     assert str(shard) in caplog.text
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import boto3
@@ -23,7 +22,7 @@ from data_shards.shards.sidecar import read_rows
 from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
-from tests.data_shards.shard_tools import flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import counted_steps, flip_byte, make_shards, small_config
 from tests.data_shards.shards.test_cache import size_of
 from tests.own import own
 
@@ -53,14 +52,13 @@ def config(tmp_path, store):
 def ids(config, steps, world=1):
     """Samples of each step."""
     loaders = [ModalityLoader(own(config), rank, world) for rank in range(world)]
-    runs = [loader.steps(0) for loader in loaders]
     found = [
         [int(i) for batches in step for batch in batches for i in batch.sample_ids]
-        for step in zip(*(islice(run, steps) for run in runs), strict=True)
+        for step in counted_steps(loaders, steps)
     ]
     for loader in loaders:
         loader.close()
-    return found, sum(loader.bad_samples for loader in loaders)
+    return found, loaders[0].bad.replaced
 
 
 def shard_bytes(folder: Path) -> int:
@@ -108,7 +106,7 @@ def test_a_damaged_sidecar_in_the_cache_is_fetched_again(config, store, tmp_path
 def test_a_store_that_stops_answering_ends_the_run_and_replaces_nothing(config, store):
     data = replace(config().data, retries=1, timeout_s=0.3)
     loader = ModalityLoader(own(replace(config(), data=data)), 0, 1)
-    steps = loader.steps(0)
+    steps = counted_steps([loader], 10)
     next(steps)
     store.every, store.numbers = 1, itertools.repeat(0)  # 500 from now on
     shutil.rmtree(data.cache_dir)
@@ -117,7 +115,7 @@ def test_a_store_that_stops_answering_ends_the_run_and_replaces_nothing(config, 
     ):
         for _ in range(9):
             next(steps)
-    assert loader.bad_samples == 0
+    assert loader.bad.replaced == 0
 
 
 def test_no_piece_outlives_its_removal_in_an_open_file(config, store, tmp_path):

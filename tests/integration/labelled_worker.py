@@ -67,13 +67,15 @@ def main(log: Path, die_at: int, overrides: list[str]) -> None:
         batches = next(steps)
         assert all(isinstance(batch, LabelledBatch) for batch in batches)
         result = run.engine.step(batches)
+        replaced = torch.tensor(run.loader.outcome.replaced.sum())
+        run.count_samples(int(result.samples), int(distributed.all_sum(replaced)))
         row = {
             "step": run.engine.steps,
             "loss": result.loss,
             "correct": result.statistics["correct"].item(),
             "samples": [id for batch in batches for id in batch.sample_ids.tolist()],
             "labels": [label for batch in batches for label in batch.labels.tolist()],
-            "bad": run.loader.bad_samples,
+            "bad": run.loader.bad.replaced,
         }
         print(json.dumps(row), file=file, flush=True)
         if run.engine.steps % config.checkpoint.every == 0 or run.engine.steps == config.train.steps:

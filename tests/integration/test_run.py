@@ -22,6 +22,7 @@ from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
 from pretrain.checkpoints.reading import load_weights
 from pretrain.run_directory import lock
+from tests.data_shards.shard_tools import damage, make_shards
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch, session_processes, signal_all
 from tests.integration.real_shards import COUNT, build_shards
@@ -201,6 +202,24 @@ def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):
     assert rows(run)[-1]["step"] == 4, done.stderr[-3000:]
     assert rows(run)[-1]["bad_samples"] == 2  # once in each of the two epochs that four steps are
     assert "13" in done.stderr and "train-000000.tar" in done.stderr
+
+
+def test_too_many_bad_samples_stop_a_run_at_one_step_on_any_ranks_resumed_or_not(tmp_path):
+    """16 of 64 samples are damaged, and a run of four steps an epoch may have 24: it stops in its second epoch."""
+    make_shards(tmp_path / "shards", (64,))
+    damage(tmp_path / "shards", range(0, 64, 4))
+    limits = ["data.max_bad_samples=24", "data.max_bad_fraction=0.01", "deepspeed=zero1", "checkpoint.every=0"]
+    resumed = overrides(tmp_path / "shards", tmp_path / "resumed", *limits)
+    train(2, [*resumed, "train.steps=5"])
+    assert newest(tmp_path / "resumed") == 5
+    ends = [train(2, resumed), train(1, overrides(tmp_path / "shards", tmp_path / "straight", *limits))]
+    said = [[line for line in end.stderr.splitlines() if line.startswith("error: ")] for end in ends]
+    assert [len(lines) for lines in said] == [1, 1], [end.stderr[-3000:] for end in ends]
+    texts = [lines[0].partition(";")[0] for lines in said]
+    assert texts[0] == texts[1] and "data.max_bad_samples=24" in texts[0]
+    ours, theirs = rows(tmp_path / "resumed"), rows(tmp_path / "straight")
+    for key in ("step", "bad_samples", "bad_kinds"):
+        assert [row.get(key) for row in ours] == [row.get(key) for row in theirs]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from data_shards.loading.loader import open_loader
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index_file import FolderIndex, TokenizerEntry
-from tests.data_shards.shard_tools import TEXT, make_shards, member, small_config
+from tests.data_shards.shard_tools import TEXT, counted_steps, make_shards, member, small_config
 from tests.own import own
 
 
@@ -47,8 +47,8 @@ def test_labelled_batches_are_of_the_samples_of_the_masked_ones(tmp_path, modali
     del samples[7][1][labels]
     save(tmp_path, samples, modality)
     loader = ModalityLoader(config, 0, 1, labels=labels)
-    seen = [i for step in islice(loader.steps(0), 3) for b in step for i in b.sample_ids.tolist()]
-    assert 7 not in seen and loader.bad_samples == 1 and loader.bad_kinds == {"member": 1}
+    seen = [i for (step,) in counted_steps([loader], 3) for b in step for i in b.sample_ids.tolist()]
+    assert 7 not in seen and loader.bad.replaced == 1 and loader.bad.kinds == {"member": 1}
 
 
 def save(folder, samples, modality):

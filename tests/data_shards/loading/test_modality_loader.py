@@ -20,7 +20,7 @@ from data_shards.loading.loader import open_loader
 from data_shards.loading.microbatch import MicroBatches
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.plain import EpochOrder
-from tests.data_shards.shard_tools import damage, make_shards, small_config
+from tests.data_shards.shard_tools import counted_steps, damage, make_shards, small_config
 from tests.own import own
 
 
@@ -36,9 +36,8 @@ def real_part(batch, i):
 def contents(config, world=1, first=0, steps=4):
     """Per step: sample -> its tensors; images in the order of the ranks, others by their ids."""
     loaders = [open_loader(config, rank, world) for rank in range(world)]
-    runs = [loader.steps(first) for loader in loaders]
     found = []
-    for ranks in zip(*(islice(run, steps) for run in runs), strict=True):
+    for ranks in counted_steps(loaders, steps, first):
         assert len({len(micro_batches) for micro_batches in ranks}) == 1
         batches = [batch for micro_batches in ranks for batch in micro_batches]
         assert sum(map(len, batches)) == config.batch.global_ and max(map(len, batches)) <= config.batch.micro

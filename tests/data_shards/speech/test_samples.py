@@ -16,7 +16,7 @@ from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.sidecar import sidecar
 from data_shards.speech.audio import flac, read_audio
 from data_shards.speech.samples import Clips, crop_of, decode, statistics
-from tests.data_shards.shard_tools import SPEECH, clip, flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import SPEECH, clip, counted_steps, flip_byte, make_shards, small_config
 from tests.own import own
 
 CLIPS = Clips(own(small_config("", modality="speech")))
@@ -212,9 +212,8 @@ def test_replacements_keep_micro_batches_to_their_budget(tmp_path, known):
     for world in (1, 2):
         config = small_config(shards, batch=32, micro=32, lanes=4, window=8, modality="speech", micro_tokens=60)
         loaders = [open_loader(config, rank, world) for rank in range(world)]
-        steps = zip(*(islice(loader.steps(0), 20) for loader in loaders), strict=True)
-        batches = [batch for step in steps for rank in step for batch in rank]
-        assert sum(loader.bad_samples for loader in loaders) == 20 * len(bad)
+        batches = [batch for step in counted_steps(loaders, 20) for rank in step for batch in rank]
+        assert [loader.bad.replaced for loader in loaders] == [20 * len(bad)] * world
         assert max(batch.masks.numel() for batch in batches) <= 60
         pairs = [zip(b.sample_ids.tolist(), b.lengths.tolist(), strict=True) for b in batches]
         found[world] = sorted(pair for of_batch in pairs for pair in of_batch)
