@@ -14,10 +14,11 @@ from configs.checks.run import check, resolve_precision
 from configs.command import fail
 from configs.compose import compose_pretrain, print_help
 from configs.schema import PretrainConfig
-from pretrain.checkpoints.manifest import checkpoint_folders, describe_latest, newest_step
+from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
+from pretrain.checkpoints.manifest import Unreadable
 from pretrain.launching.command_line import GLOO_INTERFACE, command_line, rank_environment
 from pretrain.launching.demo import build_demo_shards, demo_overrides
-from pretrain.launching.exits import DONE, MISTAKE, STOPPED
+from pretrain.launching.exits import DONE, MISTAKE, STALLED, STOPPED
 from pretrain.launching.input_files import check_input_files
 from pretrain.launching.job import Job
 from pretrain.launching.plan import Launch, Machine, plan, this_machine
@@ -25,12 +26,22 @@ from pretrain.launching.supervise import supervise
 from pretrain.reporting.metrics_file import probed_modalities
 
 
-def is_complete(config: PretrainConfig, steps: int) -> bool:
-    """True if `steps` are all steps of the run, and its closing probe, if any, is in metrics.jsonl."""
-    if steps < max(config.train.steps, 1):
-        return False
+def completed_step(config: PretrainConfig) -> int | None:
+    """Step at which the run is complete; None if it is not.
+
+    It is if its newest sound checkpoint has all steps, and its closing probe, if any, is in metrics.jsonl.
+    """
+    run = Path(config.run.dir)
+    last = [folder for folder in checkpoint_folders(run / "checkpoints") if step_of(folder) >= config.train.steps]
+    if not last:
+        return None
+    from pretrain.checkpoints.reading import newest_sound  # seconds to import, with torch
+
+    newest = newest_sound(last)
     wanted = {modality for modality in config.modalities if config.for_modality(modality).probe.train_shards}
-    return wanted <= probed_modalities(Path(config.run.dir) / "metrics.jsonl", steps)
+    if newest is None or not wanted <= probed_modalities(run / "metrics.jsonl", step_of(newest)):
+        return None
+    return step_of(newest)
 
 
 def precision_text(config: PretrainConfig, launch: Launch, machine: Machine) -> str:
@@ -57,7 +68,7 @@ def main(overrides: list[str]) -> int:
         build_demo_shards(modality)
     run = Path(config.run.dir)
     check_input_files(config, resumes=bool(checkpoint_folders(run / "checkpoints")))
-    if is_complete(config, steps := newest_step(run)):
+    if steps := completed_step(config):
         print(f"{config.run.dir} is complete at step {steps}: nothing to do.")
         print(f"For more steps, raise train.steps; for a new run, give run.dir=DIR or remove {config.run.dir}.")
         return DONE
@@ -69,7 +80,7 @@ def main(overrides: list[str]) -> int:
         print(f"{GLOO_INTERFACE}={environment[GLOO_INTERFACE]}")
     ranks = 0 if launch.hostfile else launch.local_ranks
     requeued = os.environ.get("SLURM_JOB_ID", "") if config.cluster.kind == "slurm" and launch.node == 0 else ""
-    return supervise(Job(command, environment, run, ranks, lambda: describe_latest(run), requeued))
+    return supervise(Job(command, environment, run, ranks, lambda: describe_newest(run), requeued))
 
 
 def _ranks_text(launch: Launch, machine: Machine, environment: dict[str, str]) -> str:
@@ -83,5 +94,7 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except ValueError as error:
         fail(error, MISTAKE)
+    except Unreadable as error:
+        fail(error, STALLED)
     except KeyboardInterrupt:
         fail("interrupted: give the same command again", STOPPED)

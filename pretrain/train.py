@@ -17,6 +17,7 @@ from configs.checks.run import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from data_shards.loading.modality_loader import LoaderFailed
+from pretrain.checkpoints.manifest import Unreadable
 from pretrain.engine import distributed
 from pretrain.health.guard import RunStopped
 from pretrain.launching import exits
@@ -94,7 +95,7 @@ def _fail(error: Exception) -> NoReturn:
 
 def _code_of(error: Exception) -> int:
     match error:
-        case distributed.PeerLost() | LoaderFailed():
+        case distributed.PeerLost() | LoaderFailed() | Unreadable():
             return exits.STALLED
         case RunStopped():
             return exits.HALTED

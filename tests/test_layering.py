@@ -307,4 +307,4 @@ def test_no_two_files_import_each_other(package: str) -> None:
 def test_one_file_knows_the_names_of_checkpoint_folders() -> None:
     knows = {file.name for file in files("pretrain") if re.search(r'f?"(step|staging|removed|replaced)_[{"*]',
              file.read_text())}  # fmt: skip
-    assert knows == {"manifest.py"}
+    assert knows == {"folders.py"}

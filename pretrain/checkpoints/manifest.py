@@ -1,26 +1,40 @@
-"""Checkpoint folders and their manifests: folder names, file sizes and checksums.
+"""Manifest of a checkpoint: the files that belong to it, with sizes and checksums, and whether they are sound.
 
 RUN/checkpoints/step_00000500/manifest.json   {FILE: {"bytes": n, "sha256": ...}}, written last
-RUN/checkpoints/latest                        name of the newest, replaced after its manifest is on disk
 
-Only this file knows how folders are named: step_N a checkpoint, staging_step_N one that is being written,
-replaced_step_N and removed_step_N ones that are going.
+Only files that the manifest lists are read, and all of them are verified first. An error of the disk is no damage: what
+could not be read may be sound.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
+import stat
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_shards.files import file_sha256, replace_text
 
-PREFIX, STAGING = "step_", "staging_"
-REMOVED, REPLACED = "removed_", "replaced_"
-MANIFEST, LATEST = "manifest.json", "latest"
+T = TypeVar("T")
+
+MANIFEST, STATE = "manifest.json", "state.json"
+_RANK_FILE = re.compile(r"rank_[0-9]{5,}\.safetensors")
+WAITS_S = (1.0, 5.0)
+"""Seconds before the second and the third try of a read that failed."""
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors that say that there is no such file. All others say nothing about its content."""
+
+
+class Damaged(ValueError):
+    """Damage of a checkpoint: its files were read, and are not those that were written."""
+
+
+class Unreadable(OSError):
+    """Failure of the disk or the network in a read. The content may be sound: the same command may work later."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +45,37 @@ class FileEntry:
     sha256: str
 
 
-def checkpoint_folders(folder: Path) -> list[Path]:
-    """Folders of the checkpoints in RUN/checkpoints, oldest first."""
-    return sorted(p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and re.fullmatch(rf"{PREFIX}\d+", p.name))
+def file_name(rank: int) -> str:
+    """Name of a rank's file."""
+    return f"rank_{rank:05d}.safetensors"
 
 
-def step_folder(folder: Path, step: int) -> Path:
-    """Folder of the checkpoint of `step` in RUN/checkpoints."""
-    return folder / f"{PREFIX}{step:08d}"
+def is_own_name(name: str) -> bool:
+    """True for the names of the files that a save writes, half-written ones included."""
+    whole = name.removesuffix(".tmp")
+    return whole in (MANIFEST, STATE) or bool(_RANK_FILE.fullmatch(whole))
 
 
-def step_of(folder: Path) -> int:
-    """Step of a checkpoint's folder."""
-    return int(folder.name.removeprefix(PREFIX))
+def patiently(read: Callable[[], T], path: Path) -> T:
+    """Result of `read`, with two more tries if the disk fails.
 
-
-def shortage(folder: Path, needed: int, what: str = "a checkpoint") -> str | None:
-    """Message that RUN/checkpoints has no room for `needed` bytes; None if they fit."""
-    free = shutil.disk_usage(folder).free
-    return None if free >= needed else f"no room for {what} in {folder}: {needed:,} bytes needed, {free:,} free"
+    Raises Unreadable that names `path` after the last one, and at once the errors that no try can mend: there is no
+    such file, or it may not be read.
+    """
+    for wait in (*WAITS_S, None):
+        try:
+            return read()
+        except (*ABSENT, PermissionError):
+            raise
+        except OSError as error:
+            if wait is None:
+                raise Unreadable(
+                    f"{path} cannot be read ({error.strerror or error}). That is no damage, and nothing was removed: "
+                    "start it again once the disk answers. If it never does, move the checkpoint away: the run then "
+                    "goes on from the one before"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 def write_json(path: Path, value: Any) -> FileEntry:
@@ -58,93 +84,59 @@ def write_json(path: Path, value: Any) -> FileEntry:
     return FileEntry(path.stat().st_size, file_sha256(path))
 
 
-def staging_of(final: Path) -> Path:
-    """Folder in which the files of checkpoint `final` are gathered before they are committed.
+def write_manifest(folder: Path, entries: dict[str, FileEntry]) -> None:
+    """Write the manifest of a folder. Raises OSError."""
+    write_json(folder / MANIFEST, {name: asdict(entry) for name, entry in sorted(entries.items())})
 
-    Each checkpoint has its own: on NFS other nodes may for a while still take a reused name for the renamed folder.
+
+def read_manifest(folder: Path) -> dict[str, FileEntry]:
+    """Entries of a folder's manifest, by file name.
+
+    Raises Damaged if there is none, if it is not what a save writes, or if a name leads out of the folder; OSError if
+    it cannot be read.
     """
-    return final.with_name(f"{STAGING}{final.name}")
+    path = folder / MANIFEST
+    try:
+        saved = json.loads(patiently(path.read_bytes, path))
+        entries = {name: FileEntry(entry["bytes"], entry["sha256"]) for name, entry in saved.items()}
+    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Damaged(f"{MANIFEST} is missing or unreadable") from None
+    for name in entries:
+        if Path(name).name != name or "\0" in name:
+            raise Damaged(f"{name} in {MANIFEST} leads out of the checkpoint")
+    if STATE not in entries:
+        raise Damaged(f"{MANIFEST} does not list {STATE}")
+    return entries
 
 
-def commit(staging: Path, final: Path, entries: dict[str, FileEntry]) -> None:
-    """Turn the files in `staging` into the complete checkpoint `final`.
-
-    Raises OSError; `final` is then unchanged or absent.
-    """
-    write_json(staging / MANIFEST, {name: asdict(entry) for name, entry in sorted(entries.items())})
-    replaced = final.with_name(f"{REPLACED}{final.name}")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        final.rename(replaced)
-    staging.rename(final)
-    replace_text(final.parent / LATEST, final.name)  # its fsync of the folder also makes the renaming durable
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def remove(folder: Path) -> None:
-    """Remove a checkpoint. A kill on the way leaves nothing that looks like a checkpoint."""
-    if folder.exists():
-        doomed = folder.with_name(f"{REMOVED}{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Tidy RUN/checkpoints after a killed save, replacement or removal. A replaced checkpoint is put back."""
-    for replaced in folder.glob(f"{REPLACED}*"):
-        final = folder / replaced.name.removeprefix(REPLACED)
-        if not final.exists():
-            replaced.rename(final)
-    for prefix in (STAGING, REMOVED, REPLACED):
-        for left in folder.glob(f"{prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
+def rank_files(folder: Path) -> list[Path]:
+    """Paths of the ranks' files that a folder's manifest lists. Raises as `read_manifest` does."""
+    return [folder / name for name in sorted(read_manifest(folder)) if _RANK_FILE.fullmatch(name)]
 
 
 def damage(folder: Path, rank: int = 0, world: int = 1) -> list[str]:
     """Faults of a checkpoint against its manifest, one text per file; empty if the checkpoint is good.
 
-    Rank `rank` of `world` checks its share of the files. A name that leads out of the folder is a fault.
+    Rank `rank` of `world` checks its share of the files. A name that leads out of the folder is a fault. Raises OSError
+    if a file cannot be read, which is no fault.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        expected = sorted((name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{MANIFEST} is missing or unreadable"]
-    return [fault for entry in expected[rank::world] if (fault := _fault(folder, *entry))]
+        expected = sorted(read_manifest(folder).items())
+    except Damaged as error:
+        return [str(error)]
+    return [fault for name, entry in expected[rank::world] if (fault := _fault(folder / name, entry))]
 
 
-def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
-    path = folder / name
-    if Path(name).name != name or path.is_symlink():
-        return f"{name} in {MANIFEST} leads out of the checkpoint"
-    if not path.is_file():
-        return f"{name} is missing"
-    if path.stat().st_size != size:
-        return f"{name} has {path.stat().st_size} bytes, not {size}"
+def _fault(path: Path, entry: FileEntry) -> str | None:
     try:
-        return None if file_sha256(path) == digest else f"{name} has another checksum"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-
-
-def latest_checkpoint(run: Path) -> Path | None:
-    """Folder that RUN/checkpoints/latest names; None if the file is absent."""
-    latest = run / "checkpoints" / LATEST
-    try:
-        return latest.parent / latest.read_text().strip()
-    except OSError:
-        return None
-
-
-def newest_step(run: Path) -> int:
-    """Step of the checkpoint that RUN/checkpoints/latest names; 0 without one."""
-    latest = latest_checkpoint(run)
-    digits = latest.name.rpartition("_")[2] if latest else ""
-    return int(digits) if digits.isdecimal() else 0
-
-
-def describe_latest(run: Path) -> str:
-    """Words for the checkpoint from which the run would resume."""
-    latest = latest_checkpoint(run)
-    return f"the last checkpoint is {latest}" if latest else "there is no checkpoint yet"
+        status = patiently(path.lstat, path)
+        if stat.S_ISLNK(status.st_mode):
+            return f"{path.name} in {MANIFEST} leads out of the checkpoint"
+        if not stat.S_ISREG(status.st_mode):
+            return f"{path.name} is missing"
+        if status.st_size != entry.bytes:
+            return f"{path.name} has {status.st_size} bytes, not {entry.bytes}"
+        same = patiently(lambda: file_sha256(path), path) == entry.sha256
+        return None if same else f"{path.name} has another checksum"
+    except ABSENT:
+        return f"{path.name} is missing"

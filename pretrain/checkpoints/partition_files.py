@@ -14,6 +14,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_shards.files import atomic_write
-from pretrain.checkpoints.manifest import FileEntry
+from pretrain.checkpoints.manifest import Damaged, FileEntry, patiently, rank_files
 from pretrain.engine.layout import Fragment
 
 CHUNK = 2**24  # bytes hashed and written at a time
@@ -49,11 +50,6 @@ class Layout:
         """Parse the result of `text`."""
         saved = json.loads(text)
         return Layout(tuple(saved["partitions"]), tuple(Fragment(*f) for f in saved["fragments"]), saved["shapes"])
-
-
-def file_name(rank: int) -> str:
-    """Name of a rank's file."""
-    return f"rank_{rank:05d}.safetensors"
 
 
 def tensor_bytes(sizes: Mapping[str, int]) -> int:
@@ -117,26 +113,22 @@ class _Piece:
 
 
 class PartitionFiles:
-    """Files of all ranks of one checkpoint, read as whole parameters or as slices of them."""
+    """Files of all ranks that a checkpoint's manifest lists, read as whole parameters or as slices of them."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError that names the folder if files are missing or do not cover each parameter exactly once."""
+        """Raises Damaged that names the folder if files are missing or do not cover each parameter exactly once."""
         self.folder = folder
-        paths = sorted(folder.glob("rank_*.safetensors"))
+        paths = rank_files(folder)
         if not paths:
-            raise ValueError(f"{folder} holds no rank_*.safetensors: it is no checkpoint of this version")
+            raise Damaged(f"{folder}: its manifest lists no rank_*.safetensors; use the checkpoint before")
         try:
-            self._files = [safe_open(path, "pt") for path in paths]
+            self._files = [patiently(partial(safe_open, path, "pt"), path) for path in paths]
             layouts = [Layout.parse(file.metadata()["layout"]) for file in self._files]
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: a file of it cannot be read ({error}); use the checkpoint before") from error
-        self._keys = [set(file.keys()) for file in self._files]
-        self.shapes = {name: torch.Size(shape) for name, shape in layouts[0].shapes.items()}
-        self._pieces: dict[str, list[_Piece]] = {name: [] for name in self.shapes}
-        for number, layout in enumerate(layouts):
-            for f in layout.fragments:
-                piece = _Piece(f.start, f.numel, number, layout.partitions[f.partition], f.offset)
-                self._pieces[f.name].append(piece)
+            self._keys = [set(file.keys()) for file in self._files]
+            self.shapes = {name: torch.Size(shape) for name, shape in layouts[0].shapes.items()}
+            self._pieces = self._arrange(layouts)
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(f"{folder}: a file of it cannot be read ({error}); use the checkpoint before") from error
         for name, pieces in self._pieces.items():
             pieces.sort(key=lambda piece: piece.start)
             self._check_cover(name, pieces)
@@ -164,6 +156,14 @@ class PartitionFiles:
         """True if the files hold `key` of the parameter."""
         return all(f"{piece.partition}/{key}" in self._keys[piece.file] for piece in self._pieces[name])
 
+    def _arrange(self, layouts: Sequence[Layout]) -> dict[str, list[_Piece]]:
+        """Pieces of each parameter."""
+        pieces: dict[str, list[_Piece]] = {name: [] for name in self.shapes}
+        for number, layout in enumerate(layouts):
+            for f in layout.fragments:
+                pieces[f.name].append(_Piece(f.start, f.numel, number, layout.partitions[f.partition], f.offset))
+        return pieces
+
     def _check_cover(self, name: str, pieces: list[_Piece]) -> None:
         reached = 0
         for piece in pieces:
@@ -171,4 +171,4 @@ class PartitionFiles:
                 break
             reached += piece.numel
         if reached != self.shapes[name].numel() or sum(p.numel for p in pieces) != reached:
-            raise ValueError(f"{self.folder}: the ranks' files do not cover {name} exactly once; files are missing")
+            raise Damaged(f"{self.folder}: the ranks' files do not cover {name} exactly once; files are missing")

@@ -13,7 +13,8 @@ from torch import Tensor
 from configs.schema_modalities import Modality
 from data_shards.shards.bad_sample import BadKind
 from models.data2vec import Weights
-from pretrain.checkpoints.manifest import checkpoint_folders, damage
+from pretrain.checkpoints.folders import checkpoint_folders
+from pretrain.checkpoints.manifest import STATE, Damaged, damage, patiently
 from pretrain.checkpoints.partition_files import PartitionFiles
 from pretrain.engine import distributed
 from pretrain.engine.layout import MASTER, GroupState
@@ -21,7 +22,6 @@ from pretrain.engine.teacher import STATE as TEACHER
 
 log = logging.getLogger(__name__)
 
-STATE = "state.json"
 FORMAT = 2  # 1 was DeepSpeed's own files
 SPARE = 2**20  # upper bound of a checkpoint's bytes beside its tensors
 
@@ -59,34 +59,71 @@ class RunState:
 
 
 def read_state(folder: Path) -> RunState:
-    """Read a checkpoint's state. Raises ValueError if an incompatible version of this code wrote it."""
-    saved = json.loads((folder / STATE).read_text())
-    if saved.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder} has format {saved.get('format', 1)}, this version reads {FORMAT}: go on with the version that "
-            "wrote it (config.yaml names its revision), or choose another run.dir"
-        )
-    groups = [GroupState(group["step"], tuple(group["keys"])) for group in saved.pop("groups")]
-    return RunState(**saved, groups=groups)
+    """Read a checkpoint's state.
+
+    Raises ValueError if an incompatible version of this code wrote it, Damaged if none did, OSError if it cannot be
+    read.
+    """
+    path = folder / STATE
+    try:
+        saved = json.loads(patiently(path.read_bytes, path))
+        version = saved.get("format", 1)
+        if version == FORMAT:
+            groups = [GroupState(group["step"], tuple(group["keys"])) for group in saved.pop("groups")]
+            return RunState(**saved, groups=groups)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path} is not what this version writes ({error}); use the checkpoint before") from None
+    raise ValueError(
+        f"{folder} has format {version}, this version reads {FORMAT}: go on with the version that "
+        "wrote it (config.yaml names its revision), or choose another run.dir"
+    )
 
 
 def newest_good_of(run_dir: Path) -> Path:
-    """Newest good checkpoint of a run, for a single process. Raises ValueError that names the run if there is none."""
-    if folder := newest_undamaged(checkpoint_folders(run_dir / "checkpoints")):
+    """Newest sound checkpoint of a run, for a single process.
+
+    Raises ValueError that names the run if there is none, OSError if a checkpoint cannot be read.
+    """
+    if folder := newest_sound(checkpoint_folders(run_dir / "checkpoints")):
         return folder
     raise ValueError(f"run={run_dir} has no complete checkpoint: let it train until its first (checkpoint.every)")
 
 
-def newest_undamaged(folders: list[Path]) -> Path | None:
-    """Last of the folders whose files match their manifest; None if all are damaged. The ranks share the check."""
+def newest_sound(folders: list[Path], damaged: set[Path] | None = None) -> Path | None:
+    """Last of the folders that is sound; None if all are damaged. Every decision about the newest checkpoint is here.
+
+    The ranks share the check, and all of them call it. The log names the folders that are passed over, and `damaged`
+    collects them. Raises OSError on every rank if a folder cannot be read: it may be sound.
+    """
     for folder in reversed(folders):
-        share = damage(folder, distributed.rank(), distributed.world())
-        faults = [fault for part in distributed.gather(share) for fault in part]
+        faults = faults_of(folder)
         if not faults:
             return folder
         if distributed.rank() == 0:
-            log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(sorted(set(faults))))
+            log.warning("checkpoint %s is damaged and passed over: %s", folder, "; ".join(faults))
+        if damaged is not None:
+            damaged.add(folder)
     return None
+
+
+def faults_of(folder: Path) -> list[str]:
+    """Faults of a checkpoint: files that differ from its manifest, or that do not make up a checkpoint. Collective.
+
+    Raises OSError on every rank if a file cannot be read, ValueError if another version wrote it.
+    """
+    shares = distributed.everywhere(lambda: damage(folder, distributed.rank(), distributed.world()))
+    faults = sorted({fault for share in shares for fault in share})
+    return faults or distributed.on_first(lambda: _content_faults(folder))
+
+
+def _content_faults(folder: Path) -> list[str]:
+    """Faults of a checkpoint whose files all match its manifest: one that lists too little, for instance."""
+    try:
+        read_state(folder)
+        PartitionFiles(folder)
+    except Damaged as fault:
+        return [str(fault)]
+    return []
 
 
 def load_weights(run_dir: Path, weights: Weights) -> tuple[dict[str, Tensor], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from data_shards.progress import Progress, bytes_progress
-from pretrain.checkpoints.manifest import FileEntry, commit, remove_leftovers, shortage, staging_of, write_json
-from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name, tensor_bytes, write_partitions
-from pretrain.checkpoints.reading import SPARE, STATE, read_state
+from pretrain.checkpoints.folders import commit, discard, make_staging, remove_leftovers, shortage
+from pretrain.checkpoints.manifest import STATE, FileEntry, file_name, write_json
+from pretrain.checkpoints.partition_files import Layout, PartitionFiles, tensor_bytes, write_partitions
+from pretrain.checkpoints.reading import SPARE, read_state
 from pretrain.engine.layout import MASTER, Fragment
 
 WHOLE = "reshard, as whole parameters"
@@ -37,7 +37,7 @@ def rewrite_whole(folder: Path, files: int) -> None:
             entries |= _write(staging, source, sizes, files, progress)
         commit(staging, folder, entries)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        discard(staging)
         raise
 
 
@@ -45,8 +45,7 @@ def _stage(folder: Path, needed: int) -> Path:
     remove_leftovers(folder.parent)
     if text := shortage(folder.parent, needed, "a second checkpoint"):
         raise OSError(text)
-    staging_of(folder).mkdir()
-    return staging_of(folder)
+    return make_staging(folder)
 
 
 def _write(

@@ -3,7 +3,7 @@
     RUN/checkpoints/step_00000500/   rank_*.safetensors   each rank's masters, Adam's moments and teacher, fp32
                                      state.json           steps, data position, guards: the same on all ranks
                                      manifest.json        size and SHA-256 of every file above, written last
-    RUN/checkpoints/latest           name of the newest, replaced after its manifest is on disk
+    RUN/checkpoints/latest           name of the newest, for people: the newest sound folder decides
 
 A save copies this rank's partitions to host memory, and a thread writes them. The checkpoint takes its name once every
 rank's file is on disk. A resume reads the slices of its own partitions, whatever ranks and ZeRO stage wrote them.
@@ -23,21 +23,20 @@ from torch import Tensor
 from configs.schema_running import CheckpointConfig
 from data_shards.progress import bytes_progress
 from pretrain.checkpoints.agreement import agreement, check_agreement
-from pretrain.checkpoints.manifest import (
-    FileEntry,
+from pretrain.checkpoints.folders import (
     checkpoint_folders,
     commit,
-    damage,
+    make_staging,
     remove,
     remove_leftovers,
     shortage,
     staging_of,
     step_folder,
     step_of,
-    write_json,
 )
-from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name
-from pretrain.checkpoints.reading import SPARE, STATE, RunState, newest_undamaged, read_state
+from pretrain.checkpoints.manifest import STATE, Damaged, FileEntry, file_name, write_json
+from pretrain.checkpoints.partition_files import Layout, PartitionFiles
+from pretrain.checkpoints.reading import SPARE, RunState, faults_of, newest_sound, read_state
 from pretrain.checkpoints.snapshot import Snapshot, Write
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
@@ -58,6 +57,10 @@ class Checkpoints:
         """Newest checkpoint that this process has found or written."""
         self.failure: str | None = None
         """Message about the last save if it failed."""
+        self._damaged: set[Path] = set()
+        """Checkpoints that this process has read and found damaged. What could not be read is not among them."""
+        self._unremovable: set[Path] = set()
+        """Old checkpoints that could not be removed. The log has named them."""
         if distributed.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
@@ -71,7 +74,12 @@ class Checkpoints:
         """
         self.finish()
         final = step_folder(self.folder, engine.steps)
-        if distributed.broadcast(distributed.rank() == 0 and not damage(final)):
+        try:
+            saved = not faults_of(final)
+        except OSError as error:
+            self._fail(engine.steps, str(error))
+            return
+        if saved:
             self.newest, self.failure = final, None
             return
         tensors = _own_tensors(engine)
@@ -117,12 +125,13 @@ class Checkpoints:
             self._host_memory(engine)
 
     def newest_good(self) -> Path | None:
-        """Newest checkpoint whose files match its manifest; None in a new run.
+        """Newest sound checkpoint; None in a new run.
 
         The log names damaged checkpoints. Raises ValueError if all are damaged: only the user may decide to start over.
+        Raises OSError if one newer than all sound ones cannot be read.
         """
-        folders: list[Path] = distributed.broadcast(checkpoint_folders(self.folder))
-        self.newest = newest_undamaged(folders)
+        folders = distributed.on_first(lambda: checkpoint_folders(self.folder))
+        self.newest = newest_sound(folders, self._damaged)
         if folders and not self.newest:
             raise ValueError(
                 f"every checkpoint in {self.folder} is damaged ({', '.join(f.name for f in folders)}): "
@@ -175,8 +184,7 @@ class Checkpoints:
             state.written_by = _ranks_text(engine)
             try:
                 remove_leftovers(self.folder)
-                staging_of(final).mkdir()
-                entry = write_json(staging_of(final) / STATE, asdict(state))
+                entry = write_json(make_staging(final) / STATE, asdict(state))
             except OSError as error:
                 entry = error
         entry = distributed.broadcast(entry)
@@ -199,6 +207,7 @@ class Checkpoints:
             self._fail(step_of(final), "; ".join(errors))
             return
         self.newest, self.failure = final, None
+        self._damaged.discard(final)
         if distributed.rank() == 0:
             self._prune(final)
 
@@ -216,14 +225,27 @@ class Checkpoints:
     def _prune(self, newest: Path) -> None:
         """Keep the last `keep` checkpoints up to `newest`, and all whose step is a multiple of `keep_every`.
 
-        Checkpoints later than `newest` are removed: they are damaged, or this run would have resumed from them.
+        Those found damaged are removed. Others later than `newest` stay: somebody has put them there meanwhile.
         """
-        folders = checkpoint_folders(self.folder)
-        upto = [folder for folder in folders if folder.name <= newest.name]
-        every = self._config.keep_every
-        for_good = [folder for folder in upto if every and step_of(folder) % every == 0]
-        for folder in set(folders) - set(upto[-self._config.keep :]) - set(for_good):
+        every, keep = self._config.keep_every, self._config.keep
+        try:
+            folders = checkpoint_folders(self.folder)
+        except OSError as error:
+            log.warning("old checkpoints stay for now: %s", error)
+            return
+        good = [folder for folder in folders if folder not in self._damaged and step_of(folder) <= step_of(newest)]
+        old = [folder for folder in good[:-keep] if not every or step_of(folder) % every]
+        for folder in (*old, *self._damaged.intersection(folders)):
+            self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Remove an old checkpoint; the log says once that it stays if it cannot be removed."""
+        try:
             remove(folder)
+        except (OSError, Damaged) as error:
+            if folder not in self._unremovable:
+                log.warning("checkpoint %s cannot be removed (%s): it stays", folder, error)
+            self._unremovable.add(folder)
 
 
 def _has_part(engine: Engine) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import distributed as dist
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, at its import, of a guess
+
+T = TypeVar("T")
 
 _PEER_LOST_WORDS = (
     "gloo/transport",
@@ -120,6 +123,33 @@ def gather(value: object) -> list:
     if world() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def everywhere(function: Callable[[], T]) -> list[T]:
+    """Every rank's result of `function`, on every rank. An error of its user or its files on one rank is raised on all.
+
+    So no rank waits for one that has failed.
+    """
+    results = gather(_outcome(function))
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """Rank 0's result of `function`, or its error, on every rank."""
+    result = broadcast(_outcome(function) if rank() == 0 else None)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _outcome(function: Callable[[], T]) -> T | Exception:
+    try:
+        return function()
+    except (OSError, ValueError) as error:
+        return error
 
 
 def barrier() -> None:

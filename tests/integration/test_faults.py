@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain.checkpoints.manifest import checkpoint_folders
+from pretrain.checkpoints.folders import checkpoint_folders
 from pretrain.launching.exits import DONE, FAILED, STALLED, STOPPED
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all

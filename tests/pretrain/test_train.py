@@ -3,6 +3,7 @@
 import pytest
 
 from pretrain import train
+from pretrain.checkpoints.manifest import Unreadable
 from pretrain.engine.distributed import PeerLost
 from pretrain.health.guard import RunStopped
 from pretrain.launching import exits
@@ -41,6 +42,7 @@ def end(monkeypatch, tmp_path):
         (RunStopped("20 bad steps"), exits.HALTED),
         (train.LoaderFailed("a loader process failed"), exits.STALLED),
         (PeerLost("another rank has ended"), exits.STALLED),
+        (Unreadable("state.json cannot be read"), exits.STALLED),
         (OSError(28, "No space left on device"), exits.FAILED),
     ],
 )

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pretrain.checkpoints.partition_files import Layout, PartitionFiles, file_name, write_partitions
+from pretrain.checkpoints.manifest import Damaged, FileEntry, file_name, read_manifest, write_manifest
+from pretrain.checkpoints.partition_files import Layout, PartitionFiles, write_partitions
 from pretrain.engine.layout import Fragment
 
 SHAPES = {"a": (2, 3), "b": (5,)}
@@ -24,6 +25,7 @@ def cut(folder, ranks: int, moment: bool = True) -> None:
     """A flat group of both parameters in equal partitions, padded at its end, as ZeRO 1 cuts it."""
     flat = torch.cat([WHOLE["a"], WHOLE["b"]])
     size = -(-len(flat) // ranks)
+    entries = {"state.json": FileEntry(0, "")}
     padded = torch.cat([flat, torch.zeros(size * ranks - len(flat))])
     for rank in range(ranks):
         left, right = rank * size, (rank + 1) * size
@@ -34,7 +36,15 @@ def cut(folder, ranks: int, moment: bool = True) -> None:
         ]
         part = padded[left:right]
         tensors = {"0/master": part} | ({"0/exp_avg": -part} if moment else {})
-        write(folder, rank, Layout(("0",), tuple(fragments), SHAPES), tensors)
+        entries[file_name(rank)] = write(folder, rank, Layout(("0",), tuple(fragments), SHAPES), tensors)
+    write_manifest(folder, entries)
+
+
+def unlist(folder, rank: int) -> None:
+    """Take a rank's file out of the manifest."""
+    entries = read_manifest(folder)
+    del entries[file_name(rank)]
+    write_manifest(folder, entries)
 
 
 def test_the_file_is_what_the_library_writes_and_its_checksum_is_told(tmp_path):
@@ -70,19 +80,28 @@ def test_what_was_not_kept_is_known(tmp_path):
 
 def test_a_missing_rank_is_named_by_the_parameter_that_it_held(tmp_path):
     cut(tmp_path, 3)
-    (tmp_path / file_name(1)).unlink()
-    with pytest.raises(ValueError, match="do not cover a exactly once"):
+    unlist(tmp_path, 1)
+    with pytest.raises(Damaged, match="do not cover a exactly once"):
         PartitionFiles(tmp_path)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path):
+    cut(tmp_path, 2)
+    for content in (b"no tensors", (tmp_path / file_name(0)).read_bytes()):
+        (tmp_path / file_name(7)).write_bytes(content)
+        assert torch.equal(PartitionFiles(tmp_path).whole("a", "master"), WHOLE["a"].view(SHAPES["a"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"\xff" * 64])
 def test_a_file_that_is_none_is_refused(tmp_path, content):
     cut(tmp_path, 1)
     (tmp_path / file_name(0)).write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(Damaged, match="cannot be read"):
         PartitionFiles(tmp_path)
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} holds no rank_"):
+    cut(tmp_path, 1)
+    unlist(tmp_path, 0)
+    with pytest.raises(Damaged, match=f"{tmp_path}: its manifest lists no rank_"):
         PartitionFiles(tmp_path)

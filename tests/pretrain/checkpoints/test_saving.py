@@ -13,12 +13,12 @@ import torch
 
 from configs.compose import compose_pretrain
 from configs.schema_running import CheckpointConfig
-from pretrain.checkpoints import manifest, snapshot
-from pretrain.checkpoints.manifest import damage, remove_leftovers
+from pretrain.checkpoints import folders, manifest, saving, snapshot
+from pretrain.checkpoints.manifest import Unreadable, damage
 from pretrain.checkpoints.reading import RunState
 from pretrain.checkpoints.saving import Checkpoints
 from pretrain.engine.layout import Fragment, GroupState
-from tests.pretrain.checkpoints.test_manifest import make
+from tests.pretrain.checkpoints.test_manifest import RANK, make
 
 
 class Partitions:
@@ -89,6 +89,7 @@ def test_a_disk_that_fills_at_the_small_files_leaves_a_good_checkpoint(tmp_path,
     write = manifest.replace_text
     fills = lambda path, text: full_disk() if path.name == victim else write(path, text)  # noqa: E731
     monkeypatch.setattr(manifest, "replace_text", fills)
+    monkeypatch.setattr(folders, "replace_text", fills)
     checkpoints.save(engine(20), state(), wait=True)
     assert "No space left" in checkpoints.failure
     monkeypatch.undo()
@@ -113,11 +114,11 @@ def test_the_newest_good_checkpoint_is_taken_and_the_damaged_one_named(tmp_path,
     old, new = make(tmp_path, 10), make(tmp_path, 20)
     checkpoints = checkpoints_of(tmp_path)
     assert checkpoints.newest_good() == new
-    data = bytearray((new / "model.pt").read_bytes())
+    data = bytearray((new / RANK).read_bytes())
     data[123] ^= 1
-    (new / "model.pt").write_bytes(data)
+    (new / RANK).write_bytes(data)
     assert checkpoints.newest_good() == old
-    assert str(new) in caplog.text and "model.pt has another checksum" in caplog.text
+    assert str(new) in caplog.text and f"{RANK} has another checksum" in caplog.text
 
 
 def test_a_killed_save_leaves_nothing_that_could_be_loaded(tmp_path):
@@ -144,30 +145,102 @@ def test_every_mth_is_kept_for_good(tmp_path):
     assert names(tmp_path) == ["latest", "step_00000020", "step_00000040", "step_00000050"]
 
 
-def test_a_replacement_that_was_killed_half_way_gives_the_old_one_back(tmp_path):
-    folder = make(tmp_path, 10)
-    folder.rename(folder.with_name("replaced_step_00000010"))
-    (tmp_path / "checkpoints/staging_step_00000012").mkdir()
-    (tmp_path / "checkpoints/removed_step_00000005").mkdir()
-    remove_leftovers(tmp_path / "checkpoints")
-    assert names(tmp_path) == ["step_00000010"] and damage(folder) == []
-    shutil.copytree(folder, folder.with_name("replaced_step_00000010"))
-    remove_leftovers(tmp_path / "checkpoints")
-    assert names(tmp_path) == ["step_00000010"]
-
-
 def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path):
-    for step in (10, 11, 15, 20):
+    """Those that were read as damaged when the run resumed at 10."""
+    for step in (10, 15, 20):
         make(tmp_path, step)
-    for step in (15, 20):  # the run resumed at 10 and has just saved 11
-        (tmp_path / f"checkpoints/step_000000{step}/model.pt").write_bytes(b"damaged")
+    for step in (15, 20):
+        (tmp_path / f"checkpoints/step_000000{step}/{RANK}").write_bytes(b"damaged")
     checkpoints = checkpoints_of(tmp_path)
-    checkpoints._prune(checkpoints.folder / "step_00000011")
-    assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["step_00000010", "step_00000011"]
+    assert checkpoints.newest_good().name == "step_00000010"
+    checkpoints.save(engine(11), state(), wait=True)
+    assert names(tmp_path) == ["latest", "step_00000010", "step_00000011"]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Failing disk: `failing(folder)` lets no rank's file of it be read."""
+    monkeypatch.setattr(manifest, "WAITS_S", (0.0, 0.0))
+    read = manifest.file_sha256
+
+    def fails(folder: Path) -> None:
+        def sha256(path: Path) -> str:
+            if path == folder / RANK:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        monkeypatch.setattr(manifest, "file_sha256", sha256)
+
+    return fails
+
+
+def test_a_checkpoint_that_cannot_be_read_ends_the_start_and_is_never_removed(tmp_path, failing, monkeypatch, caplog):
+    old, new = make(tmp_path, 10), make(tmp_path, 20)
+    failing(new)
+    checkpoints = checkpoints_of(tmp_path)
+    with pytest.raises(Unreadable, match=f"{new}/{RANK} cannot be read .Input/output error"):
+        checkpoints.newest_good()
+    monkeypatch.undo()
+    assert "damaged" not in caplog.text
+    checkpoints.save(engine(11), state(), wait=True)  # as a rollback that was cut short would go on
+    assert damage(old) == damage(new) == []
+    assert checkpoints_of(tmp_path).newest_good() == new
+
+
+def test_a_checkpoint_of_this_step_that_cannot_be_read_is_not_replaced(tmp_path, failing):
+    folder = make(tmp_path, 10)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    failing(folder)
+    checkpoints = checkpoints_of(tmp_path)
+    checkpoints.save(engine(10), state(), wait=True)
+    assert "step 10 could not be written" in checkpoints.failure and "cannot be read" in checkpoints.failure
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_old_one_that_cannot_be_removed_is_named_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(saving, "remove", refuse)
+    checkpoints = checkpoints_of(tmp_path, keep=1)
+    for step in (10, 20, 30):
+        checkpoints.save(engine(step), state(), wait=True)
+        assert checkpoints.failure is None and checkpoints.newest.name == f"step_000000{step}"
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2 and all("cannot be removed ([Errno 13] Permission denied" in line for line in said)
+    monkeypatch.undo()
+    checkpoints.save(engine(40), state(), wait=True)
+    assert names(tmp_path) == ["latest", "step_00000040"]
+
+
+def test_only_what_a_save_has_written_is_removed(tmp_path, caplog):
+    """Folders with the names of checkpoints, but without a manifest, and files that somebody has put into one."""
+    checkpoints = checkpoints_of(tmp_path, keep=1)
+    checkpoints.save(engine(10), state(), wait=True)
+    notes, mine = checkpoints.folder / "step_00000010/notes.txt", checkpoints.folder / "step_00000005"
+    notes.write_text("the best so far")
+    mine.mkdir()
+    (mine / RANK).write_bytes(b"a copy of mine")
+    for step in (20, 30):
+        checkpoints.save(engine(step), state(), wait=True)
+    assert (mine / RANK).read_bytes() == b"a copy of mine" and f"{mine} cannot be removed" in caplog.text
+    assert names(tmp_path) == ["latest", "removed_step_00000010", "step_00000005", "step_00000030"]
+    kept = checkpoints.folder / "removed_step_00000010"
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+    checkpoints_of(tmp_path)
+    assert (kept / "notes.txt").exists()
+
+
+def test_checkpoints_that_somebody_puts_back_while_the_run_goes_on_stay(tmp_path):
+    checkpoints = checkpoints_of(tmp_path, keep=1)
+    checkpoints.save(engine(10), state(), wait=True)
+    later = make(tmp_path, 90)
+    checkpoints.save(engine(20), state(), wait=True)
+    assert damage(later) == [] and names(tmp_path) == ["latest", "step_00000020", "step_00000090"]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_by_itself(tmp_path):
     assert checkpoints_of(tmp_path).newest_good() is None
-    (make(tmp_path, 10) / "model.pt").unlink()
+    (make(tmp_path, 10) / RANK).unlink()
     with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged \(step_00000010\): move them away"):
         checkpoints_of(tmp_path).newest_good()

@@ -44,6 +44,7 @@ def test_a_process_alone_has_every_collective() -> None:
     assert distributed.all_sum(torch.tensor([1.0, 2.0])).tolist() == [1, 2]
     assert distributed.largest(1.5, CPU) == 1.5
     assert distributed.broadcast({"a": 1}) == {"a": 1} and distributed.gather("x") == ["x"]
+    assert distributed.everywhere(lambda: 7) == [7] and distributed.on_first(lambda: 7) == 7
     distributed.barrier()
 
 
@@ -55,8 +56,13 @@ device = d.start()
 rank = d.rank()
 summed = d.all_sum(torch.tensor([1.0, rank])).tolist()
 found = [d.world(), summed, d.largest(1 + rank / 2, device), d.broadcast([rank, "a"]), d.gather(f"of {rank}")]
+for collective in (d.everywhere, d.on_first):
+    try:
+        collective(lambda: open("/none") if rank == (collective is d.everywhere) else 7)
+    except FileNotFoundError:  # of one rank, raised on both
+        found.append(collective.__name__)
 d.barrier()
-assert found == [2, [2.0, 1.0], 1.5, [0, "a"], ["of 0", "of 1"]], found
+assert found == [2, [2.0, 1.0], 1.5, [0, "a"], ["of 0", "of 1"], "everywhere", "on_first"], found
 os._exit(0)
 """
 

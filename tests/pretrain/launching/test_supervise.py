@@ -57,10 +57,10 @@ class Run:
         self.folder = folder
         program = (
             "import os, sys; from pathlib import Path; from pretrain.launching import exits, supervise\n"
-            "from pretrain.checkpoints.manifest import describe_latest\n"
+            "from pretrain.checkpoints.folders import describe_newest\n"
             f"supervise.PEERS_S, supervise.SCAN_S, exits.AGAIN_S = 0.5, 0.05, 0.5\n{patch}\n"
             f"job = supervise.Job({command!r}, dict(os.environ), Path('.'), {len(ranks) if here is None else here}, "
-            "lambda: describe_latest(Path('.')), os.environ.get('SLURM_JOB_ID', ''))\n"
+            "lambda: describe_newest(Path('.')), os.environ.get('SLURM_JOB_ID', ''))\n"
             "sys.exit(supervise.supervise(job))\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
