@@ -28,7 +28,7 @@ from pretrain.health.non_finite import first_not_finite
 from pretrain.health.preempt import Preemption
 from pretrain.health.watchdog import Watchdog
 from pretrain.reporting.metrics import ProbeResult
-from pretrain.reporting.metrics_file import read_rows
+from pretrain.reporting.metrics_file import keep_rows, read_rows
 from pretrain.reporting.report import Report
 from pretrain.run_directory import keep_tokenizer, write_config
 
@@ -75,6 +75,8 @@ class Training:
         self._report, self._preemption = report, preemption
         self._folder = Path(run.config.run.dir)
         self._mixture = mixture_of(run.config)
+        if distributed.rank() == 0:
+            keep_rows(self._folder / BAD_STEPS, run.engine.steps)
         self._watchdog = Watchdog(self._folder, run.config.watchdog, distributed.rank())
 
     def run(self) -> bool:

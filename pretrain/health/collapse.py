@@ -108,7 +108,11 @@ def _hook(name: str, real: Tensor, found: dict[str, Tensor]) -> Callable[[nn.Mod
 
 
 class CollapseGuard:
-    """Names modules, targets and predictions that vary too little: each once, and again after a recovery."""
+    """Names modules, targets and predictions that vary too little.
+
+    Each is named once, and again after a recovery; if a collapse is to stop the run, at every check, so that one that
+    was borne before (guard.collapse=warn) stops it as well.
+    """
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
@@ -116,7 +120,7 @@ class CollapseGuard:
         self._reported: set[str] = set()
 
     def check_modules(self, step: int, health: dict[str, ModuleHealth], modality: str = "") -> list[str]:
-        """Lines for the modules that have collapsed since the last check, in the order of `health`.
+        """Lines for the modules that have collapsed and are to be named, in the order of `health`.
 
         This is the order of the forward pass, so that the first line names the cause of the others. Until step
         `guard.std_after` the student's blocks are not compared with their first measurement. modality: the batch's in a
@@ -134,7 +138,7 @@ class CollapseGuard:
     def check_spread(
         self, step: int, applied_updates: int, modality: str, target_std: float, prediction_std: float
     ) -> list[str]:
-        """Lines for targets and for predictions that have collapsed since the last check.
+        """Lines for targets and for predictions that have collapsed and are to be named.
 
         They have collapsed if their standard deviation over the masked tokens of the whole step is too low after
         `guard.std_after` updates. Source: fairseq examples/data2vec (models/data2vec_audio.py).
@@ -174,10 +178,13 @@ class CollapseGuard:
         return f"effective rank {values.rank:.3g} (guard.min_module_rank={least_rank:g})" if low else ""
 
     def _is_news(self, key: str, std: float, collapsed: bool) -> bool:
-        """True if `key` has just collapsed. A `std` that is not finite changes nothing."""
+        """True if `key` is to be named: it has collapsed, and it is the first time or a reason to stop.
+
+        A `std` that is not finite changes nothing.
+        """
         if not math.isfinite(std):
             return False
-        news = collapsed and key not in self._reported
+        news = collapsed and (self._config.collapse == "stop" or key not in self._reported)
         (self._reported.add if collapsed else self._reported.discard)(key)
         return news
 

@@ -25,9 +25,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            kept = [row for row in read_rows(path) if resume_step > 0 and row["step"] <= resume_step]
-            replace_text(path, "".join(map(_line, kept)))
+        keep_rows(path, resume_step)
         self._file = path.open("ab", buffering=0)
         self._unwritten = b""
 
@@ -52,6 +50,17 @@ class MetricsFile:
         except OSError as error:
             if had_room:
                 log.warning("%s cannot be written (%s): its rows wait for room", self._file.name, error.strerror)
+
+
+def keep_rows(path: Path, resume_step: int) -> None:
+    """Remove the rows of steps after `resume_step`, which are taken again; at 0 all of them.
+
+    The file need not exist. Raises OSError.
+    """
+    if path.exists():
+        rows = read_rows(path)
+        kept = [row for row in rows if resume_step > 0 and row["step"] <= resume_step]
+        replace_text(path, "".join(map(_line, kept)))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -302,3 +302,16 @@ def test_a_resumed_guard_decides_as_the_first_one():
         assert resumed.check_modules(step, health, "speech") == guard.check_modules(step, health, "speech")
     assert resumed.check_spread(3, 3, "speech", 0.05, 0.5) == guard.check_spread(3, 3, "speech", 0.05, 0.5) == []
     assert resumed.state_dict() == guard.state_dict()
+
+
+def test_a_collapse_that_was_borne_stops_a_run_that_is_to_stop():
+    """guard.collapse=warn names it; then the same run goes on with guard.collapse=stop."""
+    health, low = {"m": ModuleHealth(0.01, 9)}, ("speech", 0.05, 0.5)
+    warned = CollapseGuard(GuardConfig(collapse="warn", std_after=0))
+    warned.check_modules(0, {"m": HEALTHY})
+    assert len(warned.check_modules(1, health) + warned.check_spread(1, 1, *low)) == 2
+    for collapse, lines in (("warn", 0), ("stop", 2)):
+        resumed = CollapseGuard(GuardConfig(collapse=collapse, std_after=0))
+        resumed.load_state_dict(warned.state_dict())
+        for step in (2, 3):  # the second time: the run was started once more
+            assert len(resumed.check_modules(step, health) + resumed.check_spread(step, step, *low)) == lines

@@ -124,8 +124,7 @@ def test_a_notice_reaches_the_ranks_and_their_code_counts(tmp_path: Path, number
 
 
 def test_one_signal_sent_twice_is_one_notice_and_a_later_one_ends_everything(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "latest").write_text("step_00000040")
+    (tmp_path / "checkpoints" / "step_00000040").mkdir(parents=True)
     run = Run(tmp_path, f"deaf(); {WAIT}; time.sleep(30)", f"deaf(); {WAIT}; time.sleep(30)")
     run.wait_for("rank0", "rank1")
     run.signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
-from pretrain.reporting.metrics_file import MetricsFile, read_rows
+from pretrain.reporting.metrics_file import MetricsFile, keep_rows, read_rows
 
 OPTIONAL = {f.name for f in fields(MetricsRow) if f.default is None}
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}
@@ -128,3 +128,15 @@ def test_rows_that_a_full_disk_does_not_take_wait_for_room(tmp_path, caplog):
     metrics.write(replace(ROW, step=40))
     disk.file.close()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [ROW.step, 20, 30, 40]
+
+
+def test_rows_of_steps_that_are_taken_again_are_dropped_from_any_file_of_steps(tmp_path):
+    file = tmp_path / "bad_steps.jsonl"
+    keep_rows(file, 5)
+    assert not file.exists()
+    lines = [f'{{"step": {step}, "kind": "spike", "samples": ["a.tar: x"]}}\n' for step in (4, 5, 6, 9)]
+    file.write_text("".join(lines))
+    keep_rows(file, 5)
+    assert file.read_text() == "".join(lines[:2])
+    keep_rows(file, 0)
+    assert file.read_text() == ""
