@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -30,24 +31,33 @@ def load_student(model: Data2Vec, init: str) -> str:
     folder = Path(init)
     if (folder / "checkpoints").is_dir():
         weights, source = _run_weights(folder, model.config)
+        optional = re.compile(r"head\..*|.*\.k_bias")  # shared blocks of a mixture have no bias of keys
     elif (folder / "config.json").is_file():
         weights, source = _huggingface_weights(folder, model.config), f"Hugging Face folder {folder}"
+        optional = re.compile(".*")  # load_pretrained has checked what must be there
     else:
         raise ValueError(f"init={init} is no run directory (checkpoints/) and no Hugging Face folder (config.json)")
     own = model.student.state_dict()
+    keys = f"use the same model= and the same {', '.join(f'{modality}.*' for modality in model.config.modalities)}"
     for name, values in weights.items():
-        if name not in own or own[name].shape != values.shape:
-            there = tuple(own[name].shape) if name in own else "absent"
-            raise ValueError(
-                f"init={init}: {name} is {tuple(values.shape)} there and {there} here: use the same model= and the "
-                f"same {', '.join(f'{modality}.*' for modality in model.config.modalities)}"
-            )
+        _check_values(f"init={init}: {name}", values, own.get(name), keys)
     kept = sorted(own.keys() - weights.keys())
+    if absent := [name for name in kept if not optional.fullmatch(name)]:
+        raise ValueError(f"init={init}: {absent[0]} is absent there, of {len(absent)} that this run needs: {keys}")
     model.student.load_state_dict(weights, strict=False)
     with torch.no_grad():
         for _, student, teacher in model.tracked():
             teacher.copy_(student)
     return f"student and teacher start from the {source}" + (f"; not in it: {', '.join(kept)}" if kept else "")
+
+
+def _check_values(what: str, values: Tensor, own: Tensor | None, remedy: str) -> None:
+    """Raise ValueError if values cannot take the place of our own: another shape, or no finite numbers."""
+    if own is None or own.shape != values.shape:
+        here = "absent" if own is None else tuple(own.shape)
+        raise ValueError(f"{what} is {tuple(values.shape)} there and {here} here: {remedy}")
+    if not torch.isfinite(values.to(own.dtype)).all():
+        raise ValueError(f"{what} has values that are not finite: start from other weights, or from an earlier step")
 
 
 def _run_weights(folder: Path, config: PretrainConfig) -> tuple[dict[str, Tensor], str]:

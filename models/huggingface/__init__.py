@@ -22,6 +22,7 @@ from models.huggingface.files import read_config, read_weights
 from models.huggingface.layout import Layout
 from models.layers.blocks import deep_norm_alpha
 
+_DAMAGED = "no model of this kind, or damaged; get the folder again"
 _BRANCH_OUTPUTS = ("attention.proj.weight", "attention.proj.bias", "feed_forward.fc2.weight", "feed_forward.fc2.bias")
 
 
@@ -68,17 +69,33 @@ def load_pretrained(folder: str | Path, config: ModalityConfig) -> dict[str, Ten
     """A Hugging Face folder -> weights named like those of `Data2Vec.student`.
 
     The head is missing, and so is the mask vector if the folder has none. Raises ValueError if the folder is not the
-    data2vec model of this modality, has other sizes than the configuration, or lacks weights.
+    data2vec model of this modality, has other sizes than the configuration, lacks weights or is damaged.
     """
     folder, layout = Path(folder), layout_of(config)
     _check_config(folder, layout)
-    theirs = {name.removeprefix(layout.prefix): tensor for name, tensor in read_weights(folder).items()}
+    theirs = _without_prefix(read_weights(folder), folder, layout.prefix)
     match config.modality:
         case "vision":
             vision.check_weights(theirs, folder, config)
         case "text":
-            theirs = text.without_token_types(theirs)
+            theirs = text.without_token_types(theirs, folder)
     return _from_huggingface(theirs, folder, config)
+
+
+def _without_prefix(theirs: dict[str, Tensor], folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The weights under the names of a model without a task head, whatever number of prefixes they have.
+
+    Raises ValueError if two weights then have one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        short = name
+        while short.startswith(prefix):
+            short = short.removeprefix(prefix)
+        if short in found:
+            raise ValueError(f"{folder} has several weights called {short}, with and without {prefix}: keep one model")
+        found[short] = tensor
+    return found
 
 
 def to_huggingface(state: dict[str, Tensor], config: ModalityConfig) -> dict[str, Tensor]:
@@ -100,9 +117,27 @@ def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityC
     missing = sorted((set(names.values()) | {name for group in fused.values() for name in group}) - set(theirs))
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}: is the file complete?")
+    for name in names.values():
+        _check_tensor(folder, name, theirs[name])
+    for group in fused.values():
+        for name in group:
+            _check_tensor(folder, name, theirs[name])
+            if theirs[name].dim() != 2 or theirs[name].shape != theirs[group[0]].shape:
+                raise ValueError(f"{folder}: {name} is {_shape(theirs[name])}, unlike {group[0]}: {_DAMAGED}")
     ours = {our: theirs[their] for our, their in names.items()}
     ours |= {our: torch.cat([theirs[their] for their in group]) for our, group in fused.items()}
     return _scaled_branches(ours, _depth_scale(config))
+
+
+def _check_tensor(folder: Path, name: str, tensor: Tensor) -> None:
+    """Raise ValueError for values that are no plain floating-point numbers: quantised or sparse ones."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{folder}: {name} has no plain floating-point values ({kind}): give unquantised weights")
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[{', '.join(map(str, tensor.shape))}]"
 
 
 def _depth_scale(config: ModalityConfig) -> float:
@@ -125,12 +160,21 @@ def _check_config(folder: Path, layout: Layout) -> None:
     for name, size in layout.sizes.items():
         value = theirs.get(name, size.default)
         if value != size.value:
-            there = f"{path}: {name} is {value}"
+            there = f"{path}: {name} is {value!r}"
+            if size.key and not _is_like(value, size.value):
+                raise ValueError(f"{there}, where {size.value!r} would fit this run: {_DAMAGED}")
             if not size.key:
                 raise ValueError(f"{there}, but here it is always {size.value}: this model cannot be taken over")
             choose = "choose the model= (tiny, base, large, huge) of that size, or " * size.key.startswith("model.")
             ours, wanted = size.ours(size.value), size.ours(value)
             raise ValueError(f"{there}, but {size.key} is {ours}: {choose}set {size.key}={wanted}")
+
+
+def _is_like(value: Any, ours: Any) -> bool:
+    """True for a value of the type of ours; if it is a list, for as many equal numbers."""
+    if not isinstance(ours, list):
+        return type(value) is type(ours)
+    return isinstance(value, list) and len(value) == len(ours) and all(type(v) is int and v == value[0] for v in value)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -66,12 +66,18 @@ def no_token_types(width: int) -> dict[str, Tensor]:
     return {_TYPES: torch.zeros(1, width)}
 
 
-def without_token_types(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their weights, with the embedding of token type 0 added to the positions: it is added to every token too."""
+def without_token_types(theirs: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """Their weights, with the embedding of token type 0 added to the positions: it is added to every token too.
+
+    Raises ValueError if the two do not fit together.
+    """
     if _TYPES not in theirs or _POSITIONS not in theirs:
         return theirs
-    positions = theirs[_POSITIONS].clone()
-    positions[FIRST_POSITION:] += theirs[_TYPES][0]
+    types, positions = theirs[_TYPES], theirs[_POSITIONS].clone()
+    fit = types.dim() == positions.dim() == 2 and len(types) > 0 and types.shape[1] == positions.shape[1]
+    if not fit or not types.is_floating_point() or not positions.is_floating_point():
+        raise ValueError(f"{folder}: {_TYPES} and {_POSITIONS} do not fit together: get the folder again")
+    positions[FIRST_POSITION:] += types[0]
     return theirs | {_POSITIONS: positions}
 
 

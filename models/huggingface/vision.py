@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from configs.published import PUBLISHED
 from models.huggingface.layout import BlockLayout, Layout, Size, module, transformer_sizes
 
 _TABLE = "encoder.relative_position_bias.relative_position_bias_table"
+_BLOCK_TABLE = re.compile(r"encoder\.layer\.\d+\..*\.relative_position_bias_table")
 _MODULES = {
     "norm1": "layernorm_before",
     "attention.proj": "attention.output.dense",
@@ -81,7 +83,7 @@ def preprocessor(config: ModalityConfig) -> dict[str, Any]:
 
 def check_weights(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> None:
     """Raise ValueError if a folder's weights (prefix removed) have no place in a model of this configuration."""
-    if _TABLE not in theirs and any("relative_position_bias_table" in name for name in theirs):
+    if _TABLE not in theirs and any(_BLOCK_TABLE.fullmatch(name) for name in theirs):
         raise ValueError(
             f"{folder} has a relative position table in every block (a fine-tuned model); "
             "this one shares a single table: start from a pre-trained folder"

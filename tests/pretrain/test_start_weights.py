@@ -109,6 +109,29 @@ def test_a_text_run_of_another_tokenizer_is_refused(tmp_path, run_of):
         load_student(target, str(folder))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused_before_the_first_step(tmp_path, run_of, value):
+    source = model()
+    name = "encoder.blocks.1.feed_forward.fc1.weight"
+    state = {key: tensor.double() for key, tensor in source.student.state_dict().items()}
+    state[name][3, 4] = value
+    save_pretrained(tmp_path / "folder", state, own(source.config))
+    if value < 1e299 or value == float("inf"):
+        source.student.load_state_dict(state)
+    else:  # a checkpoint has fp32 only
+        state[name][3, 4] = float("nan")
+        source.student.load_state_dict(state)
+    for folder in (tmp_path / "folder", run_of(source)):
+        with pytest.raises(ValueError, match=f"init={folder}: {name} has values that are not finite: start from"):
+            load_student(model(), str(folder))
+
+
+def test_a_run_of_fewer_blocks_does_not_leave_the_rest_at_random(run_of):
+    source = model("model.layers=2")
+    with pytest.raises(ValueError, match="blocks.2.* is absent there, of .* that this run needs: use the same model="):
+        load_student(model("model.layers=3"), str(run_of(source)))
+
+
 def test_folders_of_another_kind_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"init={tmp_path} is no run directory"):
         load_student(model(), str(tmp_path))

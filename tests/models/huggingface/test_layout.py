@@ -27,6 +27,12 @@ def edit_config(folder, **changes) -> None:
         ("speech", {"conv_bias": True}, "conv_bias is True, but here it is always False"),
         ("speech", {"num_conv_pos_embeddings": 5}, "but speech.position_layers is 3: set speech.position_layers=5"),
         ("text", {"vocab_size": 50265}, "vocab_size is 50265, but text.vocab_size is 50: set text.vocab_size=50265"),
+        ("text", {"hidden_size": "32"}, "hidden_size is '32', where 32 would fit this run: no model of this kind"),
+        ("text", {"max_position_embeddings": None}, "max_position_embeddings is None, where 26 would fit this run"),
+        ("speech", {"conv_dim": []}, r"conv_dim is \[\], where .* would fit this run"),
+        ("speech", {"conv_dim": [512] * 6 + [16]}, r"conv_dim is \[512, .*16\], where .* would fit this run"),
+        ("speech", {"conv_kernel": {}}, "conv_kernel is {}, but here it is always"),
+        ("vision", {"model_type": ["data2vec-vision"]}, "describes a .'data2vec-vision'. model, not"),
         ("text", {"max_position_embeddings": 514}, "but text.max_tokens is 24: set text.max_tokens=512"),
     ],
 )

@@ -56,3 +56,7 @@ def test_token_types_of_others_are_kept(tmp_path):
     save_file(weights | {"embeddings.token_type_embeddings.weight": types + 3}, tmp_path / "model.safetensors")
     after = load_pretrained(tmp_path, own(config))["positions.weight"]
     assert torch.equal(after[2:], before[2:] + 3) and torch.equal(after[:2], before[:2])
+    for odd in (torch.zeros(0, 32), torch.zeros(1, 31), torch.zeros(()), torch.zeros(1, 32, dtype=torch.int8)):
+        save_file(weights | {"embeddings.token_type_embeddings.weight": odd}, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=f"{tmp_path}: embeddings.token_type_embeddings.weight and .* do not fit"):
+            load_pretrained(tmp_path, own(config))
