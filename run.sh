@@ -33,7 +33,8 @@ USAGE
 }
 
 say() { printf '%s\n' "$*" >&2; }
-fail() { say "error: $*"; exit 1; }
+fail_with() { say "error: ${*:2}"; exit "$1"; }  # $1: the exit code, then the error
+fail() { fail_with 1 "$@"; }
 
 # Print the first interpreter that is new enough.
 find_python() {
@@ -43,7 +44,7 @@ find_python() {
       command -v -- "$candidate"
       return
     fi
-    [[ $candidate != "${PYTHON:-}" ]] || fail "PYTHON=$PYTHON is no Python 3.10 or newer"
+    [[ $candidate != "${PYTHON:-}" ]] || fail_with 2 "PYTHON=$PYTHON is no Python 3.10 or newer"
   done
   fail "no Python 3.10 or newer found: install one, or set PYTHON=/path/to/python3"
 }
@@ -100,7 +101,7 @@ explain() {
   if grep -qaiE 'No space left' "$LOG"; then
     fail "the disk is full: free some space and run the command again"
   elif grep -qaiE 'name resolution|NewConnectionError|ConnectTimeout|ProxyError|unreachable|Max retries' "$LOG"; then
-    fail "the package index could not be reached: check the network, or name a mirror in PIP_INDEX_URL; then run the command again"
+    fail_with 76 "the package index could not be reached: check the network, or name a mirror in PIP_INDEX_URL; then run the command again"
   fi
   fail "the installation failed: see $LOG; the next call repeats it"
 }

@@ -29,7 +29,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from data_shards.shards.index_file import read_folder_index
-from pretrain.checkpoints.manifest import checkpoint_folders
+from pretrain.checkpoints.folders import checkpoint_folders
 from pretrain.launching.exits import DONE, FAILED, MISTAKE, STALLED, STOPPED
 from tests.data_shards.http_store import serve
 from tests.integration.made_up import tiny

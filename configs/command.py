@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -10,23 +12,48 @@ from configs.compose import parse
 
 T = TypeVar("T")
 
+FAILED = 1
+"""Something failed. A line or a traceback on standard error names it."""
+MISTAKE = 2
+"""A mistake on the command line, in the environment or in the files that they name. One line gives the remedy."""
+STALLED = 76
+"""A store, a process or the network is gone for now (EX_PROTOCOL of sysexits.h). The same command goes on."""
+INTERRUPTED = 130
+"""Ctrl-C, in commands that save nothing (128 + SIGINT, as shells have it)."""
+
+
+class Temporary(Exception):
+    """Something is gone for now that nobody has to mend: a store, a process, the network. The same command goes on."""
+
+
+def code_of(error: BaseException) -> int:
+    """Exit code of a command that ends with this error."""
+    match error:
+        case Temporary():
+            return STALLED
+        case ValueError():
+            return MISTAKE
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case _:
+            return FAILED
+
 
 def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> None:
     """Call `function` with the config that the arguments describe.
 
-    Errors end the process with `error: ...` on standard error: code 2 for a wrong command line, 1 for a later failure
-    (files that cannot be read or written included), 130 after Ctrl-C.
+    Errors end the process with `error: ...` on standard error and the code of `code_of`. Bugs keep their traceback.
     """
     try:
-        config = parse(cls, arguments)
-    except ValueError as error:
-        fail(error, 2)
-    try:
-        function(config)
-    except (ValueError, OSError) as error:
-        fail(error, 1)
+        function(parse(cls, arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough: end as other programs do
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    except (ValueError, OSError, Temporary) as error:
+        fail(error, code_of(error))
     except KeyboardInterrupt:
-        fail("interrupted: give the same command again", 130)
+        fail("interrupted: give the same command again", INTERRUPTED)
 
 
 def fail(error: Exception | str, code: int) -> NoReturn:

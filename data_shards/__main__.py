@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from configs.checks.nearest import nearest
-from configs.command import fail, run
+from configs.command import FAILED, MISTAKE, fail, run
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards
@@ -40,7 +40,7 @@ def _index(config: IndexConfig) -> None:
     if len(refused) > _SHOWN:
         refused[_SHOWN:] = [f"... and {len(refused) - _SHOWN} shards more"]
     if refused:
-        fail("\n".join(refused), 1)
+        fail("\n".join(refused), FAILED)
 
 
 def _info(config: InfoConfig) -> None:
@@ -60,7 +60,7 @@ def _validate(config: ValidateConfig) -> None:
         print(f"{shards} shards are as their index says")
         return
     print("\n".join(differences))
-    fail(f"{len(differences)} differences in {shards} shards", 1)
+    fail(f"{len(differences)} differences in {shards} shards", FAILED)
 
 
 def _wrong(command: str) -> NoReturn:
@@ -69,11 +69,11 @@ def _wrong(command: str) -> NoReturn:
         near = nearest(command, ["bench", "build", "index", "info", "validate"])
         print(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""), file=sys.stderr)
     print(USAGE, file=sys.stderr)
-    sys.exit(2)
+    sys.exit(MISTAKE)
 
 
 def main(arguments: list[str]) -> None:
-    """Exit status: 0, 1 for an error or a difference, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run a command; it ends the process as `configs.command.run` says, and with 1 for a difference from the index."""
     command, *arguments = arguments or [""]
     match command:
         case "bench":

@@ -10,10 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import context, forkserver, popen_forkserver, resource_tracker
 from types import ModuleType
 from typing import TypeVar
+
+from configs.command import Temporary
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -43,6 +46,10 @@ def naming_shared_memory() -> Iterator[None]:
             f"no room in {SHARED_MEMORY} for a semaphore: remove what fills it, or give the container more "
             f"(docker run --shm-size=1g)"
         ) from error
+
+
+class ProcessLost(RuntimeError, Temporary):
+    """A helper process was killed."""
 
 
 def end_with_parent() -> None:
@@ -79,7 +86,8 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
     """Yield the jobs' results in the order in which they finish.
 
     workers: number of processes; None for one per core. If one is enough, the jobs run in this process, in order.
-    The first exception of a job is raised here and cancels the remaining jobs.
+    The first exception of a job is raised here and cancels the remaining jobs. Raises ProcessLost if a process was
+    killed.
     """
     listed = list(jobs)
     processes = min(workers or os.cpu_count() or 1, len(listed))
@@ -95,6 +103,9 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
                 futures = [executor.submit(function, job) for job in listed]
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            remedy = "if it was killed for memory, lower workers; the same command goes on"
+            raise ProcessLost(f"a helper process has ended: {remedy}") from error
         finally:
             executor.shutdown(cancel_futures=True)
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from configs.checks.run import check, resolve_precision
-from configs.command import fail
+from configs.command import Temporary, fail
 from configs.compose import compose_pretrain, print_help
 from configs.schema import PretrainConfig
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
-from pretrain.checkpoints.manifest import Unreadable
-from pretrain.launching.command_line import GLOO_INTERFACE, command_line, rank_environment
+from pretrain.launching.command_line import command_line, rank_environment
 from pretrain.launching.demo import build_demo_shards, demo_overrides
-from pretrain.launching.exits import DONE, MISTAKE, STALLED, STOPPED
+from pretrain.launching.exits import DONE, STOPPED, code_of, raise_at_notices
 from pretrain.launching.input_files import check_input_files
+from pretrain.launching.interfaces import GLOO_INTERFACE, check_interfaces, check_master
 from pretrain.launching.job import Job
 from pretrain.launching.plan import Launch, Machine, plan, this_machine
 from pretrain.launching.supervise import supervise
@@ -53,8 +54,12 @@ def precision_text(config: PretrainConfig, launch: Launch, machine: Machine) -> 
 
 
 def main(overrides: list[str]) -> int:
-    """Check, prepare and supervise the run; return its exit code. Raises ValueError for a user's mistake."""
+    """Check, prepare and supervise the run; return its exit code.
+
+    Raises ValueError for a user's mistake, and KeyboardInterrupt if a notice arrives before anything has started.
+    """
     print_help(PretrainConfig, overrides)
+    raise_at_notices()
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     if config.demo:
@@ -62,10 +67,14 @@ def main(overrides: list[str]) -> int:
         config = compose_pretrain(overrides)
     machine = this_machine()
     launch = plan(config, machine, os.environ)
+    if not launch.hostfile:  # else the ranks may run on other machines, where they check it themselves
+        check_interfaces(os.environ, bool(machine.gpus))
+        check_master(launch.master)
     check(config, launch.world)
     precision = precision_text(config, launch, machine)
     for modality in demo_sets:
-        build_demo_shards(modality)
+        if code := build_demo_shards(modality):
+            return code
     run = Path(config.run.dir)
     check_input_files(config, resumes=bool(checkpoint_folders(run / "checkpoints")))
     if steps := completed_step(config):
@@ -89,12 +98,15 @@ def _ranks_text(launch: Launch, machine: Machine, environment: dict[str, str]) -
     return f"{launch.world} ranks, {launch.local_ranks} of them here ({devices}, {threads})"
 
 
-if __name__ == "__main__":
+def run(overrides: list[str]) -> NoReturn:
+    """Run `main`, and end the process with its exit code. Errors are a line each."""
     try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        fail(error, MISTAKE)
-    except Unreadable as error:
-        fail(error, STALLED)
+        sys.exit(main(overrides))
+    except (ValueError, OSError, Temporary) as error:
+        fail(error, code_of(error))
     except KeyboardInterrupt:
         fail("interrupted: give the same command again", STOPPED)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -13,14 +13,14 @@ import warnings
 from pathlib import Path
 from typing import IO, NoReturn
 
+import torch
+
 from configs.checks.run import check
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
-from data_shards.loading.modality_loader import LoaderFailed
-from pretrain.checkpoints.manifest import Unreadable
 from pretrain.engine import distributed
-from pretrain.health.guard import RunStopped
 from pretrain.launching import exits
+from pretrain.launching.interfaces import check_interfaces
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
@@ -47,8 +47,9 @@ def main(overrides: list[str]) -> None:
 
 def _train(overrides: list[str]) -> bool:
     """Compose and check the configuration, lock the run directory, and train; False if a notice has stopped the run."""
-    device = distributed.start()
     config = compose_pretrain(overrides)
+    check_interfaces(os.environ, torch.cuda.is_available())
+    device = distributed.start(chosen_port=_chose_port(config))
     check(config, distributed.world())
     held = _lock_run_directory(config)
     finished = pretrain(config, device)
@@ -56,6 +57,11 @@ def _train(overrides: list[str]) -> bool:
     if held:
         held.close()
     return finished
+
+
+def _chose_port(config: PretrainConfig) -> bool:
+    """True if the port of the rendezvous is the user's choice, or a fixed one; False if the launcher found it free."""
+    return bool(config.launch.port) or config.cluster.kind != "local"
 
 
 def _lock_run_directory(config: PretrainConfig) -> IO[str] | None:
@@ -81,7 +87,7 @@ def _fail(error: Exception) -> NoReturn:
     reported only then, after its cause.
     """
     lost = distributed.peer_lost(error)
-    code, rank = _code_of(lost or error), distributed.rank()
+    code, rank = exits.code_of(lost or error), distributed.rank() or int(os.environ.get("RANK", "0"))
     exits.note(code)  # first, because the launcher may end this process while it sleeps
     if code == exits.FAILED and not isinstance(error, OSError):
         traceback.print_exception(error)
@@ -91,18 +97,6 @@ def _fail(error: Exception) -> NoReturn:
     where = f"error (rank {rank})" if rank else "error"
     print("\n".join(f"{where}: {line}" for line in str(lost or error).splitlines()), file=sys.stderr, flush=True)
     exits.leave(code)
-
-
-def _code_of(error: Exception) -> int:
-    match error:
-        case distributed.PeerLost() | LoaderFailed() | Unreadable():
-            return exits.STALLED
-        case RunStopped():
-            return exits.HALTED
-        case ValueError():
-            return exits.MISTAKE
-        case _:
-            return exits.FAILED
 
 
 def _report_thread_error(failed: threading.ExceptHookArgs) -> None:

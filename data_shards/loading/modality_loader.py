@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from configs.checks.run import check_samples
+from configs.command import Temporary
 from configs.modality_config import ModalityConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
@@ -38,7 +39,7 @@ from data_shards.shards.storage import Unreachable
 log = logging.getLogger(__name__)
 
 
-class LoaderFailed(RuntimeError):
+class LoaderFailed(RuntimeError, Temporary):
     """A loader process has died, or its messages cannot be received."""
 
 

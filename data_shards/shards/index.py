@@ -200,8 +200,8 @@ def load_index(data: DataConfig | Patterns) -> Index:
     """The index of the shards that `data.shards` names (see `resolve`), checked against the local files.
 
     Patterns alone are read with the defaults of `DataConfig`. Raises ValueError if an index or a sidecar is missing or
-    damaged; if a store cannot be reached; if two items of a list with weights name the same shard; or if there are no
-    samples at all.
+    damaged; if a store refuses; if two items of a list with weights name the same shard; or if there are no
+    samples at all. Raises Unreachable if a store does not answer.
     """
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
     shards, storage = data.shards, storage_of(data)

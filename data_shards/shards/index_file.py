@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_training import DataConfig
-from data_shards.shards.storage import Storage, is_remote, join_location, local_path, storage_of
+from data_shards.shards.storage import Storage, Unreachable, is_remote, join_location, local_path, storage_of
 
 INDEX_NAME = "index.json"
 TOKENIZER_NAME = "tokenizer"
@@ -56,13 +56,15 @@ def read_folder_index(folder: Path) -> FolderIndex:
 def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
     """Fetch a remote folder's index.json; empty if there is none.
 
-    Raises ValueError if it is not one of ours, or if the store cannot be reached.
+    Raises ValueError if it is not one of ours or the store refuses it, Unreachable if the store does not answer.
     """
     location = join_location(folder, INDEX_NAME)
     try:
         return _parse_index(storage.fetch(location), location)
     except FileNotFoundError:
         return FolderIndex()
+    except Unreachable as error:
+        raise Unreachable(f"the store does not answer: {error}; the same command goes on once it does") from error
     except OSError as error:
         raise ValueError(str(error)) from error
 
@@ -126,7 +128,7 @@ class FolderIndexes:
         self._read: dict[str, FolderIndex] = {}
 
     def __getitem__(self, folder: str) -> FolderIndex:
-        """Index of a folder. Raises ValueError if it is not one of ours, or if its store cannot be reached."""
+        """Index of a folder. Raises ValueError and Unreachable as `fetch_folder_index` does."""
         if folder not in self._read:
             remote = is_remote(folder)
             self._read[folder] = (

@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from configs.command import Temporary
 from configs.schema_training import DataConfig
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def join_location(folder: str, name: str) -> str:
     return posixpath.join(folder, quote(name) if is_http(folder) else name)
 
 
-class Unreachable(OSError):
+class Unreachable(OSError, Temporary):
     """A store did not answer after all retries. Nothing is known of the file."""
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from configs.command import Temporary
 from data_shards.files import file_sha256, replace_text
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Damaged(ValueError):
     """Damage of a checkpoint: its files were read, and are not those that were written."""
 
 
-class Unreadable(OSError):
+class Unreadable(OSError, Temporary):
     """Failure of the disk or the network in a read. The content may be sound: the same command may work later."""
 
 

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from configs.command import Temporary
+
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, at its import, of a guess
 
 T = TypeVar("T")
 
+_OTHER_LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
 _PEER_LOST_WORDS = (
     "gloo/transport",
     "Connection closed by peer",
@@ -28,7 +31,7 @@ _PEER_LOST_WORDS = (
 """Words in the message of a collective's RuntimeError if a peer is gone. gloo has no error class for it."""
 
 
-class PeerLost(RuntimeError):
+class PeerLost(RuntimeError, Temporary):
     """Another rank or its node has ended, or the network between them is down."""
 
 
@@ -51,22 +54,34 @@ def _one_line(error: BaseException) -> str:
     return re.sub(r"^\[\S*gloo/transport\S*\]", "gloo:", text)[:300]
 
 
-def start(timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+def start(timeout: timedelta = timedelta(minutes=30), chosen_port: bool = True) -> torch.device:
     """Join the process group that the launcher's environment describes, and return this rank's device.
 
-    Without a launcher this process is alone. Raises ValueError if the port is taken, PeerLost if the ranks do not meet
-    within `timeout`.
+    Without a launcher this process is alone. Raises ValueError if a chosen port is taken, PeerLost if another one is or
+    if the ranks do not meet within `timeout`.
     """
+    _forget_other_launchers()
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     try:
         return _join(int(os.environ.get("LOCAL_RANK", "0")), timeout)
     except dist.DistError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        if "EADDRINUSE" in str(error):
+        if "EADDRINUSE" in str(error) and chosen_port:
             raise ValueError(f"{where} is in use: give another launch.port=PORT, the same on every node") from None
+        if "EADDRINUSE" in str(error):
+            raise PeerLost(f"{where} was free a moment ago and is in use now: start it again") from None
         remedy = "see whether each node was started with the same cluster.nodes and launch.ranks, and reaches it"
         raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_one_line(error)})") from error
+
+
+def _forget_other_launchers() -> None:
+    """Remove the variables of mpirun, srun and torchrun, from within which a run may be started.
+
+    They number the processes of that launcher. DeepSpeed and torch would read them beside the variables of this run.
+    """
+    for name in [name for name in os.environ if name.startswith(_OTHER_LAUNCHERS)]:
+        del os.environ[name]
 
 
 def _join(local_rank: int, timeout: timedelta) -> torch.device:

@@ -15,13 +15,14 @@ from typing import Any, Literal
 from configs.schema_modalities import Modality
 from configs.schema_running import GuardConfig
 from pretrain.engine.engine import StepResult
+from pretrain.launching.exits import Halted
 
 Action = Literal["skipped", "applied", "rollback"]
 
 _LEAST_DEVIATION = 0.01  # as a fraction of the mean, so that a small change after nearly equal values is no spike
 
 
-class RunStopped(RuntimeError):
+class RunStopped(Halted):
     """Stop of a run by itself. The message names the reason and the remedy."""
 
 

@@ -10,13 +10,9 @@ import shlex
 import socket
 import sys
 
-import psutil  # type: ignore[import-untyped]
-
 from configs.schema import PretrainConfig
+from pretrain.launching.interfaces import GLOO_INTERFACE, interfaces
 from pretrain.launching.plan import MULTI_NODE_PORT, Launch, Machine
-
-GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-"""Environment variable. Without it gloo uses the address of the host's name, which is often loopback."""
 
 UNUSED_ADDRESS = "192.0.2.1"
 """Address that no host has (RFC 5737). The route to it is the one out of the network."""
@@ -82,5 +78,5 @@ def interface_to(host: str) -> str | None:
             address = probe.getsockname()[0]
     except OSError:
         return None
-    named = {entry.address.partition("%")[0]: name for name, all in psutil.net_if_addrs().items() for entry in all}
+    named = {own: name for name, addresses in interfaces().items() for own in addresses}
     return None if ipaddress.ip_address(address).is_loopback else named.get(address)

@@ -14,6 +14,8 @@ from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.shards.index_file import read_folder_index
 from data_shards.sources.demo_packages import cache_folder
+from pretrain.launching.exits import DONE, STALLED
+from pretrain.launching.processes import say
 
 
 class DemoSet(NamedTuple):
@@ -69,14 +71,17 @@ def _demo_shards(config: ModalityConfig, share: str, given: set[str]) -> list[st
     return [f"{key}={folder}/{split}-*.tar" for key, split in splits.items() if key not in given]
 
 
-def build_demo_shards(modality: Modality) -> None:
-    """Build the demo's shards unless they exist. A second run that starts meanwhile waits."""
+def build_demo_shards(modality: Modality) -> int:
+    """Build the demo's shards unless they exist; return the exit code of the build. A second run waits meanwhile."""
     folder, demo = demo_folder(modality), DEMO[modality]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f"{demo.folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
-        if not built >= demo.splits:
-            command = [sys.executable, "-m", "data_shards", "build", f"source={demo.source}", f"output={folder}"]
-            if subprocess.run(command).returncode:
-                raise ValueError(f"the demo's shards could not be made in {folder}: see above")
+        if built >= demo.splits:
+            return DONE
+        command = [sys.executable, "-m", "data_shards", "build", f"source={demo.source}", f"output={folder}"]
+        code = subprocess.run(command).returncode
+    if code < 0:
+        say(f"error: the build of the demo's shards was killed by signal {-code}; start it again")
+    return code if code >= 0 else STALLED

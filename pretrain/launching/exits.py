@@ -12,16 +12,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from configs import command
+from configs.command import FAILED as FAILED
+from configs.command import MISTAKE as MISTAKE
+from configs.command import STALLED as STALLED
+
 DONE = 0
 """The run has taken all its steps."""
-FAILED = 1
-"""Something failed. A line or a traceback on standard error names it."""
-MISTAKE = 2
-"""A mistake on the command line or in the configuration. One line names it and the remedy."""
 STOPPED = 75
 """A notice stopped the run (EX_TEMPFAIL of sysexits.h). Start it again."""
-STALLED = 76
-"""The run hung, or lost a rank, a node or the network. Start it again."""
 HALTED = 77
 """The run stopped because its results were useless. Starting it again will not help."""
 
@@ -39,6 +38,21 @@ NOTES = "DATA2VEC_EXITS"
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+
+
+class Halted(RuntimeError):
+    """A run has stopped because its results are useless."""
+
+
+def code_of(error: BaseException) -> int:
+    """Exit code of a run that ends with this error; those of other commands are in `configs.command`."""
+    match error:
+        case Halted():
+            return HALTED
+        case KeyboardInterrupt():
+            return STOPPED
+        case _:
+            return command.code_of(error)
 
 
 class Notices:
@@ -61,6 +75,12 @@ class Notices:
             self.first, self._time = signal.Signals(number), now
         elif now - self._time > AGAIN_S:
             self._again()
+
+
+def raise_at_notices() -> None:
+    """Make each notice to stop raise KeyboardInterrupt in the main thread, where there is nothing to save yet."""
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 def note(code: int) -> None:

@@ -1,15 +1,21 @@
 """What commands share: exit codes, and a line for each mistake."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from configs.command import fail, run
+from configs.command import Temporary, fail, run
 from configs.schema_commands import ExportConfig
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("first\nsecond"), 1, "error: first\nerror: second\n"),
+        (ValueError("first\nsecond"), 2, "error: first\nerror: second\n"),
+        (Temporary("the store is away"), 76, "error: the store is away\n"),
         (FileNotFoundError(2, "No such file", "x"), 1, "error: [Errno 2] No such file: 'x'\n"),
         (KeyboardInterrupt(), 130, "error: interrupted: give the same command again\n"),
     ],
@@ -43,3 +49,13 @@ def test_the_output_stays_clean(capsys) -> None:
     with pytest.raises(SystemExit) as end:
         fail("no", 7)
     assert end.value.code == 7 and capsys.readouterr().out == ""
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
+    code = "from configs.command import run; from configs.schema_commands import IndexConfig\n"
+    code += "run(IndexConfig, lambda config: print(config.shards), ['shards=x'])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=-1, cwd=Path(__file__).parents[2])
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (-13, b"")

@@ -12,7 +12,7 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "16 samples in 1 shards, 2 classes" in done.stdout
     missing = command("build", "source=imagefolder", "input=/nowhere", f"output={tmp_path / 'b'}")
-    assert missing.returncode == 1 and missing.stderr == (
+    assert missing.returncode == 2 and missing.stderr == (
         "error: input=/nowhere is not a folder; give the folder that holds the images or the class folders\n"
     )
 

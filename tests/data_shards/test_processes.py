@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from data_shards import processes
-from data_shards.processes import map_unordered, without_main
+from data_shards.processes import ProcessLost, map_unordered, without_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +52,15 @@ def test_workers_without_room_for_their_semaphores_name_shared_memory(monkeypatc
     monkeypatch.setattr(processes, "ProcessPoolExecutor", full)
     with pytest.raises(ValueError, match="no room in /dev/shm for a semaphore: .*--shm-size=1g"):
         list(map_unordered(refuse, range(6), 2))
+
+
+def end(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_told_with_the_remedy():
+    with pytest.raises(ProcessLost, match="^a helper process has ended: .* lower workers"):
+        list(map_unordered(end, range(2), 2))
 
 
 def test_the_main_module_is_hidden_and_put_back():

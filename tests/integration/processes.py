@@ -21,6 +21,9 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "PYTHONWARNINGS": "ignore",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "7",  # as within mpirun and torchrun, whose numbers are not those of our ranks
+    "PMI_RANK": "7",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
 }
 
 

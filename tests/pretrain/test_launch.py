@@ -1,14 +1,19 @@
 """Who runs where, the launcher's command line, and mistakes that are told before anything starts."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from data_shards.shards import storage
 from pretrain import launch
 from pretrain.checkpoints import manifest
+from pretrain.launching import exits
 from pretrain.launching.plan import Launch
+from tests.data_shards.http_store import serve
 from tests.pretrain.checkpoints.test_manifest import make
 from tests.pretrain.launching.test_plan import CPU, GPUS, REAL, ROOT, config
 
@@ -80,3 +85,63 @@ def test_a_mistake_is_one_line_and_code_2() -> None:
     )
     assert finished.returncode == 2
     assert finished.stderr == "error: unknown key 'optimizer.lrr': did you mean 'optimizer.lr'?\n"
+
+
+def code_of(*overrides: str) -> int:
+    """Exit code of a run that does not get as far as starting its ranks."""
+    with pytest.raises(SystemExit) as ended:
+        launch.run(list(overrides))
+    return ended.value.code
+
+
+@pytest.fixture
+def keep_signals():
+    before = {number: signal.getsignal(number) for number in exits.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("keep_signals")
+def test_a_store_that_does_not_answer_is_worth_another_start_and_one_that_refuses_is_not(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(storage, "_FIRST_WAIT_S", 0.001)
+    (tmp_path / "index.json").touch()
+    with serve(tmp_path) as store:
+        overrides = [f"data.shards={store.url}/", f"run.dir={tmp_path}/run", "data.retries=1"]
+        store.every, store.numbers = 1, iter(lambda: 0, 1)  # 500, always
+        assert code_of(*overrides) == exits.STALLED
+        assert "does not answer" in (said := capsys.readouterr().err) and "the same command goes on" in said
+        assert said.count("\n") == 1
+        (tmp_path / "index.json").unlink()
+        assert code_of(*overrides) == exits.MISTAKE
+        assert "no shards match" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("keep_signals")
+def test_a_disk_that_cannot_be_written_is_a_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA2VEC_CACHE", f"{tmp_path}/file")
+    assert code_of() == exits.FAILED
+    assert capsys.readouterr().err.startswith("error: [Errno ")
+
+
+@pytest.mark.usefixtures("keep_signals")
+def test_an_interface_that_is_not_there_is_a_mistake(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth77")
+    monkeypatch.setattr(launch, "this_machine", lambda: CPU)
+    assert code_of() == exits.MISTAKE
+    assert capsys.readouterr().err.startswith("error: GLOO_SOCKET_IFNAME=eth77: there is no network interface eth77")
+
+
+@pytest.mark.parametrize("number", exits.SIGNALS)
+def test_a_notice_before_anything_has_started_is_a_notice(number: signal.Signals) -> None:
+    code = "import os, sys, time; from pretrain import launch\n"
+    code += "launch.this_machine = lambda: (print('here', flush=True), time.sleep(60))\nlaunch.run([])"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (exits.STOPPED, "error: interrupted: give the same command again\n")

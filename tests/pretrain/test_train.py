@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_shards.loading.modality_loader import LoaderFailed
 from pretrain import train
 from pretrain.checkpoints.manifest import Unreadable
 from pretrain.engine.distributed import PeerLost
@@ -40,7 +41,7 @@ def end(monkeypatch, tmp_path):
     [
         (ValueError("model.width=7: no"), exits.MISTAKE),
         (RunStopped("20 bad steps"), exits.HALTED),
-        (train.LoaderFailed("a loader process failed"), exits.STALLED),
+        (LoaderFailed("a loader process failed"), exits.STALLED),
         (PeerLost("another rank has ended"), exits.STALLED),
         (Unreadable("state.json cannot be read"), exits.STALLED),
         (OSError(28, "No space left on device"), exits.FAILED),

@@ -95,7 +95,17 @@ def test_a_port_that_is_taken_is_a_mistake_and_a_rank_that_never_comes_a_lost_pe
         monkeypatch.setenv("MASTER_PORT", str(port := listener.getsockname()[1]))
         with pytest.raises(ValueError, match=f"127.0.0.1:{port} is in use: give another launch.port=PORT"):
             distributed.start()
+        with pytest.raises(PeerLost, match=f"127.0.0.1:{port} was free a moment ago"):
+            distributed.start(chosen_port=False)
     monkeypatch.setenv("MASTER_PORT", free_port())
     with pytest.raises(PeerLost, match="the ranks did not meet at 127.0.0.1:.*whether each node was started"):
         distributed.start(timedelta(seconds=1))
     assert not dist.is_initialized()
+
+
+def test_the_numbers_of_another_launcher_are_forgotten(monkeypatch) -> None:
+    names = ("OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMIX_RANK", "TORCHELASTIC_USE_AGENT_STORE")
+    environment = {**dict.fromkeys(names, "7"), "PATH": "/bin", "COMPILER": "x"}
+    monkeypatch.setattr(distributed.os, "environ", environment)
+    distributed._forget_other_launchers()
+    assert environment == {"PATH": "/bin", "COMPILER": "x"}

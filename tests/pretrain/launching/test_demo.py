@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.shards.index_file import FolderIndex, ShardEntry, index_json
-from pretrain.launching import demo
+from pretrain.launching import demo, exits
 from pretrain.launching.demo import demo_overrides
 from tests.pretrain.launching.test_plan import config
 
@@ -48,14 +48,16 @@ def test_a_mixture_gets_the_demo_data_of_those_without_shards(monkeypatch: pytes
     ]
 
 
-def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demos_shards_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
     commands: list[list[str]] = []
-    failed = subprocess.CompletedProcess("", 1)
-    monkeypatch.setattr(demo.subprocess, "run", lambda command: commands.append(command) or failed)
-    with pytest.raises(ValueError, match="the demo's shards could not be made"):
-        demo.build_demo_shards("vision")
+    codes = iter([2, -9])
+    done = lambda command: commands.append(command) or subprocess.CompletedProcess("", next(codes))  # noqa: E731
+    monkeypatch.setattr(demo.subprocess, "run", done)
+    assert demo.build_demo_shards("vision") == 2, "the build's own: it has said why"
+    assert demo.build_demo_shards("vision") == exits.STALLED
+    assert "killed by signal 9" in capsys.readouterr().err
     entries = tuple(ShardEntry(f"{split}-000000.tar", 1, 1, "0" * 64, "0" * 64, 1, 1) for split in ("train", "test"))
     (tmp_path / "shards" / "index.json").write_text(index_json(FolderIndex(entries)))
-    demo.build_demo_shards("vision")
-    assert [command[3:] for command in commands] == [["build", "source=demo", f"output={tmp_path}/shards"]]
+    assert demo.build_demo_shards("vision") == exits.DONE
+    assert [command[3:] for command in commands] == 2 * [["build", "source=demo", f"output={tmp_path}/shards"]]

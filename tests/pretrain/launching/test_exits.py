@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.loading.modality_loader import LoaderFailed
+from data_shards.processes import ProcessLost
+from data_shards.shards.storage import Unreachable
+from pretrain.engine.distributed import PeerLost
 from pretrain.launching import exits
 
 
@@ -16,6 +20,24 @@ from pretrain.launching import exits
 )
 def test_the_code_of_a_run_follows_the_precedence(codes: list[int], expected: int) -> None:
     assert exits.run_code(codes) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (exits.Halted("20 bad steps"), exits.HALTED),
+        (Unreachable("the store is away"), exits.STALLED),
+        (ProcessLost("killed"), exits.STALLED),
+        (LoaderFailed("killed"), exits.STALLED),
+        (PeerLost("gone"), exits.STALLED),
+        (KeyboardInterrupt(), exits.STOPPED),
+        (ValueError("optimizer.lr=x"), exits.MISTAKE),
+        (OSError("No space left on device"), exits.FAILED),
+        (KeyError("a bug"), exits.FAILED),
+    ],
+)
+def test_every_error_has_its_code(error: BaseException, code: int) -> None:
+    assert exits.code_of(error) == code
 
 
 def test_the_first_note_of_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
