@@ -14,7 +14,7 @@ from tests.pretrain.reporting.test_tensorboard import write
 def test_the_command_names_a_folder_without_files(tmp_path):
     command = [sys.executable, "-m", "pretrain.board", f"run={tmp_path}"]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.strip() == (
         f"error: run={tmp_path} holds no TensorBoard files: give the folder of a run, or of several"
     )

@@ -83,5 +83,5 @@ def test_a_truncated_download_is_named(tmp_path):
     path = folder / "all.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-500])
     done = command("build", "source=jsonl", f"input={folder}", f"output={tmp_path}/out", "vocab_size=300")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {path}: ")

@@ -90,7 +90,7 @@ def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.wav").write_bytes(b"no audio")
     done = command("build", "source=audiofolder", f"input={tmp_path}/in", f"output={tmp_path}/out", "workers=1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
         f"error: train: no sample is left of input={tmp_path}/in; left out 1"
     )
