@@ -265,10 +265,11 @@ class DataConfig:
     local files into the page cache. Remote shards: at most half of `data.cache_gb`, divided by the node's ranks. 0, or
     `data.workers=0`: nothing is read ahead."""
     cache_dir: str = ""
-    """Folder on each node for chunks of remote shards. All ranks and jobs that name it share it. "": the user's own
-    folder in the system's temporary folder."""
+    """Folder on each node in which the cache of remote shards makes a folder of its own, `data2vec-cache-UID`. All
+    ranks and jobs of a user that name it share it; other files in it are left alone. "": the system's temporary
+    folder."""
     cache_gb: Annotated[float, Field(gt=0)] = 32.0
-    """Largest size of `data.cache_dir` in GiB, above 0. Older chunks make room for new ones."""
+    """Largest size of the cache in GiB, above 0. Older chunks make room for new ones."""
     retries: Annotated[int, Field(ge=0)] = 6
     """Number of times that a failed request to a remote store is repeated, after growing waits. 0: never."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0

@@ -1,8 +1,13 @@
 """Cache of pieces of remote files on this node's disk, shared by processes and jobs, with a limit in bytes.
 
-FOLDER/ab/abcdef...   a piece; its name is a hash of its identity, so no other piece can be mistaken for it
-FOLDER/lock, size     the lock under which room is made, and the total bytes of all pieces
-FOLDER/locks/00 ...   the process that fetches a piece holds one of these locks; others wait for the piece
+OWN = data.cache_dir/data2vec-cache-UID, made by the cache. Nothing outside of it is written, removed or followed.
+
+OWN/made-by-data2vec  the marker
+OWN/ab/abcdef...      a piece; its name is a hash of its identity, so no other piece can be mistaken for it
+OWN/lock, size        the lock under which room is made, and the total bytes of all pieces
+OWN/locks/00 ...      the process that fetches a piece holds one of these locks; others wait for the piece
+OWN/tokenizer-...     a copy of a remote tokenizer
+OWN/verified/...      sidecars that were compared with their checksums, by folder of shards
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,22 +29,59 @@ _ROOM_SHARE = 0.9
 """Share of the limit down to which pieces are removed, so that the folder is not walked for every new piece."""
 _ABANDONED_S = 3600.0
 """Age of a `.tmp` whose writer is gone."""
+_MARKER = "made-by-data2vec"
+_PART = re.compile("[0-9a-f]{2}")
+_PIECE = re.compile(r"[0-9a-f]{40}(\.\d+\.tmp)?")
+_OURS = re.compile(rf"{_MARKER}|{_PART.pattern}|lock|size|size\.tmp|locks|tokenizer-[0-9a-f]{{16}}|verified")
+"""Names in the cache's own folder."""
+
+
+def own_folder(parent: Path) -> Path:
+    """Make this user's cache folder in `parent`, unless it is there, and return it.
+
+    Raises ValueError if it cannot be written, is a link, is another user's, or holds what the cache did not make.
+    """
+    own = parent / f"data2vec-cache-{os.geteuid()}"
+    try:
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)  # the pieces may be private
+        status = own.lstat()
+        if problem := _foreign(own, status):
+            raise ValueError(f"data.cache_dir={parent}: {problem}: choose another folder")
+        (own / _MARKER).touch()
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            own.chmod(0o700)
+    except OSError as error:
+        raise ValueError(f"data.cache_dir={parent}: {error.strerror}: choose another folder") from None
+    return own
+
+
+def _foreign(own: Path, status: os.stat_result) -> str:
+    """Return the reason why a folder, of this `lstat`, cannot be the cache's; "" if it is."""
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{own.name} in it is a link or a file"
+    if status.st_uid != os.geteuid():
+        return f"{own.name} in it belongs to another user"
+    with os.scandir(own) as entries:
+        there = {entry.name: entry.is_symlink() for entry in entries}
+    if links := [name for name, is_link in there.items() if is_link]:
+        return f"{own / min(links)} is a link, which the cache did not make"
+    others = [name for name in there if not _OURS.fullmatch(name)]
+    if others and _MARKER not in there:  # a cleaner of temporary files may have removed the marker alone
+        return f"the cache did not make {own / min(others)}"
+    return ""
 
 
 class Cache:
-    """A folder of pieces. Any number of processes may use it. A killed process leaves no wrong piece."""
+    """The pieces in its own folder. Any number of processes may use it. A killed process leaves no wrong piece."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        """limit: bytes of all pieces together. Raises ValueError if the folder is not writable or another user's."""
-        self.folder, self.limit = folder, limit
+    def __init__(self, parent: Path, limit: int) -> None:
+        """parent: `data.cache_dir`; limit: bytes of all pieces together. Raises ValueError as `own_folder`."""
+        self.folder, self.limit = own_folder(parent), limit
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # the pieces may be private
-            (folder / "locks").mkdir(exist_ok=True)
-            (folder / "lock").touch()
+            (self.folder / "locks").mkdir(exist_ok=True)
+            (self.folder / "lock").touch()
         except OSError as error:
-            raise ValueError(f"data.cache_dir={folder}: {error.strerror}: choose another folder") from None
-        if folder.stat().st_uid not in (os.getuid(), 0):
-            raise ValueError(f"data.cache_dir={folder} belongs to another user: choose another folder")
+            raise ValueError(f"data.cache_dir={parent}: {error.strerror}: choose another folder") from None
         self._full_disk = False
 
     def path(self, identity: str) -> Path:
@@ -68,7 +112,8 @@ class Cache:
     def _mark_used(self, path: Path, size: int) -> bool:
         """True if the piece is complete. Sets its time of last use to now, so that it is removed last."""
         try:
-            if path.stat().st_size != size:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != size:
                 return False
             os.utime(path)
         except OSError:
@@ -134,13 +179,18 @@ class Cache:
         return taken
 
     def _pieces(self) -> Iterator[tuple[float, int, str]]:
-        """Yield (time of last use, size, path) of every piece, including pieces that are being written."""
+        """Yield (time of last use, size, path) of every piece, including pieces that are being written.
+
+        Files of other names, and links, are none of them.
+        """
         for folder in os.scandir(self.folder):
-            if len(folder.name) == 2 and folder.is_dir():
+            if _PART.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
                 for entry in os.scandir(folder):
-                    with suppress(FileNotFoundError):
-                        stat = entry.stat()
-                        yield stat.st_mtime, stat.st_size, entry.path
+                    if _PIECE.fullmatch(entry.name) and entry.name.startswith(folder.name):
+                        with suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            if stat.S_ISREG(status.st_mode):
+                                yield status.st_mtime, status.st_size, entry.path
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:

@@ -78,6 +78,7 @@ class Storage:
     """Settings for reading remote files, and for their cache on this node."""
 
     cache_dir: Path
+    """Folder in which the cache has its own."""
     cache_bytes: int
     retries: int
     timeout_s: float
@@ -111,13 +112,8 @@ class Storage:
 
 def storage_of(data: DataConfig) -> Storage:
     """Settings for remote files of a run."""
-    folder = Path(data.cache_dir).expanduser() if data.cache_dir else _default_cache_folder()
-    return Storage(folder, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
-
-
-def _default_cache_folder() -> Path:
-    """This user's cache folder in the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"data2vec-{os.getuid()}"
+    parent = Path(data.cache_dir or tempfile.gettempdir()).expanduser()
+    return Storage(parent, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.modality_config import ModalityConfig
 from configs.schema_training import DataConfig
 from data_shards.files import atomic_write, locked
+from data_shards.shards.cache import own_folder
 from data_shards.shards.index import Index, common_tokenizer
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndexes, TokenizerEntry
 from data_shards.shards.patterns import expand
@@ -26,7 +27,9 @@ def tokenizer_folder(index: Index) -> Path:
 def _local_copy(folder: str, storage: Storage, entry: TokenizerEntry | None) -> Path:
     if not is_remote(folder):
         return local_path(folder) / TOKENIZER_NAME
-    copy = storage.cache_dir / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
+    copy = (
+        own_folder(storage.cache_dir) / f"tokenizer-{hashlib.sha256(repr((folder, entry)).encode()).hexdigest()[:16]}"
+    )
     with locked(copy):  # the other ranks wait, and find the copy
         if not _copy_matches(copy, entry):
             try:

@@ -23,7 +23,7 @@ from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
 from tests.data_shards.shard_tools import counted_steps, flip_byte, make_shards, small_config
-from tests.data_shards.shards.test_cache import size_of
+from tests.data_shards.shards.test_cache import pieces, size_of
 from tests.own import own
 
 COUNTS = (30, 0, 17, 23)
@@ -98,7 +98,7 @@ def test_a_cache_too_small_for_the_order_is_told_and_kept_to(config, store, tmp_
 def test_a_damaged_sidecar_in_the_cache_is_fetched_again(config, store, tmp_path):
     index = load_index(config().data)
     expected = index.rows(0).copy()
-    for path in (tmp_path / "cache").glob("[0-9a-f][0-9a-f]/*"):
+    for path in pieces(tmp_path / "cache"):
         flip_byte(path, path.stat().st_size - 1)
     assert np.array_equal(load_index(config().data).rows(0), expected)
 
@@ -130,7 +130,7 @@ def test_no_piece_outlives_its_removal_in_an_open_file(config, store, tmp_path):
 def test_a_damaged_cache_entry_is_fetched_again(config, store, tmp_path, damage):
     index = load_index(config().data)
     assert Reader(index).read(0) and Reader(index).read(40)
-    for path in (tmp_path / "cache").glob("[0-9a-f][0-9a-f]/*"):
+    for path in pieces(tmp_path / "cache"):
         if damage == "flipped":
             for offset in range(600, path.stat().st_size, 700):
                 flip_byte(path, offset)

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -10,19 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.shards.cache import Cache
+from data_shards.shards.cache import Cache, own_folder
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all pieces at one moment, half-written ones among them."""
-    total = 0
-    with Cache(folder, 1)._locked(folder / "lock"):  # under which pieces come and go
-        for part in folder.glob("[0-9a-f][0-9a-f]/*"):
+    """Bytes of all pieces at one moment, half-written ones among them. folder: `data.cache_dir`."""
+    total, cache = 0, Cache(folder, 1)
+    with cache._locked(cache.folder / "lock"):  # under which pieces come and go
+        for part in pieces(folder):
             try:
                 total += part.stat().st_size
             except FileNotFoundError:
                 continue
     return total
+
+
+def pieces(folder: Path) -> list[Path]:
+    return list(own_folder(folder).glob("[0-9a-f][0-9a-f]/*"))
 
 
 def piece(number: int, size: int = 1000) -> bytes:
@@ -86,6 +91,75 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         Cache(tmp_path / "file" / "cache", 1)
 
 
+def users_files(folder: Path) -> dict[str, bytes]:
+    """A user's folders as a cache of two-letter folders would have them, with old files; their contents."""
+    for number, name in enumerate(("en/a.flac", "de/b.flac", "fr/c.flac", ".git/objects/ab/" + "ab" * 19, "ab/notes")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * 900)
+        os.utime(path, (number, number))
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder that is not in the cache's own."""
+    own = own_folder(folder)
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and own not in path.parents}
+
+
+def test_the_users_own_files_are_left_alone(tmp_path):
+    before = users_files(tmp_path)
+    cache = Cache(tmp_path, 2_500)
+    for number in range(9):
+        get(cache, number)
+    assert contents(tmp_path) == before and 0 < size_of(tmp_path) <= 2_500
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+def test_what_is_no_piece_is_not_removed_from_the_caches_own_folder(tmp_path):
+    cache = Cache(tmp_path / "cache", 2_500)
+    (cache.folder / "ab").mkdir()
+    strangers = [cache.folder / name for name in ("ab/notes.txt", "ab/" + "cd" * 20)]
+    for stranger in strangers:
+        stranger.write_bytes(bytes(2_000))
+        os.utime(stranger, (0, 0))
+    for number in range(9):
+        get(cache, number)
+    assert all(stranger.is_file() for stranger in strangers)
+
+
+def test_a_folder_that_the_cache_did_not_make_is_refused(tmp_path):
+    own = own_folder(tmp_path / "a")
+    shutil.rmtree(own)
+    users_files(tmp_path / "photos")
+    own.symlink_to(tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.*/a: data2vec-cache-\d+ in it is a link.*choose another"):
+        Cache(tmp_path / "a", 10)
+    own.unlink()
+    shutil.copytree(tmp_path / "photos", own)
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.*/a: the cache did not make .*/(\.git|en|fr): choose"):
+        Cache(tmp_path / "a", 10)
+    (own_folder(tmp_path / "b") / "ab").symlink_to(tmp_path / "photos/en")
+    with pytest.raises(ValueError, match=r"/ab is a link, which the cache did not make"):
+        Cache(tmp_path / "b", 10)
+    assert (tmp_path / "photos/en/a.flac").is_file()
+
+
+def test_another_users_folder_is_refused(tmp_path, monkeypatch):
+    own = own_folder(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    own.rename(own.with_name(f"data2vec-cache-{os.geteuid()}"))
+    with pytest.raises(ValueError, match="belongs to another user: choose another"):
+        Cache(tmp_path, 10)
+
+
+def test_a_cleaner_of_temporary_files_that_takes_the_marker_does_not_lock_the_user_out(tmp_path):
+    cache = Cache(tmp_path, 10_000)
+    get(cache, 1)
+    (cache.folder / "made-by-data2vec").unlink()
+    assert Cache(tmp_path, 10_000).get("piece 1", 1000, pytest.fail)[0]
+
+
 def test_a_full_disk_is_a_warning(tmp_path, caplog, monkeypatch):
     cache = Cache(tmp_path, 10_000)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -97,7 +171,7 @@ def test_a_full_disk_is_a_warning(tmp_path, caplog, monkeypatch):
 def test_processes_share_it_within_its_bytes(tmp_path):
     """Each fetch writes a line, so the lines tell how often a piece was fetched."""
     program = (
-        "import sys; from pathlib import Path; from data_shards.shards.cache import Cache\n"
+        "import sys; from pathlib import Path; from data_shards.shards.cache import Cache, own_folder\n"
         "cache, log = Cache(Path(sys.argv[1]), 20_000), open(sys.argv[2], 'a')\n"
         "def fetch(n):\n"
         "    log.write(f'{n}\\n'); log.flush()\n"
