@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(path.name + ".tmp")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # left by a killed process; a link is removed, not followed
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -28,6 +30,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a file to the first free name of NAME.old, NAME.old2, ...; returns it, None if there is no such file."""
+    names = (path.with_name(f"{path.name}.old{number if number > 1 else ''}") for number in count(1))
+    old = next(name for name in names if not os.path.lexists(name))
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        return None
+    return old
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -49,7 +62,7 @@ def _sync_folder(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. A second writer waits for the first, and then sees its work."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".index.lock").open("w") as file:
+    with (folder / ".index.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -11,14 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema_training import Patterns
-from data_shards.files import file_sha256, locked
+from data_shards.files import file_sha256, locked, set_aside
 from data_shards.kinds import length_of
 from data_shards.making.writer import save_folder_index, save_sidecar, shard_entry
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
-from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
+from data_shards.shards.index_file import (
+    INDEX_NAME,
+    TOKENIZER_NAME,
+    FolderIndex,
+    ShardEntry,
+    TokenizerEntry,
+    read_folder_index,
+)
 from data_shards.shards.patterns import local_shards
-from data_shards.shards.sidecar import ROW, crc32
+from data_shards.shards.sidecar import ROW, crc32, is_sidecar, sidecar
 from data_shards.shards.tar import parse_sample, scan
 from data_shards.text.tokenizer import load_tokenizer
 
@@ -32,6 +39,8 @@ class _IndexedShard:
     key_hashes: np.ndarray | None = None
     """Hashes of the keys, uint64 [nsamples]. They find keys that two shards share without keeping the keys."""
     problem: str = ""
+    set_aside: Path | None = None
+    """New name of a file of the sidecar's name that was no sidecar."""
 
 
 def file_size(path: Path) -> int:
@@ -71,9 +80,10 @@ def _scan_shard(path: Path) -> _IndexedShard:
             _, members = parse_sample(blocks)
             rows.append((span.offset, span.size, crc32(blocks), length_of(members)))
     table = np.array(rows, ROW)
+    old = None if is_sidecar(sidecar(path)) else set_aside(sidecar(path))
     idx_sha256 = save_sidecar(path, table)
     entry = shard_entry(path, table, path.stat().st_size, file_sha256(path), idx_sha256)
-    return _IndexedShard(path, entry, key_hashes(span.key for span in spans))
+    return _IndexedShard(path, entry, key_hashes(span.key for span in spans), set_aside=old)
 
 
 def _series_of(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
@@ -124,7 +134,10 @@ def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
     problems = {shard.path: shard.problem for shard in found if shard.problem}
     problems |= shared_keys((shard.path, shard.key_hashes) for shard in found if shard.key_hashes is not None)
     good = {shard.path: shard.entry for shard in found if shard.entry and shard.path not in problems}
-    return _save_entries(good), [problems[path] for path in sorted(problems)]
+    lines = [
+        f"warning: {sidecar(one.path)} was no sidecar: it is now {one.set_aside}" for one in found if one.set_aside
+    ]
+    return lines + _save_entries(good), [problems[path] for path in sorted(problems)]
 
 
 def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:
@@ -134,20 +147,27 @@ def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:
     for folder, group in groupby(paths, key=lambda path: path.parent):
         entries = {path.name: good[path] for path in group}
         with locked(folder):
-            _merge_entries(folder, entries)
+            lines += _merge_entries(folder, entries)
         samples = sum(entry.nsamples for entry in entries.values())
         lines.append(f"{folder}: indexed {samples:,} samples in {len(entries)} shards")
     return lines
 
 
-def _merge_entries(folder: Path, entries: dict[str, ShardEntry]) -> None:
-    """Put the entries into the folder's index.json. Entries of other shards that exist stay."""
+def _merge_entries(folder: Path, entries: dict[str, ShardEntry]) -> list[str]:
+    """Put the entries into the folder's index.json. Entries of other shards that exist stay.
+
+    Returns a warning if there was an index.json that is damaged or another program's: it is set aside.
+    """
+    lines = []
     try:
         index = read_folder_index(folder)
-    except ValueError:  # damaged, or written by another program: made anew
-        index = FolderIndex()
+    except ValueError:
+        index, old = FolderIndex(), set_aside(folder / INDEX_NAME)
+        lines = [f"warning: {folder / INDEX_NAME} was damaged or another program's: it is now {old}; class names and "
+                 f"shards that only it has are not taken over"]  # fmt: skip
     others = [entry for entry in index.shards if entry.url not in entries and (folder / entry.url).is_file()]
     save_folder_index(folder, FolderIndex((*others, *entries.values()), index.classes, _tokenizer(folder)))
+    return lines
 
 
 def _tokenizer(folder: Path) -> TokenizerEntry | None:

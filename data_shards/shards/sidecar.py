@@ -31,7 +31,7 @@ try:
 except ImportError:  # no wheel for this machine
     from zlib import crc32
 
-__all__ = ["ROW", "crc32", "load_rows", "read_rows", "sidecar", "sidecar_name", "sidecar_size"]
+__all__ = ["ROW", "crc32", "is_sidecar", "load_rows", "read_rows", "sidecar", "sidecar_name", "sidecar_size"]
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("length", "<u4")])
 """One row per sample.
@@ -61,6 +61,14 @@ def sidecar(shard: Path) -> Path:
 def sidecar_name(shard: str) -> str:
     """File name of a shard's sidecar, from the shard's file name."""
     return shard.removesuffix(".tar") + ".idx.npy"
+
+
+def is_sidecar(path: Path) -> bool:
+    """True for a file of the form of a sidecar, whatever its rows say."""
+    try:
+        return load_rows(path, path.name) is not None
+    except (ValueError, OSError):
+        return False
 
 
 def sidecar_size(nsamples: int) -> int:

@@ -75,7 +75,7 @@ def build_demo_shards(modality: Modality) -> int:
     """Build the demo's shards unless they exist; return the exit code of the build. A second run waits meanwhile."""
     folder, demo = demo_folder(modality), DEMO[modality]
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f"{demo.folder}.lock", "w") as lock:
+    with open(folder.parent / f"{demo.folder}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
         if built >= demo.splits:

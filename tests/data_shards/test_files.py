@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_shards.files import atomic_write, file_sha256, locked, replace_text
+from data_shards.files import atomic_write, file_sha256, locked, replace_text, set_aside
 
 
 def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
@@ -29,6 +29,24 @@ def test_the_name_is_there_once_all_of_it_is(tmp_path):
         file.write(b"all of it")
         assert not (tmp_path / "shard.tar").exists()
     assert (tmp_path / "shard.tar").read_bytes() == b"all of it" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_links_are_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for name in ("latest", "latest.tmp", ".index.lock"):
+        (tmp_path / name).symlink_to("mine")
+    replace_text(tmp_path / "latest", "new")
+    with locked(tmp_path):
+        pass
+    assert ((tmp_path / "mine").read_text(), (tmp_path / "latest").read_text()) == ("mine", "new")
+
+
+def test_a_file_set_aside_replaces_no_other(tmp_path):
+    for text in ("first", "second"):
+        (tmp_path / "a").write_text(text)
+        set_aside(tmp_path / "a")
+    assert set_aside(tmp_path / "a") is None
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.old": "first", "a.old2": "second"}
 
 
 def hold(folder, order) -> None:

@@ -60,6 +60,27 @@ def test_recordings_and_tokens_of_others_get_their_lengths_and_tokenizer(tmp_pat
     assert load_index(str(tmp_path)).tokenizer == tokenizer.entry
 
 
+def test_files_of_other_programs_are_kept(tmp_path):
+    foreign(tmp_path / "x0.tar", ["a", "b"])
+    theirs = {"index.json": '{"__kind__": "wids-shard-index-v1", "shardlist": []}', "x0.idx.npy": "their own index"}
+    theirs["index.json"] = theirs["index.json"].replace("[]", '[{"url": "x0.tar", "nsamples": 2}]')
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text)
+    for again in ("", "2"):
+        lines, refused = index_shards(f"{tmp_path}/*.tar")
+        assert refused == [] and len(lines) == 3
+        for name, text in theirs.items():
+            assert (tmp_path / f"{name}.old{again}").read_text() == text
+            assert any(
+                line.startswith("warning: ") and f"it is now {tmp_path}/{name}.old{again}" in line for line in lines
+            )
+            (tmp_path / name).write_text(text)
+    index_shards(f"{tmp_path}/*.tar")
+    assert index_shards(f"{tmp_path}/*.tar")[0] == [f"{tmp_path}: indexed 2 samples in 1 shards"], (
+        "our own are replaced"
+    )
+
+
 def test_keys_in_two_shards_are_refused(tmp_path):
     foreign(tmp_path / "x0.tar", ["a", "b"])
     foreign(tmp_path / "x1.tar", ["c", "b"])
