@@ -21,15 +21,25 @@ from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.stored_tokenizer import tokenizer_folder
 from data_shards.text.tokenizer import load_tokenizer
 
+_HEADER = "# torch: "
+"""Beginning of every config.yaml that a run writes: the first of `_PACKAGES`."""
+_OVERWRITTEN = ("metrics.jsonl", TOKENIZER_NAME)
+"""Names, besides `lock` and config.yaml, that a run overwrites."""
 _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 
 
 def lock(folder: Path) -> IO[str]:
     """Lock the directory until the returned file is closed or the process ends, even if it is killed.
 
-    Raises ValueError that names the directory if another run holds the lock.
+    Raises ValueError that names the directory if another run holds the lock, or if files in it that a run would
+    overwrite are not those of a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if foreign := _foreign(folder):
+        raise ValueError(
+            f"run.dir={folder} holds {foreign}, which no run wrote and a run would overwrite: choose another run.dir, "
+            f"or move that away"
+        )
     file = (folder / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,6 +53,23 @@ def lock(folder: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {platform.node()}")
     file.flush()
     return file
+
+
+def _foreign(folder: Path) -> str:
+    """Return the name in a run directory that a run would overwrite and that no run wrote; "" if there is none."""
+    marks = {"lock": "process ", "config.yaml": _HEADER}
+    starts = {name: _start(folder / name) for name in marks}
+    wrong = [name for name, mark in marks.items() if starts[name] and not starts[name].startswith(mark)]
+    made = any(starts.values()) or (folder / "checkpoints").is_dir()
+    return next(iter(wrong if wrong or made else [n for n in _OVERWRITTEN if (folder / n).exists()]), "")
+
+
+def _start(path: Path) -> str:
+    """Beginning of a text file; "" if there is none."""
+    if not path.exists():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(64)
 
 
 def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str, str]:

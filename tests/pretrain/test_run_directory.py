@@ -18,6 +18,28 @@ def test_a_directory_is_held_by_one_run_at_a_time(tmp_path):
     lock(tmp_path / "run").close()
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "lock", "metrics.jsonl", "tokenizer"])
+def test_a_folder_of_other_things_is_not_taken_for_a_run(tmp_path, name):
+    if name == "tokenizer":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("my: own\n")
+    with pytest.raises(ValueError, match=rf"run\.dir={tmp_path} holds {name}, which no run wrote.*choose another"):
+        lock(tmp_path)
+    assert name == "tokenizer" or (tmp_path / name).read_text() == "my: own\n"
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("other files do no harm")
+    lock(tmp_path).close()
+    lock(tmp_path).close()
+    write_config(tmp_path, PretrainConfig(), world=2)
+    (tmp_path / "metrics.jsonl").touch()
+    lock(tmp_path).close()
+    (tmp_path / "lock").unlink()  # copied without it
+    lock(tmp_path).close()
+
+
 def test_the_config_names_versions_and_what_has_changed(tmp_path):
     changes, text = write_config(tmp_path, PretrainConfig(), world=2)
     assert changes == ""
