@@ -96,13 +96,13 @@ def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
     index = load_index(config.for_modality("text").data)
     if index.tokenizer is None:  # tars of another program have none
         return
-    folder = tokenizer_folder(index)
-    tokenizer = load_tokenizer(folder)
+    folder, remedy = tokenizer_folder(index), "put the old files back, or build the shards anew"
+    try:
+        tokenizer = load_tokenizer(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}: {remedy}") from None
     if tokenizer.entry != index.tokenizer:
-        raise ValueError(
-            f"{folder} is not the tokenizer that its shards were made with (index.json): "
-            "put the old files back, or build the shards anew"
-        )
+        raise ValueError(f"{folder} is not the tokenizer that its shards were made with (index.json): {remedy}")
     tokenizer.save(run / TOKENIZER_NAME)
 
 

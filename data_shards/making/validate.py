@@ -17,10 +17,11 @@ from data_shards.kinds import KINDS
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
-from data_shards.shards.index_file import INDEX_NAME, FolderIndex, ShardEntry, read_folder_index, totals
+from data_shards.shards.index_file import INDEX_NAME, TOKENIZER_NAME, FolderIndex, ShardEntry, read_folder_index, totals
 from data_shards.shards.patterns import local_shards
 from data_shards.shards.sidecar import crc32, read_rows, sidecar
 from data_shards.shards.tar import Members, best_effort_name, parse_sample, scan
+from data_shards.text.tokenizer import load_tokenizer
 
 _SHOWN = 20
 """Most samples listed per shard."""
@@ -117,6 +118,9 @@ def _check_sidecar(checked: _Findings, entry: ShardEntry) -> np.ndarray:
     rows = read_rows(checked.path)
     if len(rows) != entry.nsamples:
         checked.lines.append(f"{path}: {len(rows)} samples, index.json says {entry.nsamples}")
+    lengths = int(rows["length"].sum(dtype=np.int64)), int(rows["length"].max(initial=0))
+    if lengths != (said := (entry.length_sum, entry.length_max)):
+        checked.lines.append(f"{path}: sum and maximum of lengths {lengths}, index.json says {said}")
     if hashlib.sha256(path.read_bytes()).hexdigest() != entry.idx_sha256:
         checked.lines.append(f"{path}: sha256 differs from index.json")
     return rows
@@ -176,6 +180,18 @@ def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
     ]
 
 
+def _tokenizer_differences(folder: Path, index: FolderIndex) -> list[str]:
+    """Lines about a tokenizer that is missing, damaged or not the one that made the token ids."""
+    if index.tokenizer is None:
+        return []
+    path = folder / TOKENIZER_NAME
+    try:
+        found = load_tokenizer(path).entry
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    return [] if found == index.tokenizer else [f"{path}: not the tokenizer that index.json says made the token ids"]
+
+
 def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:
     """Yield the arguments of each shard's check."""
     entries = {folder / entry.url: entry for folder, index in folders.items() for entry in index.shards}
@@ -198,7 +214,11 @@ def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = 
         for checked in map_unordered(_check_shard, _jobs(paths, folders, deep), workers):
             found[checked.path] = checked
             progress.add(sizes[checked.path], checked.samples)
-    lines = [line for folder, index in folders.items() for line in _totals_differences(folder, index)]
+    lines = [
+        line
+        for folder, index in folders.items()
+        for line in (*_totals_differences(folder, index), *_tokenizer_differences(folder, index))
+    ]
     lines += [line for path in paths for line in _report_lines(found[path], folders[path.parent])]
     shared = shared_keys((path, one.keys) for path, one in found.items() if one.keys is not None)
     return [*lines, *shared.values()], len(paths)

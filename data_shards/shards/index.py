@@ -31,8 +31,9 @@ from data_shards.shards.index_file import (
     TokenizerEntry,
 )
 from data_shards.shards.patterns import expand_item, patterns_of, resolve
-from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
+from data_shards.shards.sidecar import load_rows, read_rows, sidecar_name, sidecar_size
 from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, name_of, storage_of
+from data_shards.shards.verified import check_sidecars
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,8 @@ def common_tokenizer(shards: Patterns, folders: dict[str, FolderIndex]) -> Token
 
 
 def _check_shard(path: Path, entry: ShardEntry) -> list[str]:
-    """Warnings about a local shard: no samples, or a changed size.
-
-    Raises ValueError if the sidecar's number of rows differs from index.json.
-    """
+    """Warnings about a local shard, whose sidecar is sound: no samples, or a changed size."""
     warnings = [] if entry.nsamples else [f"{path} is empty: 0 samples"]
-    # Two calls of stat per shard, because opening thousands of sidecars takes seconds.
-    if not _has_size(sidecar(path), sidecar_size(entry.nsamples)) and len(rows := read_rows(path)) != entry.nsamples:
-        raise ValueError(
-            f"{sidecar(path)} has {len(rows)} rows, index.json says {entry.nsamples}; make both anew: {REMEDY}{path}"
-        )
     if not _has_size(path, entry.filesize):
         rows, size = read_rows(path), path.stat().st_size
         lost = int((rows["offset"] + rows["size"] > size).sum())
@@ -211,12 +204,9 @@ def load_index(data: DataConfig | Patterns) -> Index:
     class_lists = {index.classes for index in used.values() if index.classes}
     if len(class_lists) > 1:
         raise ValueError(f"the shards of {shards!r} have different classes; their labels cannot be mixed")
-    warnings = [
-        line
-        for path, entry in zip(paths, entries, strict=True)
-        if not is_remote(path)
-        for line in _check_shard(local_path(path), entry)
-    ]
+    local = [(local_path(path), entry) for path, entry in zip(paths, entries, strict=True) if not is_remote(path)]
+    check_sidecars(local, storage.cache_dir)
+    warnings = [line for path, entry in local for line in _check_shard(path, entry)]
     tokenizer = common_tokenizer(shards, used)
     items = _item_counts(shards, paths, folders) if data.weights else (len(paths),)
     classes = next(iter(class_lists), ())

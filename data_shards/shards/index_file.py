@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema_training import DataConfig
 from data_shards.shards.storage import Storage, Unreachable, is_remote, join_location, local_path, storage_of
@@ -15,6 +17,8 @@ INDEX_NAME = "index.json"
 TOKENIZER_NAME = "tokenizer"
 """Name of the tokenizer's folder, which lies beside shards of text."""
 REMEDY = "./run.sh shards index shards="
+_CHECKSUM = "content_sha256"
+_KEYS = {"__kind__", "wids_version", "name", "classes", "tokenizer", "shardlist", "totals", _CHECKSUM}
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
 def _parse_index(text: bytes, name: str) -> FolderIndex:
     try:
         content = json.loads(text)
+        _check_unchanged(content)
         shards = tuple(_checked_entry(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
         if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
@@ -82,6 +87,20 @@ def _parse_index(text: bytes, name: str) -> FolderIndex:
         return FolderIndex(shards, classes, tokenizer)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is not an index of ours ({error!r}); make it with {REMEDY}{name[:-11]}") from error
+
+
+def _check_unchanged(content: dict[str, Any]) -> None:
+    """Raise ValueError if a key or a value is not what was written. An older index has no checksum, but known keys."""
+    if unknown := content.keys() - _KEYS:
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    if content.get(_CHECKSUM, (checksum := _checksum(content))) != checksum:
+        raise ValueError(f"its content differs from its {_CHECKSUM}: it was changed or damaged after it was written")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """sha256 of the content's keys and values, without that of `_CHECKSUM`."""
+    rest = {key: value for key, value in content.items() if key != _CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _checked_entry(entry: ShardEntry) -> ShardEntry:
@@ -111,7 +130,7 @@ def index_json(index: FolderIndex) -> str:
         "shardlist": [asdict(entry) for entry in entries],
         "totals": totals(entries),
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1) + "\n"
 
 
 def totals(entries: Sequence[ShardEntry]) -> dict[str, int]:

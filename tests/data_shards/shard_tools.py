@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +29,11 @@ from data_shards.loading.loader import Loader
 from data_shards.making.build import build
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index import load_index
-from data_shards.shards.index_file import FolderIndex, TokenizerEntry
+from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
 from data_shards.speech.audio import flac
+from data_shards.text.tokenizer import Tokenizer, train_tokenizer
 from data_shards.text.tokens import tokens_npy
 
 SMALL = VisionConfig(image_size=28, patch_size=4, mask=VisionMaskConfig(patches=30, min_block=4, max_block=49))
@@ -85,6 +87,13 @@ def member(seed: int, modality: Modality) -> dict[str, bytes]:
             return {"npy": tokens_npy(text_ids(seed), TEXT.vocab_size)}
 
 
+@cache
+def small_tokenizer() -> Tokenizer:
+    """A tokenizer of `TEXT.vocab_size` types."""
+    words = [f"{first}{second}" for first in "abcdefg" for second in "hijklmn"]
+    return train_tokenizer([" ".join(words)], TEXT.vocab_size)
+
+
 def make_shards(folder: Path, counts: tuple[int, ...], first_seed: int = 0, modality: Modality = "vision") -> str:
     """Shards of labelled samples with so many each; returns their pattern."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,8 +105,10 @@ def make_shards(folder: Path, counts: tuple[int, ...], first_seed: int = 0, moda
         ]
         entries.append(write_shard(folder / f"train-{number:06d}.tar", samples))
         seed += count
-    tokenizer = TokenizerEntry("0" * 64, TEXT.vocab_size) if modality == "text" else None
-    save_folder_index(folder, FolderIndex(tuple(entries), ("a", "b", "c"), tokenizer))
+    tokenizer = small_tokenizer() if modality == "text" else None
+    if tokenizer:
+        tokenizer.save(folder / "tokenizer")
+    save_folder_index(folder, FolderIndex(tuple(entries), ("a", "b", "c"), tokenizer.entry if tokenizer else None))
     return f"{folder}/train-*.tar"
 
 

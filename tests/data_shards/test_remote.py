@@ -1,6 +1,7 @@
 """Across shards and loading. Shards in a store: exact epochs over HTTP that fails, S3, damaged and shared caches."""
 
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -197,7 +198,9 @@ def odd_folder(folder: Path) -> None:
         for ending in ("tar", "idx.npy"):
             shutil.move(folder / f"train-{number:06d}.{ending}", folder / name.replace("tar", ending))
         content = content.replace(f'"train-{number:06d}.tar"', f'"{name}"')
-    (folder / "index.json").write_text(content)
+    changed = json.loads(content)
+    del changed["content_sha256"]
+    (folder / "index.json").write_text(json.dumps(changed))
 
 
 def everything(shards, tmp_path) -> set[str]:

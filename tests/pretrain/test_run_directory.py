@@ -57,5 +57,8 @@ def test_the_tokenizer_of_the_shards_is_kept_and_another_one_refused(tmp_path):
     train_tokenizer(["other words"], 300).save(shards / "tokenizer")
     with pytest.raises(ValueError, match="is not the tokenizer that its shards were made with"):
         keep_tokenizer(tmp_path / "run", config)
+    (shards / "tokenizer/vocab.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer has neither vocab\.json and .*put the old files back"):
+        keep_tokenizer(tmp_path / "run", config)
     keep_tokenizer(tmp_path / "images", PretrainConfig())
     assert not (tmp_path / "images").exists()

@@ -8,6 +8,7 @@ from data_shards.making.validate import validate_shards
 from data_shards.making.writer import save_folder_index, save_sidecar, write_shard
 from data_shards.shards.index_file import FolderIndex, read_folder_index
 from data_shards.shards.sidecar import ROW, read_rows, sidecar
+from data_shards.text.tokenizer import train_tokenizer
 from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, clip, command, encoded, flip_byte, make_shards
 
@@ -74,17 +75,41 @@ def test_totals_and_rows_are_checked_too(tmp_path):
     shard, index = tmp_path / "train-000000.tar", tmp_path / "index.json"
     rows = read_rows(shard)
     data = shard.read_bytes()
-    merged = np.array([(0, rows["size"][:2].sum(), 0, 2), *rows[2:].tolist()], ROW)
+    merged = np.array([(0, rows["size"][:2].sum(), 0, 4), *rows[2:].tolist()], ROW)
     merged["crc"][0] = zlib.crc32(data[: merged["size"][0]])
     idx_sha256 = save_sidecar(shard, merged)
     content = json.loads(index.read_text())
-    content["shardlist"][0] |= {"nsamples": 4, "idx_sha256": idx_sha256}
+    content["shardlist"][0] |= {"nsamples": 4, "idx_sha256": idx_sha256, "length_max": 4}
+    del content["content_sha256"]  # as written by an older version
     index.write_text(json.dumps(content))
     lines, _ = validate_shards(pattern, workers=1)
     assert lines == [
         f"{index}: totals.nsamples is 5, the sum over its shards 4",
         f"{shard}: its 5 samples do not lie where the 4 rows of its sidecar say",
     ]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_or_missing_tokenizer_is_named(tmp_path, deep):
+    pattern = make_shards(tmp_path, (3,), modality="text")
+    assert validate_shards(pattern, deep, workers=1)[0] == []
+    train_tokenizer(["other words"], TEXT.vocab_size).save(tmp_path / "tokenizer")
+    lines, _ = validate_shards(pattern, deep, workers=1)
+    assert lines == [f"{tmp_path}/tokenizer: not the tokenizer that index.json says made the token ids"]
+    (tmp_path / "tokenizer/merges.txt").unlink()
+    lines, _ = validate_shards(pattern, deep, workers=1)
+    assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}/tokenizer has neither vocab.json and merges.txt")
+
+
+def test_lengths_in_an_older_index_are_compared(tmp_path):
+    pattern = make_shards(tmp_path, (5,))
+    index = tmp_path / "index.json"
+    content = json.loads(index.read_text())
+    del content["content_sha256"]
+    content["shardlist"][0]["length_max"] = 3
+    index.write_text(json.dumps(content))
+    path = sidecar(tmp_path / "train-000000.tar")
+    assert validate_shards(pattern)[0] == [f"{path}: sum and maximum of lengths (10, 2), index.json says (10, 3)"]
 
 
 def test_the_command_decodes_in_several_processes(tmp_path):
