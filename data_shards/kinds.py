@@ -20,12 +20,12 @@ from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import find_member
 from data_shards.shards.index import Index
 from data_shards.shards.tar import Data, Members
-from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length, read_audio
+from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length, decoded_length
 from data_shards.speech.masks import FEWEST_FRAMES
 from data_shards.text.masks import FEWEST_TOKENS
 from data_shards.text.stored_tokenizer import check_tokenizer
 from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, token_count
-from data_shards.vision.decoding import IMAGE_EXTENSIONS, decode, image_length
+from data_shards.vision.decoding import IMAGE_EXTENSIONS, decoded_pixels, image_length
 
 if TYPE_CHECKING:
     from data_shards.batch import MaskedBatch, SampleBatch
@@ -90,9 +90,9 @@ class Kind:
     length: Callable[[Data], int]
     """Read a sample's `length` (a column of the index, see `sidecar.ROW`) from the member's header. Raises any
     exception for damaged bytes."""
-    decode: Callable[[Data, int | None], object]
-    """Decode the member. Second argument: vocabulary size of the shards' tokenizer, or None. Raises any exception for
-    damaged bytes."""
+    decode: Callable[[Data, int | None], int]
+    """Decode the member and return its true `length`. Second argument: vocabulary size of the shards' tokenizer, or
+    None. Raises any exception for damaged bytes."""
     unit: Unit
     fewest_tokens: int
     """Tokens of the shortest sample that can be used."""
@@ -136,7 +136,7 @@ def kind_of(modality: Modality) -> Kind:
                 noun="image",
                 extensions=IMAGE_EXTENSIONS,
                 length=image_length,
-                decode=lambda data, _: decode(data),
+                decode=lambda data, _: decoded_pixels(data),
                 unit=Unit("megapixels", 1e-3, "megapixels", 1e-3),
                 fewest_tokens=1,
                 samples=_image_samples,
@@ -148,7 +148,7 @@ def kind_of(modality: Modality) -> Kind:
                 noun="recording",
                 extensions=AUDIO_EXTENSIONS,
                 length=audio_length,
-                decode=lambda data, _: read_audio(data),
+                decode=lambda data, _: decoded_length(data),
                 unit=Unit("seconds", seconds, "hours", seconds / 3600, "{:,.2f} hours"),
                 fewest_tokens=FEWEST_FRAMES,
                 samples=_speech_samples,

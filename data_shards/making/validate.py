@@ -49,23 +49,25 @@ class _Findings:
     """sha256 of the tar if it differs from index.json, else ""."""
 
 
-def _decoding_problem(members: Members, vocab_size: int | None) -> str:
-    """Return the reason why a sample cannot be decoded, "" if it can be."""
+def _decoding_problem(members: Members, vocab_size: int | None, indexed: int) -> str:
+    """Return the reason why a sample cannot be decoded or has another length than `indexed`, "" if all is well."""
     found = [(name, kind.decode) for kind in KINDS for name in kind.extensions if name in members]
     if not found:
         return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
-    for extension, decode in found:
+    for number, (extension, decode) in enumerate(found):
         try:
-            decode(members[extension], vocab_size)
+            length = decode(members[extension], vocab_size)
         except Exception as error:  # codecs raise any exception on damaged bytes
             return f".{extension}: {error}"
+        if number == 0 and length != indexed:  # the index has the length of the first
+            return f".{extension}: length {indexed} by the index, {length} decoded; index the shard again"
     return ""
 
 
 def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: int | None) -> Iterator[str]:
     """Yield a line per sample whose bytes differ from the sidecar or, if `deep`, cannot be decoded."""
     with path.open("rb") as file:
-        for row, (offset, size, crc, _) in enumerate(rows.tolist()):
+        for row, (offset, size, crc, length) in enumerate(rows.tolist()):
             try:
                 file.seek(offset)
                 blocks = file.read(size)
@@ -76,7 +78,7 @@ def _sample_differences(path: Path, rows: np.ndarray, deep: bool, vocab_size: in
                 yield f"{path}: row {row}: {size - len(blocks)} of {size} bytes lie behind the end of the file"
             elif crc32(blocks) != crc:
                 yield f"{path}: {best_effort_name(blocks, row)}: checksum differs"
-            elif deep and (reason := _decoding_problem(_members(blocks), vocab_size)):
+            elif deep and (reason := _decoding_problem(_members(blocks), vocab_size, length)):
                 yield f"{path}: {best_effort_name(blocks, row)}: {reason}"
 
 

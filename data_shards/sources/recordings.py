@@ -27,7 +27,7 @@ from data_shards.sources.folders import (
     source_file,
 )
 from data_shards.sources.units import LeftOut, Split, label_member, read_unchanged
-from data_shards.speech.audio import AUDIO_EXTENSIONS, flac, is_stored_form, read_audio
+from data_shards.speech.audio import AUDIO_EXTENSIONS, Recording, flac, is_stored_form, read_recording
 
 _KINDS = " ".join(AUDIO_EXTENSIONS)
 _FLAC_RATIO = {
@@ -39,8 +39,11 @@ _FLAC_RATIO = {
 }  # bytes of FLAC per source byte; other formats are PCM: 0.5
 
 
+_READING = 2  # version of the decoding; a change makes shards of recordings unfinished
+
+
 @dataclass(frozen=True)
-class Recording:
+class RecordingFile:
     """A file with one recording, which becomes one sample, or one sample per piece."""
 
     key: str
@@ -58,7 +61,7 @@ class Recording:
         return 2048 + int(self.source_size * _FLAC_RATIO.get(extension(self.path), 0.5))
 
     def facts(self) -> tuple:
-        how = (self.min_seconds, self.segment_seconds)
+        how = (self.min_seconds, self.segment_seconds, _READING)
         return (self.key, extension(self.path), self.source_size, self.modified, self.label, self.text, *how)
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -68,13 +71,27 @@ class Recording:
             left_out.add_unreadable(self.path, error)
             return
         try:
-            audio = read_audio(data)  # decoded even if the bytes are stored unchanged, so that nothing damaged gets in
+            recording = read_recording(data)  # even if the bytes are stored unchanged, so that nothing damaged gets in
         except ValueError as error:
             left_out.add("damaged or no audio", f"{self.path} ({error})")
             return
-        if len(audio) < self.min_seconds * SAMPLE_RATE:
+        if self._usable(recording, left_out):
+            yield from self._stored(data, recording.samples)
+
+    def _usable(self, recording: Recording, left_out: LeftOut) -> bool:
+        """True if a recording can be used; adds it to `left_out` if it cannot be, or not as it was."""
+        if len(recording.samples) < self.min_seconds * SAMPLE_RATE:
             left_out.add(f"shorter than min_seconds={self.min_seconds:g}", self.path)
-            return
+        elif recording.cancels:
+            left_out.add("channels that cancel each other to silence; keep one of them", self.path)
+        else:
+            if recording.clipped:
+                left_out.add_kept("louder than full scale, clipped", f"{self.path} ({recording.clipped} samples)")
+            return True
+        return False
+
+    def _stored(self, data: bytes, audio: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Yield key and members of each piece. data: the file, which is stored if it has the form for that."""
         pieces = self._pieces(audio)
         as_is = len(pieces) == 1 and is_stored_form(data)
         others = label_member(self.label) | ({} if self.text is None else {"txt": self.text.encode()})
@@ -174,7 +191,7 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
-        units.append(Recording(key, file.path, file.size, file.modified, numbered, text, *limits))
+        units.append(RecordingFile(key, file.path, file.size, file.modified, numbered, text, *limits))
     return Split(config.name, "speech", list(shuffled(units)), classes, left_out=left_out)
 
 

@@ -16,9 +16,12 @@ _NAMES_SHOWN = 5
 UNREADABLE = "unreadable"
 """Beginning of the reasons that may no longer hold when the same command is given again."""
 
+_KEPT = "kept, but "
+"""Beginning of the reasons for naming items that did become samples."""
+
 
 class LeftOut:
-    """Names of the source items that became no sample, by reason."""
+    """Names of the source items that became no sample, or one that the user should know about, by reason."""
 
     def __init__(self, reasons: dict[str, list[str]] | None = None) -> None:
         self.reasons = reasons or {}
@@ -30,6 +33,10 @@ class LeftOut:
     def add_unreadable(self, name: str, error: OSError) -> None:
         """Add a name that the operating system cannot read."""
         self.add(f"{UNREADABLE}: {error.strerror or error}", name)
+
+    def add_kept(self, reason: str, name: str) -> None:
+        """Add a name that became a sample, with what the user should know about it."""
+        self.add(_KEPT + reason, name)
 
     def merge(self, other: LeftOut) -> None:
         """Add all names of `other`."""
@@ -48,7 +55,8 @@ class LeftOut:
             more = len(names) > _NAMES_SHOWN
             rest = ", ..." + (f" (all in {listed})" if listed else "") if more else ""
             shown = ", ".join(map(_printable, names[:_NAMES_SHOWN]))
-            lines.append(f"left out {len(names)} ({_printable(reason)}): {shown}{rest}")
+            verb = "kept" if reason.startswith(_KEPT) else "left out"
+            lines.append(f"{verb} {len(names)} ({_printable(reason.removeprefix(_KEPT))}): {shown}{rest}")
         return lines
 
     def to_tsv(self) -> bytes:

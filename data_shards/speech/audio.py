@@ -1,9 +1,13 @@
-"""Recordings: any format that libsndfile reads <-> mono int16 at 16 kHz, the form in which speech is stored."""
+"""Recordings of many formats <-> mono int16 at 16 kHz, the form in which speech is stored.
+
+libsndfile decodes. `containers/` sees to it that it decodes to the end.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
@@ -11,6 +15,8 @@ import soxr
 
 from configs.signals import SAMPLE_RATE, frames
 from data_shards.shards.tar import Data
+from data_shards.speech.containers.streams import streams
+from data_shards.speech.decoder import Decoder
 
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "au", "sph", "w64", "caf")
 """Members that are read as recordings."""
@@ -18,97 +24,55 @@ AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "
 MAX_SECONDS = 8 * 3600.0
 """The longest recording for callers without a run's configuration: 0.9 GB of samples."""
 
-_RATES = (1_000, 1_000_000)  # Hz: beyond them the header is damaged, and resampling would take all memory
-_BLOCK = 1 << 20  # frames decoded at once
-_EXACT = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF")  # in lossy formats a seek is approximate
+_CANCELLED = 1e-4
+"""Share of the channels' power: if their mean has less, it is no more than what rounding and coding leave."""
 
 
-class TooLong(ValueError):
-    """A recording of more seconds than allowed."""
+@dataclass(frozen=True)
+class Recording:
+    """A decoded recording, and what the form in which it is stored cannot keep of it."""
+
+    samples: np.ndarray
+    """int16 [S], mono at 16 kHz."""
+    clipped: int
+    """Samples of a file of floats that are louder than full scale."""
+    cancels: bool
+    """True if the channels are not silent and their mean is."""
 
 
-class _Bytes(io.BytesIO):
-    """A file whose `seek` returns -1 for a place before the beginning.
+class _Mono:
+    """The mean of the channels, and its power beside theirs."""
 
-    libsndfile seeks there in damaged bytes, and an exception would be printed.
-    """
+    def __init__(self, decoder: Decoder) -> None:
+        self._floats = decoder.codec in ("FLOAT", "DOUBLE")
+        self.clipped = 0
+        self._power = self._mean_power = 0.0
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except ValueError:
-            return -1
+    def of(self, block: np.ndarray) -> np.ndarray:
+        """Return the mean of the channels, float32 [S], of float32 [S, channels]."""
+        mean = block.mean(axis=1)
+        if self._floats:
+            self.clipped += int((np.abs(block) > 1).sum())
+        if block.shape[1] > 1:
+            self._power += float(np.vdot(block, block)) / block.shape[1]
+            self._mean_power += float(np.vdot(mean, mean))
+        return mean
 
-
-class _Stream(soundfile.SoundFile):
-    """A decoder that only goes forward: libsndfile cannot seek in FLAC that was written to a pipe."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _open(data: Data, max_seconds: float) -> _Stream:
-    """Return the decoder. Raises ValueError if the bytes are no audio, TooLong if the header gives more seconds."""
-    if not data:
-        raise ValueError("0 bytes")
-    try:
-        file = _Stream(_Bytes(data))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"no audio that can be read ({_reason(error)})") from None
-    if not _RATES[0] <= file.samplerate <= _RATES[1]:
-        raise ValueError(f"a rate of {file.samplerate} Hz")
-    if _length_known(file) and file.frames > max_seconds * file.samplerate:
-        seconds = file.frames / file.samplerate
-        raise TooLong(f"{seconds:,.1f} s long by its header, more than {max_seconds:,.10g} s; cut it up")
-    return file
+    @property
+    def cancels(self) -> bool:
+        """True if the channels had power and their mean has almost none."""
+        return self._power > 0 and self._mean_power < _CANCELLED * self._power
 
 
-def _reason(error: soundfile.LibsndfileError) -> str:
-    """Return libsndfile's message, or the number of an error that has none."""
-    return error.error_string.rstrip(".") or f"libsndfile error {error.code}"
-
-
-def _length_known(file: _Stream) -> bool:
-    """Return False for FLAC that was written to a pipe: libsndfile gives it the largest integer."""
-    return file.frames < 2**62
-
-
-def _read(file: _Stream, count: int, dtype: str) -> np.ndarray:
-    """Read at most `count` frames at the decoder's position, [frames, channels]. Raises ValueError for damaged ones."""
-    try:
-        return file.read(count, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"damaged {file.format} ({_reason(error)})") from None
-
-
-def _blocks(file: _Stream, dtype: str, max_seconds: float) -> Iterator[np.ndarray]:
-    """Yield pieces [frames, channels] to the end.
-
-    Raises ValueError if the bytes are damaged or cut off, TooLong after `max_seconds`.
-    """
-    read = 0
-    while True:
-        block = _read(file, _BLOCK, dtype)
-        read += len(block)
-        if read > max_seconds * file.samplerate:
-            raise TooLong(f"more than {max_seconds:,.10g} s long; cut it up")
-        if not len(block):
-            break
-        yield block
-    # MP3 is left out: without a Xing header its length is an estimate.
-    if _length_known(file) and read < file.frames and file.format != "MP3":
-        raise ValueError(f"cut off: {read} of {file.frames} samples")
-
-
-def _resampled(file: _Stream, max_seconds: float) -> Iterator[np.ndarray]:
+def _resampled(decoder: Decoder, mono: _Mono) -> Iterator[np.ndarray]:
     """Yield float32 mono pieces at 16 kHz: the mean of the channels, resampled in one stream."""
-    blocks = _blocks(file, "float32", max_seconds)
-    if file.samplerate == SAMPLE_RATE:
-        yield from (block.mean(axis=1) for block in blocks)
+    blocks = decoder.blocks("float32")
+    if decoder.rate == SAMPLE_RATE:
+        yield from (mono.of(block) for block in blocks)
         return
-    stream = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, dtype="float32")
+    stream = soxr.ResampleStream(decoder.rate, SAMPLE_RATE, 1, dtype="float32")
     for block in blocks:
-        yield stream.resample_chunk(block.mean(axis=1))
+        yield stream.resample_chunk(mono.of(block))
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
@@ -127,27 +91,42 @@ def is_stored_form(data: Data) -> bool:
 
     Raises ValueError for a bad header, as `read_audio` does.
     """
-    with _open(data, MAX_SECONDS) as file:
-        form = (file.format, file.subtype, file.channels, file.samplerate)
-        return form == ("FLAC", "PCM_16", 1, SAMPLE_RATE) and _length_known(file)
+    first, *others = streams(data)
+    with Decoder(first, MAX_SECONDS) as decoder:
+        form = (decoder.format, decoder.codec, decoder.channels, decoder.rate)
+        return form == ("FLAC", "PCM_16", 1, SAMPLE_RATE) and decoder.length is not None and not others
 
 
-def _whole(file: _Stream, max_seconds: float) -> np.ndarray:
-    if (file.samplerate, file.channels, file.subtype) == (SAMPLE_RATE, 1, "PCM_16"):
-        pieces = [block[:, 0] for block in _blocks(file, "int16", max_seconds)]
+def _whole(decoder: Decoder) -> Recording:
+    mono = _Mono(decoder)
+    if (decoder.rate, decoder.channels, decoder.codec) == (SAMPLE_RATE, 1, "PCM_16"):
+        pieces = [block[:, 0] for block in decoder.blocks("int16")]
     else:
-        pieces = [_int16(piece) for piece in _resampled(file, max_seconds)]
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+        pieces = [_int16(piece) for piece in _resampled(decoder, mono)]
+    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+    return Recording(samples, mono.clipped, mono.cancels)
 
 
-def read_audio(data: Data, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Return int16 [S], mono at 16 kHz, from a file of any rate, width and number of channels.
+def read_recording(data: Data, max_seconds: float = MAX_SECONDS) -> Recording:
+    """Decode a file of any rate, width and number of channels, to the end of its last stream.
 
     Raises ValueError, without a file's name, if the bytes are no audio, damaged or cut off. Raises TooLong if they last
     more than `max_seconds`.
     """
-    with _open(data, max_seconds) as file:
-        return _whole(file, max_seconds)
+    parts: list[Recording] = []
+    for stream in streams(data):
+        done = sum(len(part.samples) for part in parts) / SAMPLE_RATE
+        with Decoder(stream, max_seconds - done) as decoder:
+            parts.append(_whole(decoder))
+    if len(parts) == 1:
+        return parts[0]
+    samples = np.concatenate([part.samples for part in parts])
+    return Recording(samples, sum(part.clipped for part in parts), any(part.cancels for part in parts))
+
+
+def read_audio(data: Data, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+    """Return int16 [S], mono at 16 kHz. Raises the same as `read_recording`."""
+    return read_recording(data, max_seconds).samples
 
 
 def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX_SECONDS) -> np.ndarray:
@@ -155,31 +134,33 @@ def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX
 
     Only this slice is decoded if the file is at 16 kHz and can be read from any place. Then the rest may be damaged.
     """
-    with _open(data, max_seconds) as file:
-        if not (file.samplerate == SAMPLE_RATE and file.format in _EXACT and _length_known(file)):
-            samples = _whole(file, max_seconds)
+    first, *others = streams(data)
+    with Decoder(first, max_seconds) as decoder:
+        if others or decoder.rate != SAMPLE_RATE or decoder.length is None or not decoder.seekable:
+            samples = read_audio(data, max_seconds)
             return samples[part(len(samples))]
-        span = part(file.frames)
-        try:
-            file.seek(span.start)
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"damaged {file.format} ({_reason(error)})") from None
-        whole = (file.channels, file.subtype) == (1, "PCM_16")
-        block = _read(file, span.stop - span.start, "int16" if whole else "float32")
+        span = part(decoder.length)
+        decoder.seek(span.start)
+        whole = (decoder.channels, decoder.codec) == (1, "PCM_16")
+        block = decoder.read(span.stop - span.start, "int16" if whole else "float32")
         if len(block) < span.stop - span.start:
-            raise ValueError(f"cut off: {span.start + len(block)} of {file.frames} samples")
+            raise ValueError(f"cut off: {span.start + len(block)} of {decoder.length} samples")
     return block[:, 0] if whole else _int16(block.mean(axis=1))
 
 
 def audio_samples(data: Data) -> int:
-    """Return the number of samples at 16 kHz, from the header; without one there, by decoding.
+    """Return the number of samples that `read_audio` gives, from the header; without one there, by decoding.
 
     Raises ValueError as `read_audio` does.
     """
-    with _open(data, MAX_SECONDS) as file:
-        if _length_known(file):
-            return round(file.frames * SAMPLE_RATE / file.samplerate)
-    return len(read_audio(data))
+    count = 0
+    for stream in streams(data):
+        with Decoder(stream, MAX_SECONDS) as decoder:
+            if decoder.length is None:
+                count += len(_whole(decoder).samples)
+            else:
+                count += (2 * decoder.length * SAMPLE_RATE + decoder.rate) // (2 * decoder.rate)  # as soxr rounds
+    return count
 
 
 def flac(samples: np.ndarray) -> bytes:
@@ -190,5 +171,13 @@ def flac(samples: np.ndarray) -> bytes:
 
 
 def audio_length(data: Data) -> int:
-    """Return the number of frames, from the header."""
+    """Return the number of frames, as `audio_samples` counts."""
     return frames(audio_samples(data))
+
+
+def decoded_length(data: Data) -> int:
+    """Return the number of frames of a decoded recording. Raises ValueError for a bad one, or one of silent sum."""
+    recording = read_recording(data)
+    if recording.cancels:
+        raise ValueError("its channels cancel each other to silence; keep one of them")
+    return frames(len(recording.samples))

@@ -22,7 +22,8 @@ from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.tar import Data, Members
-from data_shards.speech.audio import AUDIO_EXTENSIONS, TooLong, read_audio, read_part
+from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio, read_part
+from data_shards.speech.decoder import TooLong
 from data_shards.speech.masks import FEWEST_FRAMES, fewest_masked, span_masks, trimmed
 
 _EPS = 1e-5 * 32768**2

@@ -61,8 +61,12 @@ def token_count(data: Data) -> int:
     return len(read_tokens(data))
 
 
-def check_tokens(data: Data, types: int | None) -> None:
-    """Raise ValueError as `read_tokens` does, and if an id is not below the tokenizer's number of `types`."""
+def check_tokens(data: Data, types: int | None) -> int:
+    """Return the number of ids. Raises ValueError as `read_tokens` does, and for an id not below `types`.
+
+    types: those of the tokenizer.
+    """
     ids = read_tokens(data)
     if types is not None and len(ids) and ids.max() >= types:
         raise ValueError(f"token {ids.max()}, and the tokenizer has {types} types")
+    return len(ids)

@@ -142,6 +142,16 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """Members that are read as images."""
 
 
+def _length(height: int, width: int) -> int:
+    """Return pixels / 1000, rounded up."""
+    return -(-width * height // 1000)
+
+
+def decoded_pixels(data: Data) -> int:
+    """Return pixels / 1000, rounded up, of a decoded image. Raises BadSample as `decode` does."""
+    return _length(*decode(data).shape[:2])
+
+
 def image_length(data: Data) -> int:
     """Return pixels / 1000, rounded up, from the header."""
     if data[:2] == b"\xff\xd8":
@@ -150,4 +160,4 @@ def image_length(data: Data) -> int:
         width, height = struct.unpack(">II", data[16:24])
     else:
         width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-    return -(-width * height // 1000)
+    return _length(height, width)

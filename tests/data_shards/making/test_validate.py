@@ -1,16 +1,21 @@
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from configs.signals import frames
 from data_shards.making.validate import validate_shards
 from data_shards.making.writer import save_folder_index, save_sidecar, write_shard
 from data_shards.shards.index_file import FolderIndex, read_folder_index
 from data_shards.shards.sidecar import ROW, read_rows, sidecar
+from data_shards.speech.audio import read_audio
 from data_shards.text.tokenizer import train_tokenizer
 from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, clip, command, encoded, flip_byte, make_shards
+from tests.data_shards.speech.recorded import NOISE
+from tests.data_shards.speech.recorded import encoded as encoded_audio
 
 
 def test_good_shards_have_no_differences(tmp_path):
@@ -68,6 +73,31 @@ def test_deep_names_what_cannot_be_decoded(tmp_path, modality, bad, told):
     assert validate_shards(pattern, workers=1) == ([], 3)
     lines, _ = validate_shards(pattern, deep=True, workers=1)
     assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}/train-000002.tar: key 'bad' (row 1): {told}")
+
+
+def test_deep_compares_decoded_lengths_with_the_index(tmp_path):
+    """An index that says 4 hours of recordings that last minutes would choose the order by them."""
+    pattern = make_shards(tmp_path, (3,), modality="speech")
+    shard = tmp_path / "train-000000.tar"
+    rows = read_rows(shard).copy()
+    rows["length"][1] = 15_000
+    entry, total = read_folder_index(tmp_path).shards[0], int(rows["length"].sum())
+    wrong = replace(entry, idx_sha256=save_sidecar(shard, rows), length_sum=total, length_max=15_000)
+    save_folder_index(tmp_path, FolderIndex((wrong,), ("a", "b", "c")))
+    assert validate_shards(pattern, workers=1) == ([], 1)
+    lines, _ = validate_shards(pattern, deep=True, workers=1)
+    length = frames(len(read_audio(clip(1))))
+    assert lines == [
+        f"{shard}: key '000001' (row 1): .flac: length 15000 by the index, {length} decoded; index the shard again"
+    ]
+
+
+def test_deep_names_recordings_whose_channels_cancel(tmp_path):
+    opposed = encoded_audio(np.stack([NOISE, -NOISE], 1))
+    entry = write_shard(tmp_path / "train-000000.tar", [("a", {"wav": opposed}), ("b", {"wav": encoded_audio()})])
+    save_folder_index(tmp_path, FolderIndex((entry,)))
+    lines, _ = validate_shards(str(tmp_path), deep=True, workers=1)
+    assert len(lines) == 1 and "key 'a' (row 0): .wav: its channels cancel each other to silence" in lines[0]
 
 
 def test_totals_and_rows_are_checked_too(tmp_path):

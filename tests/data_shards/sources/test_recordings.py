@@ -10,6 +10,7 @@ from data_shards.shards.index import load_index
 from data_shards.shards.sidecar import read_rows
 from data_shards.speech.audio import flac, read_audio
 from tests.data_shards.shard_tools import clip, command, tree
+from tests.data_shards.speech.recorded import NOISE, encoded, flac_total, mp3, put, without_xing
 
 
 def build_audio(source, output, **keys):
@@ -158,3 +159,42 @@ def test_same_bytes_for_any_number_of_processes(tmp_path):
         build_audio(root, tmp_path / name, workers=workers, shard_mb=1)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert len(list((tmp_path / "one").glob("*.tar"))) > 1
+
+
+def test_wrong_lengths_in_headers_lose_nothing_or_are_named(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    files = {
+        "plain.wav": encoded(),
+        "no_header.mp3": without_xing(mp3()),
+        "chained.ogg": encoded(kind="OGG", subtype="VORBIS") * 2,
+        "crashed_recorder.wav": put(encoded(), 40, "<I", 0),
+        "too_few.flac": flac_total(encoded(kind="FLAC"), 4096),
+        "too_many.flac": flac_total(encoded(kind="FLAC"), 90_000),
+        "half.wav": put(encoded(), 40, "<I", 80_000),
+        "cut.au": encoded(kind="AU")[:-5000],
+    }
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    told = "\n".join(build_audio(source, tmp_path / "out"))
+    for name in ("too_many.flac", "half.wav", "cut.au"):
+        assert f"{source}/{name} (" in told
+    assert "left out 3 (damaged or no audio)" in told
+    seconds = {key: len(read_audio(sample["flac"])) / 16000 for key, sample in samples_of(tmp_path / "out").items()}
+    assert 0 <= seconds.pop("no_header") - 5 < 0.1  # what the encoder adds
+    assert seconds == {"plain": 5, "chained": 10, "crashed_recorder": 5, "too_few": 5}
+
+
+def test_what_the_stored_form_cannot_keep_is_named(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "plain.wav").write_bytes(encoded())
+    (source / "loud.wav").write_bytes(encoded(NOISE * 4, subtype="FLOAT"))
+    (source / "opposed.wav").write_bytes(encoded(np.stack([NOISE, -NOISE], 1)))
+    first = build_audio(source, tmp_path / "out")
+    told = "\n".join(first)
+    assert "kept 1 (louder than full scale, clipped): " in told and "loud.wav (" in told
+    assert "left out 1 (channels that cancel each other to silence; keep one of them): " in told
+    assert set(samples_of(tmp_path / "out")) == {"plain", "loud"}
+    assert build_audio(source, tmp_path / "out") == first
+    assert "louder than full scale" in (tmp_path / "out/.build/train/left_out.tsv").read_text()

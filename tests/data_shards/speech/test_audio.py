@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_shards.speech.audio import TooLong, audio_samples, flac, is_stored_form, read_audio, read_part
+from data_shards.speech.audio import audio_samples, flac, is_stored_form, read_audio, read_part, read_recording
+from data_shards.speech.decoder import TooLong
 
 
 def tone(seconds=1.0, rate=16000, frequency=440.0, level=0.5):
@@ -46,6 +47,22 @@ def test_any_format_and_rate_becomes_16_khz(kind, subtype, rate, error):
     assert abs(len(samples) - 16000) <= 200 and abs(audio_samples(data) - len(samples)) <= 1
     middle = slice(2000, 14000)  # the ends of a resampled or lossy tone ring
     assert np.abs(samples[middle] / 32768 - tone()[middle]).max() < error
+
+
+def test_what_mono_of_16_bits_cannot_keep_is_counted():
+    wave = tone(level=0.9)
+    assert read_recording(encoded(wave)).clipped == 0 == read_recording(encoded(wave, subtype="FLOAT")).clipped
+    loud = np.where(np.arange(16000) % 4000 == 9, 1.5, wave)
+    assert read_recording(encoded(loud, subtype="FLOAT")).clipped == 4
+    for other, cancels in (
+        (-wave, True),
+        (wave, False),
+        (0 * wave, False),
+        (-0.9 * wave, False),
+        (-0.999 * wave, True),
+    ):
+        assert read_recording(encoded(np.stack([wave, other], 1))).cancels is cancels
+    assert not read_recording(encoded(np.zeros((9, 2)))).cancels
 
 
 def test_channels_are_averaged_and_loud_samples_clipped():
@@ -123,10 +140,14 @@ def test_a_part_is_that_of_the_whole(data):
 
 
 def test_a_part_is_read_without_the_rest():
-    data = flac(NOISE)
-    assert np.array_equal(read_part(data[: len(data) // 2], lambda _: slice(8000, 16000)), NOISE[8000:16000])
-    with pytest.raises(ValueError, match="cut off|damaged"):
-        read_part(data[: len(data) // 2], lambda count: slice(count - 8000, count))
+    data = bytearray(flac(NOISE))
+    data[len(data) * 3 // 4] ^= 0xFF
+    assert np.array_equal(read_part(bytes(data), lambda _: slice(8000, 16000)), NOISE[8000:16000])
+    with pytest.raises(ValueError, match="damaged"):
+        read_part(bytes(data), lambda count: slice(count // 2, count))
+    for part in (slice(0, 8000), slice(52_000, 60_000)):
+        with pytest.raises(ValueError, match="cut off|damaged"):
+            read_part(bytes(data[: len(data) // 2]), lambda _, part=part: part)
     with pytest.raises(ValueError, match="cut off"):
         read_part(encoded(NOISE)[:-1000], lambda _: slice(50_000, 60_000))
 
