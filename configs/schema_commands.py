@@ -34,6 +34,8 @@ class BuildConfig:
     """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
     """Target shard size in MiB. For text: size of the uncompressed source, approximately."""
+    overwrite: bool = False
+    """Replace the shards of this name that a build with other keys, e.g. another input, made in `output`."""
     workers: Annotated[int | None, Field(ge=1)] = None
     """Number of processes. Null: the number of cores."""
     min_seconds: Annotated[float, Field(ge=0.045)] = 0.045

@@ -1,12 +1,12 @@
 """Building shards from source files: planned from sizes, written by several processes, resumable after a kill.
 
     OUTPUT/train-000000.tar ...   the shards, their sidecars, and index.json once all are there
-    OUTPUT/.build/NAME/           a record per finished shard: the hash of its plan, and its entry for index.json
+    OUTPUT/.build/NAME/           a record per shard: the hash of its plan, and its entry for index.json
     OUTPUT/.build/NAME/left_out.tsv   every source item that became no sample, as lines `reason<TAB>name`
 
 A shard is finished if its record has the hash of its plan and its tar has the record's size. The exception: a source
-file was unreadable, because it may be readable now. A build knows nothing else of earlier builds. So the same command
-continues a build that was killed, and gives the same bytes.
+file was unreadable, because it may be readable now. So the same command continues a build that was killed, and gives
+the same bytes. Another command does not touch the shards: see `earlier`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.files import atomic_write, locked
+from data_shards.files import atomic_write, locked, replace_text
 from data_shards.kinds import kind_of
+from data_shards.making.earlier import (
+    check_same_build,
+    check_tokenizer,
+    existing_shards,
+    record_folder,
+    record_path,
+    save_keys,
+    save_tokenizer,
+)
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
@@ -36,11 +45,6 @@ from data_shards.sources.units import LeftOut, Split, Unit
 
 _FORMAT = 2  # version of the shards' bytes; a change makes every shard unfinished
 _MIB = 2**20
-
-
-def record_folder(output: Path, name: str) -> Path:
-    """Folder of the records of the shards NAME-000000.tar."""
-    return output / ".build" / name
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,8 @@ class ShardPlan:
 
     @property
     def record(self) -> Path:
-        """Path of the file that records that the shard is finished."""
-        return record_folder(self.path.parent, self.name) / f"{self.path.stem}.json"
-
-    @property
-    def name(self) -> str:
-        """NAME of the path NAME-000000.tar."""
-        return self.path.name.rpartition("-")[0]
+        """Path of the shard's record."""
+        return record_path(self.path)
 
     def read_finished(self) -> WrittenShard | None:
         """The finished shard, according to its record; None if it is not finished."""
@@ -105,33 +104,28 @@ def plan_shards(split: Split, output: Path, shard_mb: int) -> list[ShardPlan]:
 
 
 def _write_planned(plan: ShardPlan) -> WrittenShard:
-    """Write one shard. Its old record is removed first, and its new record is written last."""
-    plan.record.unlink(missing_ok=True)
+    """Write one shard. Its record says first that it is ours, and last that it is finished."""
+    replace_text(plan.record, json.dumps({"begun": plan.path.name}))
     left_out = LeftOut()
     entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
     record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
-    with atomic_write(plan.record) as file:
-        file.write(json.dumps(record).encode())
+    replace_text(plan.record, json.dumps(record))
     return WrittenShard(entry, left_out)
 
 
-def _existing_shards(folder: Path, name: str) -> set[Path]:
-    """Paths of the tars in a folder with names like NAME-000000.tar."""
-    return {path for path in folder.glob("*.tar") if re.fullmatch(rf"{re.escape(name)}-\d{{6}}\.tar", path.name)}
+def _retract_changed(
+    split: Split, output: Path, config: BuildConfig, plans: list[ShardPlan], finished: dict[str, WrittenShard]
+) -> int:
+    """Remove shards that are about to change from index.json, then surplus shards from the disk; returns their number.
 
-
-def _retract_changed(split: Split, output: Path, plans: list[ShardPlan], unfinished: list[ShardPlan]) -> None:
-    """Remove shards that are about to change from index.json, then surplus shards from the disk.
-
-    Raises ValueError if there are shards of this name that no build made, or if the folder's other shards have other
-    classes or another tokenizer.
+    Raises ValueError if shards are in the way that another build made, or none, or if the folder's other shards have
+    other classes or another tokenizer.
     """
-    there = _existing_shards(output, split.name)
-    if there and not record_folder(output, split.name).is_dir():
-        raise ValueError(f"{min(there)} was not made by this command; choose another output or name, or move it away")
-    index = read_folder_index(output)
+    unfinished = [plan.path for plan in plans if plan.path.name not in finished]
+    there = existing_shards(output, split.name)
     surplus = there - {plan.path for plan in plans}
-    changed = {path.name for path in surplus} | {plan.path.name for plan in unfinished}
+    index = read_folder_index(output)
+    changed = {path.name for path in (*surplus, *unfinished)}
     kept = tuple(entry for entry in index.shards if entry.url not in changed)
     others = [entry for entry in kept if output / entry.url not in there]
     if others and list(index.classes) != split.classes:
@@ -141,13 +135,17 @@ def _retract_changed(split: Split, output: Path, plans: list[ShardPlan], unfinis
             f"{output} holds shards of another tokenizer, as {others[0].url}; choose another output, or the same one "
             f"with tokenizer={output / TOKENIZER_NAME}"
         )
+    in_the_way = (path for path in surplus | there.intersection(unfinished) if path.exists())
+    check_same_build(config, output, split.name, in_the_way)
+    if split.tokenizer:
+        check_tokenizer(split.tokenizer, output)
     if len(kept) < len(index.shards):
         save_folder_index(output, FolderIndex(kept, index.classes, index.tokenizer))
-    for path in surplus:
-        for file in (record_folder(output, split.name) / f"{path.stem}.json", sidecar(path), path):
+    for path in there:  # the temporary files were left by a build that was killed
+        remains = (path, sidecar(path), record_path(path)) if path in surplus else ()
+        for file in (*(file.with_name(f"{file.name}.tmp") for file in (path, sidecar(path))), *remains):
             file.unlink(missing_ok=True)
-    for path in output.glob(f"{split.name}-*.tmp"):  # left by a build that was killed
-        path.unlink(missing_ok=True)
+    return len(surplus)
 
 
 def _tokenizer(split: Split) -> TokenizerEntry | None:
@@ -161,11 +159,12 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     """
     plans = plan_shards(split, output, config.shard_mb)
     finished = {plan.path.name: shard for plan in plans if (shard := plan.read_finished())}
-    _retract_changed(split, output, plans, [plan for plan in plans if plan.path.name not in finished])
-    record_folder(output, split.name).mkdir(parents=True, exist_ok=True)
+    if removed := _retract_changed(split, output, config, plans, finished):
+        split.notes.append(f"removed {removed} {split.name!r} shards that the input no longer fills")
+    save_keys(config, output, split.name)
     if split.tokenizer:
-        split.tokenizer.save(output / TOKENIZER_NAME)
-    written = _write_all(plans, finished, output, config.workers)
+        save_tokenizer(split.tokenizer, output, split.name)
+    written = _write_all(split.name, plans, finished, output, config.workers)
     for one in sorted(written, key=lambda one: one.entry.url):
         split.left_out.merge(one.left_out)
     _save_left_out(split, output)
@@ -180,15 +179,13 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
 
 
 def _write_all(
-    plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, workers: int | None
+    name: str, plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, workers: int | None
 ) -> list[WrittenShard]:
     """All shards of a split: the finished ones, and the others after they were written."""
     sizes = {plan.path.name: plan.size for plan in plans}
-    progress = shards_progress(
-        plans[0].name if plans else "", sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes)
-    )
-    for name, shard in finished.items():
-        progress.add(sizes[name], shard.entry.nsamples)
+    progress = shards_progress(name, sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes))
+    for url, shard in finished.items():
+        progress.add(sizes[url], shard.entry.nsamples)
     written = list(finished.values())
     with progress:
         for shard in map_unordered(_write_planned, [plan for plan in plans if plan.path.name not in finished], workers):
