@@ -38,6 +38,7 @@ ACROSS = {
     "data_shards/test_elastic.py": "order and loading: other ranks and workers go on with the same samples",
     "data_shards/test_formats.py": "GNU tar, webdataset and our reader and index beside each other",
     "data_shards/test_fuzz.py": "chance damages, from the tar to the loader",
+    "data_shards/test_fuzz_sources.py": "chance damages of source files, through `shards build`",
     "data_shards/test_order_properties.py": "what holds of every order: plain, blended, in any cut",
     "data_shards/test_remote.py": "remote shards: storage, cache, reader and loader together",
     "data_shards/test_resume_memory.py": "the order of 10 million samples, as benchmarks/order.py makes it",

@@ -141,11 +141,18 @@ def _retract_changed(
         check_tokenizer(split.tokenizer, output)
     if len(kept) < len(index.shards):
         save_folder_index(output, FolderIndex(kept, index.classes, index.tokenizer))
-    for path in there:  # the temporary files were left by a build that was killed
-        remains = (path, sidecar(path), record_path(path)) if path in surplus else ()
-        for file in (*(file.with_name(f"{file.name}.tmp") for file in (path, sidecar(path))), *remains):
-            file.unlink(missing_ok=True)
+    for path in surplus:
+        _remove_shard(path)
+    for path in there:  # left by a build that was killed
+        for file in (path, sidecar(path)):
+            file.with_name(f"{file.name}.tmp").unlink(missing_ok=True)
     return len(surplus)
+
+
+def _remove_shard(path: Path) -> None:
+    """Remove a shard, and at last the record that says that it is ours."""
+    for file in (path, sidecar(path), record_path(path)):
+        file.unlink(missing_ok=True)
 
 
 def _tokenizer(split: Split) -> TokenizerEntry | None:
@@ -170,6 +177,8 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     _save_left_out(split, output)
     entries = {one.entry.url: one.entry for one in written}
     if not sum(entry.nsamples for entry in entries.values()):
+        for plan in plans:  # or another input would find them in its way
+            _remove_shard(plan.path)
         notes = split.left_out.notes(left_out_path(output, split.name))
         raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
     others = [e for e in read_folder_index(output).shards if e.url not in entries]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
 import pyarrow
 from pyarrow import parquet
 
-from data_shards.sources.units import LeftOut, read_unchanged
+from data_shards.sources.blocks import (
+    MAX_DOCUMENT,
+    RATIO,
+    UNREADABLE_ERRORS,
+    Block,
+    all_lines,
+    codec_of,
+    is_damage,
+    lines,
+    lines_before,
+    open_file,
+    paragraphs,
+)
+from data_shards.sources.units import LeftOut, Unusable, read_unchanged
 
-MAX_DOCUMENT = 2**28
-"""Limit of a document's size in bytes, 256 MiB: longer documents are collections in the wrong form."""
-
-COMPRESSED = {"gz": "gzip", "zst": "zstd"}
-_RATIO = 3.5  # approximate ratio of text to compressed text
+PARQUET_ERRORS = (pyarrow.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError)
+"""Errors of reading a Parquet file."""
+_TEXT_TYPES = ("string", "binary", "null")
+_TOO_LONG = f"longer than {MAX_DOCUMENT >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -61,20 +73,35 @@ class Whole:
 
     key: str
     path: str
-    size: int
+    file_size: int
     modified: int
 
+    @property
+    def size(self) -> int:
+        return int(self.file_size * (RATIO if codec_of(self.path) else 1))
+
     def facts(self) -> tuple:
-        return (self.key, self.size, self.modified)
+        return (self.key, self.file_size, self.modified)
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
         try:
-            data = read_unchanged(self.path, self.size)
-        except OSError as error:
-            left_out.add_unreadable(self.path, error)
-            return
-        if text := decode_text(data, self.path, left_out):
-            yield Document(f"{self.key}/0", text)
+            document = Document(f"{self.key}/0", _decoded(self._read()))
+        except UNREADABLE_ERRORS as error:
+            add_unread(left_out, self.path, error)
+        except Unusable as error:
+            error.add_to(left_out, self.path)
+        else:
+            yield document
+
+    def _read(self) -> bytes:
+        """Read the file. Raises Unusable if it is too long."""
+        if self.file_size <= MAX_DOCUMENT and not codec_of(self.path):
+            return read_unchanged(self.path, self.file_size)
+        with open_file(self.path) as file:
+            data = file.read(MAX_DOCUMENT + 1)
+        if len(data) > MAX_DOCUMENT:
+            raise Unusable(f"{_TOO_LONG}; if it holds several documents: documents=paragraphs or documents=lines")
+        return data
 
 
 @dataclass(frozen=True)
@@ -95,33 +122,45 @@ class Lines:
 
     @property
     def size(self) -> int:
-        return int((self.stop - self.start) * (_RATIO if _codec(self.path) else 1))
-
-    def belongs_to_next(self, position: int) -> bool:
-        """True if a document that begins at `position` belongs to the next part."""
-        return position >= self.stop and not _codec(self.path)
+        return int((self.stop - self.start) * (RATIO if codec_of(self.path) else 1))
 
     def facts(self) -> tuple:
         return (self.key, self.start, self.stop, self.modified, self.kind, self.fields)
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
+        line = 0
         try:
-            for position, data in self._blocks():
-                key, name = f"{self.key}/{position}", f"{self.path} at byte {position}"
-                if (text := decode_text(data, name, left_out)) is None:
-                    continue
-                document = _json(key, text, self.fields, name, left_out) if self.fields else Document(key, text)
-                if document:
+            for block in self._blocks():
+                line = block.line
+                try:
+                    document = self._document(block)
+                except Unusable as error:
+                    error.add_to(left_out, self._place(line))
+                else:
                     yield document
-        except OSError as error:
-            if _codec(self.path) and not isinstance(error, PermissionError):  # an incomplete download
-                raise ValueError(f"{self.path}: {error}; get the file again, or take it away") from error
-            left_out.add_unreadable(self.path, error)
+        except UNREADABLE_ERRORS as error:
+            add_unread(left_out, f"{self.path}, after line {self._first_line() + line}" if line else self.path, error)
 
-    def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (position, bytes) of each document."""
-        with _open(self.path) as file:
-            yield from _paragraphs(file, self) if self.kind == "paragraphs" else _lines(file, self)
+    def _blocks(self) -> Iterator[Block]:
+        """Yield the lines or paragraphs."""
+        stop = sys.maxsize if codec_of(self.path) else self.stop
+        with open_file(self.path) as file:
+            found = all_lines(file, self.start, stop)
+            yield from paragraphs(found, stop, not self.start) if self.kind == "paragraphs" else lines(found, stop)
+
+    def _document(self, block: Block) -> Document:
+        """The document of a line or a paragraph. Raises Unusable."""
+        if block.data is None:
+            raise Unusable(_TOO_LONG)
+        key, text = f"{self.key}/{block.position}", _decoded(block.data)
+        return Document(key, text) if self.fields is None else _document(key, _parsed(text), self.fields)
+
+    def _first_line(self) -> int:
+        """Number of the first line, counted from 1. It is found only when needed, because the file is read for it."""
+        return 1 + lines_before(self.path, self.start)
+
+    def _place(self, line: int) -> str:
+        return f"{self.path}, line {self._first_line() + line}"
 
 
 @dataclass(frozen=True)
@@ -141,127 +180,116 @@ class Rows:
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
         try:
             file = parquet.ParquetFile(self.path)
-        except OSError as error:
-            left_out.add_unreadable(self.path, error)
+        except PARQUET_ERRORS as error:
+            add_unread(left_out, self.path, error)
             return
-        for group in self.groups:
-            for row, texts in enumerate(self._rows(file, group)):
-                name = f"{self.path}, row group {group}, row {row}"
-                if document := _document(f"{self.key}/{group}-{row}", texts, self.fields, name, left_out):
-                    yield document
+        with file:
+            for group in self.groups:
+                yield from self._documents(file, group, left_out)
 
-    def _rows(self, file: parquet.ParquetFile, group: int) -> Iterator[dict]:
-        """Yield the rows of a row group. Raises ValueError if it is damaged."""
-        columns = [name for name in (self.fields.text, self.fields.label) if name]
+    def _documents(self, file: parquet.ParquetFile, group: int, left_out: LeftOut) -> Iterator[Document]:
+        """Yield the documents of a row group, up to the first damage."""
+        place, row = f"{self.path}, row group {group}", 0
         try:
-            for batch in file.iter_batches(1024, [group], columns):
-                yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{self.path}: row group {group}: {error}; get the file again, or take it away") from error
+            for text, label in self._values(file, group):
+                try:
+                    content = {self.fields.text: _value(text), self.fields.label: label and _value(label)}
+                    document = _document(f"{self.key}/{group}-{row}", content, self.fields)
+                except Unusable as error:
+                    error.add_to(left_out, f"{place}, row {row}")
+                else:
+                    yield document
+                row += 1
+        except PARQUET_ERRORS as error:
+            add_unread(left_out, f"{place}, from row {row} on", error)
+
+    def _values(self, file: parquet.ParquetFile, group: int) -> Iterator[tuple[pyarrow.Scalar, pyarrow.Scalar | None]]:
+        """Yield (text, class) of each row."""
+        columns = [name for name in (self.fields.text, self.fields.label) if name]
+        for batch in file.iter_batches(1024, [group], columns):
+            texts = batch.column(self.fields.text)
+            labels = batch.column(self.fields.label) if self.fields.label else [None] * len(texts)
+            yield from zip(texts, labels, strict=True)
 
 
-def decode_text(data: bytes, name: str, left_out: LeftOut) -> str | None:
-    """Text of UTF-8 bytes, without white space around it. Empty and other bytes: None, and added to `left_out`."""
+def add_unread(left_out: LeftOut, place: str, error: BaseException) -> None:
+    """Add what could not be read to `left_out`: damaged bytes, or bytes that the operating system does not give."""
+    if isinstance(error, OSError) and not is_damage(error):
+        left_out.add_unreadable(place, error)
+    else:
+        left_out.add("damaged or incomplete; used up to there", f"{place} ({_one_line(error)})")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decoded(data: bytes) -> str:
+    """Text of UTF-8 bytes, without white space around it. Raises Unusable for empty and other bytes."""
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        left_out.add("not UTF-8", f"{name} ({error.reason} {error.start} bytes into it)")
-        return None
+        raise Unusable("not UTF-8", f"{error.reason} {error.start} bytes into it") from None
     if not text:
-        left_out.add("empty", name)
-    return text or None
+        raise Unusable("empty")
+    return text
 
 
-def _codec(path: str) -> str | None:
-    """Name of the compression according to the file's extension; None if it is not compressed."""
-    return COMPRESSED.get(path.rpartition(".")[2].lower())
-
-
-def _open(path: str) -> BinaryIO:
-    """Open a file, and decompress it if its name says so."""
-    if codec := _codec(path):
-        return io.BufferedReader(pyarrow.CompressedInputStream(path, codec), 1 << 20)
-    return open(path, "rb")
-
-
-def _lines(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, line) of the lines that begin in the part, without blank lines."""
-    for position, line in _positions(file, part):
-        if part.belongs_to_next(position):
-            return
-        if line.strip():
-            yield position, line
-
-
-def _paragraphs(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, block) of the blocks whose preceding blank line begins in the part, or that begin the file."""
-    block, begin, ours = b"", 0, part.start == 0
-    for position, line in _positions(file, part):
-        if line.strip():
-            begin = begin if block else position
-            block += line if ours else b""
-            continue
-        if block:
-            yield begin, block
-        if part.belongs_to_next(position):
-            return
-        block, ours = b"", True
-    if block:
-        yield begin, block
-
-
-def _positions(file: BinaryIO, part: Lines) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, line) from the part's first line on. Raises ValueError at a line as long as MAX_DOCUMENT."""
-    position = part.start
-    if position:
-        file.seek(position - 1)
-        position += len(file.readline()) - 1
-    while line := file.readline(MAX_DOCUMENT):
-        if len(line) == MAX_DOCUMENT:
-            raise ValueError(f"{part.path}: the line at byte {position} is longer than {MAX_DOCUMENT >> 20} MiB")
-        yield position, line
-        position += len(line)
-
-
-def _json(key: str, line: str, fields: Fields, name: str, left_out: LeftOut) -> Document | None:
-    """The document of a JSON line; None, and added to `left_out`, if it is not JSON or has no text."""
+def _parsed(line: str) -> object:
+    """Content of a JSON line. Raises Unusable if it is not JSON."""
     try:
-        content = json.loads(line)
+        return json.loads(line)
+    except RecursionError:
+        raise Unusable("JSON that is nested too deeply") from None
     except ValueError as error:
-        left_out.add("not JSON", f"{name} ({error})")
-        return None
-    return _document(key, content, fields, name, left_out)
+        raise Unusable("not JSON", error) from None
 
 
-def _document(key: str, content: object, fields: Fields, name: str, left_out: LeftOut) -> Document | None:
-    """The document of an object or a row; None, and added to `left_out`, if a field is missing or its text empty."""
+def _value(scalar: pyarrow.Scalar) -> object:
+    """Value of a Parquet field. Raises Unusable if it has none in Python, as a string that is not UTF-8."""
+    try:
+        value = scalar.as_py()
+    except UnicodeDecodeError as error:
+        raise Unusable("not UTF-8", f"{error.reason} {error.start} bytes into it") from None
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:  # as a time after the year 9999
+        raise Unusable("a value that cannot be read", _one_line(error)) from None
+    return _decoded(value) if isinstance(value, bytes) else value
+
+
+def _document(key: str, content: object, fields: Fields) -> Document:
+    """The document of an object or a row. Raises Unusable if a field is missing or no text, or its text empty."""
     text = content.get(fields.text) if isinstance(content, dict) else None
     label = content.get(fields.label) if isinstance(content, dict) and fields.label else None
     if not isinstance(text, str):
-        left_out.add(f"no text in '{fields.text}'", name)
-    elif not text.strip():
-        left_out.add("empty", name)
-    elif fields.label and label is None:
-        left_out.add(f"no class in '{fields.label}'", name)
-    else:
-        return Document(key, text.strip(), None if label is None else str(label))
-    return None
+        raise Unusable(f"no text in '{fields.text}'")
+    if not text.strip():
+        raise Unusable("empty")
+    if fields.label and label is None:
+        raise Unusable(f"no class in '{fields.label}'")
+    document = Document(key, text.strip(), None if label is None else str(label))
+    try:
+        f"{document.text}{document.label}".encode()
+    except UnicodeEncodeError as error:  # JSON may hold "\ud83d", half of a character
+        raise Unusable("half of a surrogate pair", f"at character {error.start}") from None
+    return document
 
 
 def check_columns(path: str, fields: Fields) -> None:
-    """Raise ValueError if a file is not Parquet or lacks a column of `fields`, OSError if it is unreadable."""
-    try:
-        names = parquet.read_schema(path).names
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from None
+    """Raise Unusable if a file lacks a column of `fields` or has no text in it.
+
+    Raises one of PARQUET_ERRORS if it is not Parquet or unreadable.
+    """
+    schema = parquet.read_schema(path)
     for key, name in (("text_field", fields.text), ("label_field", fields.label)):
-        if name and name not in names:
-            raise ValueError(f"{path} has no column {name!r} but {', '.join(names)}; set {key}=COLUMN")
+        if name and schema.names.count(name) != 1:
+            many = "several columns" if name in schema.names else "no column"
+            raise Unusable(f"{many} {name!r}; set {key}=COLUMN", f"it has {', '.join(schema.names)}")
+    if not _is_text(kind := schema.field(fields.text).type):
+        raise Unusable(f"column {fields.text!r} holds {kind}, not text; set text_field=COLUMN")
 
 
-def labels_of(parts: Iterable[Part]) -> list[str]:
-    """All classes of the documents, sorted by value if all are whole numbers, else by the alphabet."""
-    found = {document.label for part in parts for document in part.documents(LeftOut()) if document.label is not None}
-    if all(label.lstrip("-").isdecimal() for label in found):
-        return sorted(found, key=int)
-    return sorted(found)
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """True if values of this type of column may be texts."""
+    if isinstance(kind, pyarrow.DictionaryType):
+        return _is_text(kind.value_type)
+    return any(name in str(kind) for name in _TEXT_TYPES) and not pyarrow.types.is_nested(kind)

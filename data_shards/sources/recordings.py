@@ -8,6 +8,7 @@ then lines `path<TAB>samples`), or a table whose first line names its columns: p
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +138,18 @@ def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str |
     return files, texts, [file.parts[0] if labelled else None for file in files]
 
 
-def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
-    """(root, rows) of a manifest. Raises ValueError if it is neither fairseq's nor a table with a column `path`."""
-    try:
-        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"input={path} is no text ({error}); give a folder or a TSV manifest") from None
+def _table(path: Path, left_out: LeftOut) -> tuple[Path, list[dict[str, str]]]:
+    """(root, rows) of a manifest, without lines that are not UTF-8.
+
+    Raises ValueError if it is neither fairseq's nor a table with a column `path`.
+    """
+    lines = []
+    for number, line in enumerate(path.read_bytes().removeprefix(BOM_UTF8).splitlines(), 1):
+        try:
+            lines.append(line.decode())
+        except UnicodeDecodeError as error:
+            left_out.add("not UTF-8", f"{path}, line {number} ({error.reason} {error.start} bytes into it)")
+    lines = [line for line in lines if line.strip()]
     columns = lines[0].split("\t") if lines else []
     if "path" in columns:
         return path.parent, [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[1:]]
@@ -150,13 +157,13 @@ def _table(path: Path) -> tuple[Path, list[dict[str, str]]]:
         return path.parent / columns[0], [{"path": line.split("\t")[0]} for line in lines[1:]]
     raise ValueError(
         f"input={path} is no manifest: its first line is neither a folder (as fairseq's) nor column names with 'path' "
-        f"(and, where you have them, 'text' and 'label') between tabs"
+        f"(and, where you have them, 'text' and 'label') between tabs; give a folder or a TSV manifest"
     )
 
 
 def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """(recordings that a manifest names, their texts, names of their classes)."""
-    root, rows = _table(path)
+    root, rows = _table(path, left_out)
     files, texts, labels, seen = [], [], [], set[tuple[str, ...]]()
     for row in rows:
         parts = Path(row.get("path", "")).parts

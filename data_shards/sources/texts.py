@@ -6,6 +6,7 @@ order. A new tokenizer is trained once, from the same documents.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,20 +18,20 @@ from pyarrow import parquet
 from configs.schema_commands import BuildConfig
 from configs.signals import BOS, EOS
 from data_shards.shards.index_file import TOKENIZER_NAME, TokenizerEntry
+from data_shards.sources.blocks import COMPRESSED, OTHER_ARCHIVES, bare_name, codec_of
 from data_shards.sources.documents import (
-    COMPRESSED,
-    MAX_DOCUMENT,
+    PARQUET_ERRORS,
     Document,
     Fields,
     Lines,
     Part,
     Rows,
     Whole,
+    add_unread,
     check_columns,
-    labels_of,
 )
 from data_shards.sources.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
-from data_shards.sources.units import LeftOut, Split, Unit, label_member
+from data_shards.sources.units import LeftOut, Split, Unit, Unusable, label_member
 from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
 from data_shards.text.tokens import tokens_npy
 
@@ -39,6 +40,7 @@ TRAINING_BYTES = 2**28
 
 _MIB = 2**20
 _JSON = ("jsonl", "ndjson", "json")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,15 @@ def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
 
 def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
     """(test for the names of files that hold documents, its description)."""
+    compressed = f"compressed (.{' .'.join(COMPRESSED)}) or not"
     match config.source:
         case "textfiles":
-            return lambda name: extension(name) == "txt", "txt"
+            return lambda name: extension(bare_name(name)) == "txt", f"txt, {compressed}"
         case "jsonl":
             # wiki_00 and so on are written by WikiExtractor --json
             return (
-                lambda name: extension(name.removesuffix(".gz").removesuffix(".zst")) in _JSON or name[:5] == "wiki_",
-                f"{' '.join(_JSON)}, compressed (.{' .'.join(COMPRESSED)}) or not",
+                lambda name: extension(bare_name(name)) in _JSON or name[:5] == "wiki_",
+                f"{' '.join(_JSON)}, {compressed}",
             )
         case _:
             return lambda name: extension(name) in ("parquet", "pq"), "parquet"
@@ -136,6 +139,8 @@ def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
 def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
     """The source files. Raises ValueError if there are none."""
     if root.is_file():
+        if extension(root.name) in OTHER_ARCHIVES:
+            raise ValueError(f"input={root} is in a form that is not read (.{' .'.join(COMPRESSED)} are); unpack it")
         return [source_file(root.parent, (root.name,))]
     if not root.is_dir():
         raise ValueError(f"input={root} is not there; give a folder or a file of documents")
@@ -151,14 +156,10 @@ def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Par
     if config.source == "parquet":
         yield from _row_groups(file, key, fields, config.shard_mb * _MIB)
     elif config.source == "textfiles" and config.documents == "files":
-        if file.size > MAX_DOCUMENT:
-            remedy = "if it holds several, say how they are divided: documents=paragraphs or documents=lines"
-            raise ValueError(f"{file.path}: {file.size / _MIB:,.0f} MiB are too much for one document; {remedy}")
         yield Whole(key, file.path, file.size, file.modified)
     else:
         json = config.source == "jsonl"
-        whole = extension(file.path) in COMPRESSED
-        step = file.size if whole else config.shard_mb * _MIB
+        step = file.size if codec_of(file.path) else config.shard_mb * _MIB
         kind = "json" if json else config.documents
         assert kind != "files"
         for start in range(0, file.size, step):
@@ -170,11 +171,11 @@ def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterat
     """Yield a file's row groups in parts of at most `most` bytes of text, or of one group."""
     check_columns(file.path, fields)
     footer = parquet.read_metadata(file.path)
-    column = parquet.read_schema(file.path).names.index(fields.text)
     groups: list[int] = []
     size = 0
     for group in range(footer.num_row_groups):
-        more = footer.row_group(group).column(column).total_uncompressed_size
+        columns = (footer.row_group(group).column(column) for column in range(footer.num_columns))
+        more = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == fields.text)
         if groups and size + more > most:
             yield Rows(key, file.path, tuple(groups), size, file.modified, fields)
             groups, size = [], 0
@@ -194,6 +195,14 @@ def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
         groups[-1].append(part)
         size += part.size
     return [tuple(group) for group in groups]
+
+
+def _labels_of(parts: Iterable[Part]) -> list[str]:
+    """All classes of the documents, sorted by value if all are whole numbers, else by the alphabet."""
+    found = {document.label for part in parts for document in part.documents(LeftOut()) if document.label is not None}
+    if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
+        return sorted(found, key=lambda label: (int(label), label))
+    return sorted(found)
 
 
 def _training_texts(parts: Iterable[Part], total: int) -> Iterator[str]:
@@ -246,9 +255,13 @@ def text_source(root: Path, config: BuildConfig) -> Split:
     for key, file in zip(keys, files, strict=True):
         try:
             parts += _file_parts(file, key, config)
-        except OSError as error:
-            left_out.add_unreadable(file.path, error)
-    classes = labels_of(parts) if config.label_field else []
+        except PARQUET_ERRORS as error:
+            add_unread(left_out, file.path, error)
+        except Unusable as error:
+            error.add_to(left_out, file.path)
+    if not parts:
+        raise ValueError("; ".join([f"input={root} holds no documents", *left_out.notes()]))
+    classes = _labels_of(parts) if config.label_field else []
     chosen, shards = choose_tokenizer(config, parts), _group_parts(parts, config.shard_mb * _MIB)
     split = text_split(config, config.name, shards, chosen, classes)
     split.left_out = left_out

@@ -66,12 +66,27 @@ class LeftOut:
         return "".join(lines).encode("utf-8", "surrogateescape")
 
 
+class Unusable(Exception):
+    """Reason why a document is left out, without its place; and details, which differ from document to document."""
+
+    def __init__(self, reason: str, details: object = "") -> None:
+        super().__init__(reason)
+        self.reason, self.details = reason, details
+
+    def add_to(self, left_out: LeftOut, place: str) -> None:
+        """Add the place of the document to `left_out`."""
+        left_out.add(self.reason, f"{place} ({self.details})" if self.details else place)
+
+
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_CONTROLS = {
+    i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160), 0x2028, 0x2029)
+}  # a name must not move the cursor
 
 
 def _printable(name: str) -> str:
     """Name of a file on one line, printable whatever its bytes are."""
-    return name.translate(_ESCAPES).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return name.translate(_CONTROLS | _ESCAPES).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Unit(Protocol):

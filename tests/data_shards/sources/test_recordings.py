@@ -131,6 +131,15 @@ def test_manifests(tmp_path, kind):
         assert (found["in/26/198/26-198-0002"]["cls"], found["in/26/198/26-198-0002"]["txt"]) == (b"1", b"said 1")
 
 
+def test_a_line_of_a_manifest_that_is_not_utf8_is_left_out(tmp_path):
+    librispeech(tmp_path / "in")
+    rows = [b"19/198/19-198-0000.flac\tsaid", b"26/198/26-198-0002.flac\tna\xefve"]
+    (tmp_path / "in" / "x.tsv").write_bytes(b"\n".join([b"path\ttext", *rows]))
+    lines = build_audio(tmp_path / "in" / "x.tsv", tmp_path / "out")
+    assert any(f"left out 1 (not UTF-8): {tmp_path}/in/x.tsv, line 3 (" in line for line in lines)
+    assert len(samples_of(tmp_path / "out")) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "told"), [("a\tb\n", "is no manifest"), ("path\n", "holds no recording"), (None, "is not there")]
 )

@@ -1,6 +1,7 @@
 """What is left out of shards is counted, named and listed."""
 
 from data_shards.making.validate import validate_shards
+from data_shards.sources.units import LeftOut
 from tests.data_shards.shard_tools import build_folder, encoded, make_images
 
 
@@ -23,3 +24,9 @@ def test_everything_left_out_is_listed(tmp_path):
     assert [b"broken link or no plain file", b"cat/self.jpg"] in rows
     assert rows[-2][1] == b"cat/odd\\n\\tname\xff.txt"
     assert told.encode() and validate_shards(str(tmp_path / "out"), deep=True, workers=1) == ([], 1)
+
+
+def test_names_are_printed_without_control_characters():
+    left_out = LeftOut()
+    left_out.add("not there", "a\0\x1b[2J\tb\u2028c")
+    assert left_out.notes() == ["left out 1 (not there): a\\x00\\x1b[2J\\tb\\x2028c"]
