@@ -12,6 +12,10 @@ from configs.compose import parse
 
 T = TypeVar("T")
 
+IDLE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment in which torch's threads sleep while they have nothing to do; it is read when torch is imported.
+
+By default they spin. On cores that other processes need too, a probe then takes four times as long."""
 FAILED = 1
 """Something failed. A line or a traceback on standard error names it."""
 MISTAKE = 2
@@ -45,7 +49,9 @@ def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> No
     Errors end the process with `error: ...` on standard error and the code of `code_of`. Bugs keep their traceback.
     """
     try:
-        function(parse(cls, arguments))
+        config = parse(cls, arguments)
+        os.environ.update({**IDLE_THREADS, **os.environ})
+        function(config)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough: end as other programs do
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -10,6 +10,7 @@ import shlex
 import socket
 import sys
 
+from configs.command import IDLE_THREADS
 from configs.schema import PretrainConfig
 from pretrain.launching.interfaces import GLOO_INTERFACE, interfaces
 from pretrain.launching.plan import MULTI_NODE_PORT, Launch, Machine
@@ -63,7 +64,7 @@ def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -
     if len(launch.hosts) > 1 and not launch.hostfile and GLOO_INTERFACE not in os.environ:
         interface = interface_to(launch.master) or interface_to(UNUSED_ADDRESS)
         ours |= {GLOO_INTERFACE: interface} if interface else {}
-    return {**os.environ, **ours}
+    return {**IDLE_THREADS, **os.environ, **ours}
 
 
 def interface_to(host: str) -> str | None:

@@ -37,6 +37,24 @@ def test_a_wrong_command_line_is_code_2_and_the_command_does_not_begin(capsys) -
     assert "unknown key 'outt': did you mean 'out'?" in capsys.readouterr().err
 
 
+def test_commands_run_with_threads_that_sleep_while_they_wait(monkeypatch) -> None:
+    seen = []
+    for given in (None, "ACTIVE"):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        run(ExportConfig, lambda config: seen.append(os.environ["OMP_WAIT_POLICY"]), ["run=x", "out=y"])
+    assert seen == ["PASSIVE", "ACTIVE"]
+
+
+def test_no_command_imports_torch_before_its_threads_are_told_to_sleep() -> None:
+    modules = (
+        "configs.command, data_shards.__main__, pretrain.probe, pretrain.export, pretrain.reshard, pretrain.launch"
+    )
+    code = f"import sys; import {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_bugs_keep_their_traceback() -> None:
     def command(config: ExportConfig) -> None:
         raise KeyError("a bug")

@@ -76,6 +76,13 @@ def test_threads_are_cores_by_ranks() -> None:
     assert environment["OMP_NUM_THREADS"] == "3"
 
 
+def test_threads_that_wait_leave_their_cores_to_others_unless_the_user_says_otherwise(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert launch.rank_environment(config(), Launch({"localhost": 2}), CPU)["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert launch.rank_environment(config(), Launch({"localhost": 2}), CPU)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_a_mistake_is_one_line_and_code_2() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "pretrain.launch", "optimizer.lrr=1"],
