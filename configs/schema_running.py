@@ -115,6 +115,9 @@ class WatchdogConfig:
     """Longest time that a run may stand still. Beyond it, every rank writes its stacks to RUN/hangs/, and the run ends
     with exit code 76."""
 
+    start_s: Annotated[float, Field(ge=0)] = 1800.0
+    """Longest start of a run in seconds: model, index, checkpoint. A longer one ends the run with exit code 76, and
+    stacks in RUN/hangs/. 0: no limit."""
     data_s: Annotated[float, Field(ge=0)] = 900.0
     """Longest wait of a step for its data in seconds. A longer one ends the run with exit code 76, and stacks in
     RUN/hangs/. 0: no limit."""
@@ -124,6 +127,9 @@ class WatchdogConfig:
     save_s: Annotated[float, Field(ge=0)] = 1800.0
     """Longest wait of training for a checkpoint in seconds. A longer one ends the run with exit code 76, and stacks in
     RUN/hangs/. 0: no limit."""
+    probe_s: Annotated[float, Field(ge=0)] = 1800.0
+    """Longest time in seconds in which a probe does not get on by a sample, a batch or a classifier. A longer one ends
+    the run with exit code 76, and stacks in RUN/hangs/. 0: no limit."""
 
 
 @dataclass(config=STRICT)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.checks.run import check_sizes
-from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig
+from configs.modality_config import RegressionConfig, TargetConfig
 from configs.published import Normalisation
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
@@ -30,9 +30,6 @@ from models.statistics import moments
 __all__ = ["Data2Vec", "Weights", "part_state"]
 
 Weights = Literal["teacher", "student"]
-
-FEATURE_BATCH = 256  # most samples in a forward pass of `features`
-FEATURE_TOKENS = 8192  # most tokens of speech or text in it: the feature encoder holds 300 times their bytes
 
 _EPS = 1e-5  # of normalised targets: the default of torch's functional norms, which the authors' code uses
 
@@ -171,16 +168,13 @@ class Data2Vec(Objective):
     def features(self, batch: SampleBatch, weights: Weights = "teacher") -> Tensor:
         """Return a vector per sample, float32 [N, H]: the top K blocks averaged, then the mean over content tokens.
 
-        `batch` is of any size, on the model's device. The number of forward passes depends on N alone (ZeRO 3 needs it
-        equal on all ranks). Instance norm would make the mean over tokens 0, so LayerNorm replaces it.
+        `batch` is on the model's device, and goes through it in one pass. Instance norm would make the mean over tokens
+        0, so LayerNorm replaces it.
         """
         network = self.network(batch.modality, weights)
         was_training = network.training
         network.eval()
-        chunks = torch.arange(len(batch), device=batch.inputs.device).split(
-            _feature_batch(self.configs[batch.modality])
-        )
-        features = torch.cat([self._features(network, batch.take(rows)) for rows in chunks])
+        features = self._features(network, batch)
         network.train(was_training)
         return features
 
@@ -204,11 +198,6 @@ def only_mask(batch: MaskedBatch) -> Tensor:
 def _lengths(batch: SampleBatch) -> Tensor | None:
     """Return the lengths; None if no sample is padded, since fused attention is fastest without a bias."""
     return batch.lengths if batch.padded else None
-
-
-def _feature_batch(config: ModalityConfig) -> int:
-    """Return the number of samples per forward pass of `features`, for samples of the longest possible length."""
-    return max(1, min(FEATURE_BATCH, FEATURE_TOKENS // (config.longest or 1)))
 
 
 def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -45,16 +45,19 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     last checkpoint cannot be written.
     """
     preemption = Preemption(Path(config.run.dir))
-    run = assemble(config, device)
-    start, text = _record_config(run)
-    report = Report(Path(config.run.dir), config, run.engine, text)
+    watchdog = Watchdog(Path(config.run.dir), config.watchdog, distributed.rank())
+    with watchdog.watch("start", config.watchdog.start_s, 0):
+        run = assemble(config, device)
+        start, text = _record_config(run)
+        report = Report(Path(config.run.dir), config, run.engine, text)
     try:
         report.say(f"{run.engine.description}; {run.loader.description}\n{start}")
         if run.engine.steps == 0:
-            _probe(run, report)
-        finished = Training(run, report, preemption).run()
+            _probe(run, report, watchdog)
+        with report.steps():
+            finished = Training(run, report, preemption, watchdog).run()
         if finished:
-            results = _probe(run, report)
+            results = _probe(run, report, watchdog)
             if distributed.rank() == 0:
                 for result in results:
                     report.say(_summary(config, run.engine.steps, result))
@@ -67,17 +70,16 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
 class Training:
     """The steps of a run, and every decision at their boundaries, the same on every rank."""
 
-    def __init__(self, run: Assembly, report: Report, preemption: Preemption) -> None:
+    def __init__(self, run: Assembly, report: Report, preemption: Preemption, watchdog: Watchdog) -> None:
         assert isinstance(run.model, Data2Vec)
         self._run, self._config, self._model = run, run.config, run.model
         self._engine, self._loader, self._checkpoints = run.engine, run.loader, run.checkpoints
         self._guard, self._collapse = run.guard, run.collapse
-        self._report, self._preemption = report, preemption
+        self._report, self._preemption, self._watchdog = report, preemption, watchdog
         self._folder = Path(run.config.run.dir)
         self._mixture = mixture_of(run.config)
         if distributed.rank() == 0:
             keep_rows(self._folder / BAD_STEPS, run.engine.steps)
-        self._watchdog = Watchdog(self._folder, run.config.watchdog, distributed.rank())
 
     def run(self) -> bool:
         """Step until `train.steps`, and save on the way. Returns False if a notice to stop ended it."""
@@ -240,10 +242,11 @@ def _record_config(run: Assembly) -> tuple[str, str]:
     return run.start + changed, text
 
 
-def _probe(run: Assembly, report: Report) -> list[ProbeResult]:
+def _probe(run: Assembly, report: Report, watchdog: Watchdog) -> list[ProbeResult]:
     """Probe the teacher on each modality for which the configuration names labelled samples."""
     assert isinstance(run.model, Data2Vec)
-    results = probes(run.model, run.config)
+    with watchdog.watch("probe", run.config.watchdog.probe_s, run.engine.steps):
+        results = probes(run.model, run.config, alive=watchdog.restart)
     for result in results:
         report.probe(result)
     return results

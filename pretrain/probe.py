@@ -35,12 +35,13 @@ def main(command: ProbeCommandConfig) -> None:
 
     state, step = load_weights(Path(command.run), command.weights)
     model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # its weights are those of step 0
-    untrained = [probe(model, own, command.weights) for own in probed]
+    untrained = [probe(model, own, command.weights, f"untrained network, {own.modality}", True) for own in probed]
     with torch.no_grad():
         _load_both(model, state)
-    trained = [probe(model, own, command.weights) for own in probed]
+    title = f"{command.weights} at step {step}"
+    trained = [probe(model, own, command.weights, f"{title}, {own.modality}", True) for own in probed]
     for before, after in zip(untrained, trained, strict=True):
-        print(table({"untrained network": before, f"{command.weights} at step {step}": after}))
+        print(table({"untrained network": before, title: after}))
 
 
 def _load_both(model: Data2Vec, state: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,12 @@ from data_shards.shards.reader import Reader
 log = logging.getLogger(__name__)
 
 
-def labelled_samples(shards: Patterns, config: ModalityConfig, limit: int) -> LabelledBatch:
+def labelled_samples(
+    shards: Patterns, config: ModalityConfig, limit: int, reached: Callable[[float], None] = lambda share: None
+) -> LabelledBatch:
     """Return at most `limit` whole samples with their labels, evenly spread over the shards.
 
+    reached: called in front of each sample with the share of the samples that are read.
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
     Unreadable samples are left out with a warning. Raises ValueError if a sample has no label, if none is readable, or
     if texts have another tokenizer than those of `data.shards`.
@@ -34,6 +38,7 @@ def labelled_samples(shards: Patterns, config: ModalityConfig, limit: int) -> La
     reader, samples = Reader(index, 1 if sparse else None, config.data.max_sample_mb), kind.samples(config)
     ids, loaded, labels = [], [], []
     for i in range(count):
+        reached(i / count)
         sample = i * index.samples // count
         try:
             members = reader.read(sample).members

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -10,28 +12,44 @@ from configs.checks.run import naming
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
-from data_shards.batch import SampleBatch
+from data_shards.batch import LabelledBatch, SampleBatch
 from data_shards.loading.probe_samples import labelled_samples
+from data_shards.progress import Progress
 from models.data2vec import Data2Vec, Weights
 from pretrain.engine import distributed
 from pretrain.evaluation.baselines import NAMES, baseline
 from pretrain.evaluation.classifiers import knn_top1, linear_top1
 from pretrain.reporting.metrics import ProbeResult
 
+FEATURE_BATCH = 256  # most samples in a forward pass
+FEATURE_TOKENS = 8192  # most tokens in it: speech's feature encoder holds 300 times their bytes
+_LINE_S = 10.0  # seconds between two lines of progress in a log
+
 _NOUNS: dict[Modality, str] = {"vision": "images", "speech": "recordings", "text": "texts"}
 
 
-def features(model: Data2Vec, batch: SampleBatch, weights: Weights, size: int, device: torch.device) -> Tensor:
-    """Features fp32 [N, H] of all samples, on every rank. Each rank computes its share, `size` samples at a time.
+Reached = Callable[[float], None]
+"""Called with the share of a work that is done."""
 
-    Samples of similar length share a batch. Every rank runs the same number of equal batches, because ZeRO 3 gathers
-    parameters in each forward pass; the longest sample fills up the last ones.
+
+def features(
+    model: Data2Vec, batch: SampleBatch, weights: Weights, device: torch.device, reached: Reached = lambda share: None
+) -> Tensor:
+    """Features fp32 [N, H] of all samples, on every rank. Each rank computes its share, a batch at a time.
+
+    Samples of similar length share a batch. Its size follows from their number and length, so that a pass fits where
+    training does. Every rank runs the same number of equal batches, because ZeRO 3 gathers parameters in each forward
+    pass; the longest sample fills up the last ones.
     """
     rank, world = distributed.rank(), distributed.world()
     order = batch.lengths.argsort(stable=True)
+    size = max(1, min(FEATURE_BATCH, FEATURE_TOKENS // batch.tokens, -(-len(batch) // world)))
     steps = -(-len(batch) // (world * size))
     places = torch.arange(steps * size * world).clamp(max=len(batch) - 1).view(steps, size, world)
-    parts = [model.features(batch.take(order[rows]).to(device), weights) for rows in places[:, :, rank]]
+    parts = []
+    for step, rows in enumerate(places[:, :, rank]):
+        reached(step / steps)
+        parts.append(model.features(batch.take(order[rows]).to(device), weights))
     local = torch.cat(parts)
     shares = [local]
     if world > 1:
@@ -41,34 +59,80 @@ def features(model: Data2Vec, batch: SampleBatch, weights: Weights, size: int, d
     return by_length[order.argsort().to(device)]
 
 
-def probes(model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher") -> list[ProbeResult]:
+def probes(
+    model: Data2Vec, config: PretrainConfig, weights: Weights = "teacher", alive: Callable[[], None] = lambda: None
+) -> list[ProbeResult]:
     """Probe every modality for which the configuration names labelled samples. Collective: every rank gets the results.
 
-    Raises ValueError if shards are missing or hold no labels.
+    alive: called whenever the probe gets on. Raises ValueError if shards are missing or hold no labels.
     """
-    results = []
+    results, shown = [], config.log.progress and distributed.rank() == 0
     for modality in config.modalities:
         own = config.for_modality(modality)
         if own.probe.train_shards:
             with naming(config, modality):
-                results.append(probe(model, own, weights))
+                results.append(probe(model, own, weights, f"probing {modality}", shown, alive))
     return results
 
 
-def probe(model: Data2Vec, config: ModalityConfig, weights: Weights = "teacher") -> ProbeResult:
-    """Probe the features of one modality."""
-    modality = config.modality
-    device = next(model.parameters()).device
-    train = labelled_samples(config.probe.train_shards, config, config.probe.train_samples)
-    test = labelled_samples(config.probe.test_shards, config, config.probe.test_samples)
+def probe(
+    model: Data2Vec,
+    config: ModalityConfig,
+    weights: Weights = "teacher",
+    title: str = "probing",
+    shown: bool = False,
+    alive: Callable[[], None] = lambda: None,
+) -> ProbeResult:
+    """Probe the features of one modality. shown: show the progress under `title`. alive: called when it gets on."""
+    with Progress(100, "%", _line, title=title, every_s=_LINE_S, shown=shown) as progress:
+
+        def part(first: int, last: int, facts: str) -> Reached:
+            """The part of the work from one percentage to another."""
+
+            def reached(share: float) -> None:
+                alive()
+                progress.update(first + int(share * (last - first)), facts)
+
+            return reached
+
+        train, test = _read(config, part)
+        device = next(model.parameters()).device
+        own = (
+            features(model, train, weights, device, part(40, 70, "features")),
+            features(model, test, weights, device, part(70, 85, "features")),
+        )
+        result = _classify(config, train, test, own, part(85, 100, "classifiers"))
+        progress.update(100, "classifiers")
+    return result
+
+
+def _read(config: ModalityConfig, part: Callable[[int, int, str], Reached]) -> tuple[LabelledBatch, LabelledBatch]:
+    """Return reference and held-out samples."""
+    options = config.probe
+    train = labelled_samples(options.train_shards, config, options.train_samples, part(0, 25, "reading"))
+    return train, labelled_samples(options.test_shards, config, options.test_samples, part(25, 40, "reading"))
+
+
+def _classify(
+    config: ModalityConfig, train: LabelledBatch, test: LabelledBatch, own: tuple[Tensor, Tensor], reached: Reached
+) -> ProbeResult:
+    """Return the accuracies of the features and of the baseline. own: the features of `train` and of `test`."""
+    modality, k, device = config.modality, config.probe.k, own[0].device
     assert train.labels is not None and test.labels is not None
     train_labels, test_labels = train.labels.to(device), test.labels.to(device)
-    own = [features(model, batch, weights, config.batch.micro, device) for batch in (train, test)]
+    reached(0)
     plain = [values.to(device) for values in baseline(train, test)]
-    knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, config.probe.k) for a, b in (own, plain))
+    reached(0.2)
+    knn, baseline_knn = (knn_top1(a, train_labels, b, test_labels, k) for a, b in (own, plain))
+    reached(0.4)
     linear = linear_top1(own[0], train_labels, own[1], test_labels)
+    reached(0.7)
     baseline_linear = linear_top1(plain[0], train_labels, plain[1], test_labels, each=modality != "text")
-    return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, config.probe.k, len(train), len(test))
+    return ProbeResult(modality, knn, linear, baseline_knn, baseline_linear, k, len(train), len(test))
+
+
+def _line(progress: Progress) -> str:
+    return f"{progress.title}: {progress.done} %, {progress.facts}"
 
 
 def table(results: dict[str, ProbeResult]) -> str:

@@ -1,8 +1,9 @@
-"""Watchdog of a rank: ends the run if a step hangs, and writes the stacks of all ranks to RUN/hangs."""
+"""Watchdog of a rank: ends the run if start, step, save or probe hangs, and writes all ranks' stacks to RUN/hangs."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import faulthandler
 import os
 import platform
@@ -19,7 +20,7 @@ from configs.schema_running import WatchdogConfig
 from pretrain.engine import distributed
 from pretrain.launching import exits
 
-Phase = Literal["data", "step", "save"]
+Phase = Literal["start", "data", "step", "save", "probe"]
 
 TICK_S = 0.5
 LOOK_S = 2.0
@@ -29,14 +30,16 @@ GRACE_S = 6.0
 FOLDER = "hangs"
 
 _PHASE_TEXTS = {
+    "start": "the start has taken {seconds:.0f} s",
     "data": "step {next} has waited {seconds:.0f} s for its data",
     "step": "step {next} has taken {seconds:.0f} s, waiting for other ranks included",
     "save": "the checkpoint of step {steps} has taken {seconds:.0f} s to write",
+    "probe": "the probe at step {steps} has not got on for {seconds:.0f} s",
 }
 
 
 class Watchdog:
-    """Times the phases of a rank's steps, and ends the process with STALLED if one exceeds its limit.
+    """Times the phases of a rank, and ends the process with STALLED if one exceeds its limit.
 
     It runs in threads, because the main thread may hang in C code. The clock's thread never touches the disk, which may
     itself be the cause.
@@ -59,6 +62,10 @@ class Watchdog:
         An error that shows that another rank or the network is gone leaves the context as PeerLost with the step.
         """
         return _Watch(self, phase, seconds, steps)
+
+    def restart(self) -> None:
+        """Time the current phase anew, because it has got on."""
+        self.current = copy.copy(self.current)
 
     def close(self) -> None:
         """Stop watching."""

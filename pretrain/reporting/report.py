@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.loader import Loader
 from data_shards.order.mixture import mixture_of
-from data_shards.progress import steps_progress
+from data_shards.progress import Progress, steps_progress
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 from models.statistics import std_from_moments
@@ -37,12 +40,13 @@ class Report:
         self._mixture = mixture_of(config)
         self._pictured: set[Modality] = set(config.modalities if engine.steps else ())
         self._modules: dict[Modality, dict[str, ModuleHealth]] = {}
+        self._progress: Progress | None = None
+        self._speed = ""
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
             self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
             self._board.write_config(engine.steps, config_text)
-            self._progress = steps_progress(engine.steps, config.train.steps, config.log.progress)
 
     def step(
         self,
@@ -64,16 +68,27 @@ class Report:
         self._meters[result.modality].add(work)
         if modules:
             self._modules[result.modality] = modules
-        step = self._engine.steps
-        if not self._mixture.is_last_in_interval(step, self._config.log.every, self._config.train.steps):
-            return None
-        row = self._row(result, loader, guard)
-        if self._writes:
+        step, row = self._engine.steps, None
+        if self._mixture.is_last_in_interval(step, self._config.log.every, self._config.train.steps):
+            row = self._row(result, loader, guard)
+        if self._writes and row:
             self._metrics.write(row)
             self._board.write(row)
-            facts = f"loss {row.loss:.4f}, {row.samples_per_s:.1f} samples/s"
-            self._progress.update(step, facts, last=step == self._config.train.steps)
+            self._speed = f", {row.samples_per_s:.1f} samples/s"
+        if self._progress:
+            last = step == self._config.train.steps
+            self._progress.update(step, f"loss {result.loss:.4f}{self._speed}", last)
         return row
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Show the steps that are taken within this context, at each of them."""
+        if self._writes:
+            self._progress = steps_progress(self._engine.steps, self._config.train.steps, self._config.log.progress)
+        try:
+            yield
+        finally:
+            self._end_progress()
 
     def picture(self, batch: SampleBatch) -> None:
         """Write a picture of a micro-batch of the step just taken, if one is due.
@@ -94,16 +109,23 @@ class Report:
             self._board.write_probe(self._engine.steps, result)
 
     def say(self, text: str) -> None:
-        """Print a line on rank 0, beside the progress bar."""
-        if self._writes:
+        """Print a line on rank 0, beside the progress bar if there is one."""
+        if self._progress:
             self._progress.say(text)
+        elif self._writes:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Flush and close the files. A second call does nothing."""
+        self._end_progress()
         if self._writes:
-            self._progress.close()
             self._metrics.close()
             self._board.close()
+
+    def _end_progress(self) -> None:
+        if self._progress:
+            self._progress.close()
+        self._progress = None
 
     def _row(self, result: StepResult, loader: Loader, guard: Guard) -> MetricsRow:
         sums = distributed.all_sum(torch.cat([result.statistics["target"], result.statistics["prediction"]]))

@@ -267,15 +267,28 @@ def test_a_run_goes_on_on_other_ranks_and_stages_but_under_no_other_seed(shards,
     assert "was saved with train.seed = 0, this run has 1: go on with train.seed=0" in done.stderr
 
 
+def test_a_start_that_stands_still_ends_the_run(shards, tmp_path):
+    arguments = overrides(shards, tmp_path / "run", "watchdog.start_s=0.1")
+    command = [sys.executable, "-m", "pretrain.train", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 76 and "(watchdog.start_s); stacks of every rank are in" in done.stderr, done.stderr
+    assert len(list((tmp_path / "run" / "hangs").iterdir())) == 1
+
+
 def test_the_probe_of_sharded_weights_is_that_of_whole_ones(shards, tmp_path):
     probes = []
     for stage in ("zero1", "zero3"):
         labelled = [f"probe.{split}_shards={shards}/train-*.tar" for split in ("train", "test")]
         run = tmp_path / stage
-        done = train(2, overrides(shards, run, f"deepspeed={stage}", "train.steps=3", "probe.k=5", *labelled))
+        more = [f"deepspeed={stage}", "train.steps=3", "log.every=3", "batch.micro=2", "probe.k=5", *labelled]
+        done = train(2, overrides(shards, run, *more))
         found = [row for row in rows(run) if "knn_top1" in row]
         assert [row["step"] for row in found] == [0, 3], done.stderr[-3000:]
         assert "untrained network" in done.stderr and "teacher at step 3" in done.stderr
+        said = done.stderr.splitlines()
+        assert said.count("probing vision: 0 %, reading") == 2, "rank 0 alone, at the start and at the end"
+        (first,) = (line for line in said if line.startswith("step 1/3, loss "))
+        assert "samples/s" not in first, "the first row is that of step 3, but the reader sees each step"
         probes.append(found)
     for whole, sharded in zip(*probes, strict=True):
         assert whole == pytest.approx(sharded, abs=2.5 / 96)  # two images' votes may turn on rounding

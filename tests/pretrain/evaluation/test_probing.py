@@ -1,16 +1,19 @@
 """The probe of a network: features over ranks, and what they tell."""
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from configs.schema_running import ProbeConfig
+from configs.schema_running import LogConfig, ProbeConfig
+from configs.schema_training import BatchConfig
 from data_shards.batch import MaskedBatch, TokenSpan
 from models.data2vec import Data2Vec
-from pretrain.evaluation.probing import features, probe, table
+from pretrain.evaluation import probing
+from pretrain.evaluation.probing import features, probe, probes, table
 from pretrain.reporting.metrics import ProbeResult
 from tests.models.common import tiny_config
 from tests.own import own
@@ -66,8 +69,9 @@ def made_up_texts(lengths: list[int]) -> tuple[MaskedBatch, list[int]]:
 
 def features_on_two_ranks(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    probing.FEATURE_BATCH = 2
     model, (batch, _) = LengthPlusId(), made_up_texts(LENGTHS)
-    got = features(model, batch, "teacher", size=2, device=torch.device("cpu"))
+    got = features(model, batch, "teacher", torch.device("cpu"))
     torch.save((got, model.batches), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -84,7 +88,44 @@ def test_ranks_share_the_samples_in_equal_batches_of_like_length(tmp_path):
 
 def test_one_process_computes_every_sample():
     batch, expected = made_up_texts(LENGTHS[:5])
-    assert features(LengthPlusId(), batch, "teacher", size=4, device=torch.device("cpu")).flatten().tolist() == expected
+    model, seen = LengthPlusId(), []
+    got = features(model, batch, "teacher", torch.device("cpu"), seen.append)
+    assert got.flatten().tolist() == expected and len(model.batches) == 1 and seen == [0]
+
+
+def test_a_pass_holds_as_many_samples_as_their_length_allows(monkeypatch):
+    batch, expected = made_up_texts(LENGTHS)
+    for tokens, most, sizes in ((1, 256, [1] * 11), (27, 256, [3] * 4), (8192, 256, [11]), (8192, 4, [4] * 3)):
+        monkeypatch.setattr(probing, "FEATURE_TOKENS", tokens)
+        monkeypatch.setattr(probing, "FEATURE_BATCH", most)
+        model, seen = LengthPlusId(), []
+        assert features(model, batch, "teacher", torch.device("cpu"), seen.append).flatten().tolist() == expected
+        assert [len(lengths) for lengths in model.batches] == sizes
+        assert seen == [step / len(sizes) for step in range(len(sizes))]
+
+
+def test_a_probe_shows_how_far_it_is_and_that_it_lives(coloured_shards, capsys, monkeypatch):
+    monkeypatch.setattr(probing, "_LINE_S", 0)
+    config = replace(
+        tiny_config(), batch=BatchConfig(micro=1), probe=ProbeConfig(coloured_shards, coloured_shards, 40, 60)
+    )
+    alive, passes = [], []
+    model = Data2Vec(config)
+    monkeypatch.setattr(
+        model, "features", lambda batch, weights: passes.append(len(batch)) or torch.rand(len(batch), 8)
+    )
+    probes(model, config, alive=lambda: alive.append(None))
+    assert passes == [40, 60], "batch.micro has nothing to do with it"
+    assert len(alive) == 40 + 60 + 2 + 4, "samples, passes, classifiers"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "probing vision: 0 %, reading" and said[-1] == "probing vision: 100 %, classifiers"
+    assert [facts for facts, _ in groupby(line.split(", ")[1] for line in said)] == [
+        "reading",
+        "features",
+        "classifiers",
+    ]
+    probes(model, replace(config, log=LogConfig(progress=False)))
+    assert capsys.readouterr().err == ""
 
 
 def test_probe_of_a_network_reads_what_its_images_show(coloured_shards):

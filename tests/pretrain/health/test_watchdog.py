@@ -41,6 +41,8 @@ def stacks(folder: Path) -> dict[str, str]:
 
 
 PHASES = {
+    "start": "the start has taken 0 s (watchdog.start_s)",
+    "probe": "the probe at step 12 has not got on for 0 s (watchdog.probe_s)",
     "data": "step 13 has waited 0 s for its data (watchdog.data_s)",
     "step": "step 13 has taken 0 s, waiting for other ranks included (watchdog.step_s)",
     "save": "the checkpoint of step 12 has taken 0 s to write (watchdog.save_s)",
@@ -72,6 +74,13 @@ def test_a_phase_that_stands_still_is_named_with_its_key_and_leaves_stacks(stall
     (text,) = stacks(folder).values()
     assert text.startswith(f"rank 3, process {process.pid} on ") and said in text and "in stand_still" in text
     assert exits.read_notes(folder / "notes") == {process.pid: exits.STALLED}
+
+
+def test_a_phase_that_gets_on_is_timed_anew(tmp_path):
+    loop = "for _ in range(40): time.sleep(0.05); dog.restart()"
+    process = start(tmp_path, 0, f"with dog.watch('probe', 0.5, 12):\n    {loop}\nassert dog.current is None")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_the_other_ranks_write_their_stacks_though_their_own_limit_is_far(tmp_path):
