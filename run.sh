@@ -157,7 +157,7 @@ ensure() {
 
 # Run a module of the project in the caller's folder, whose own packages must not shadow ours (see claim_names).
 module() {
-  export PATH="$VENV/bin:$PATH" PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+  export PATH="$VENV/bin:$PATH" PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUTF8=1
   exec "$VENV/bin/python" -m "$@"
 }
 

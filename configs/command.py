@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from configs.compose import parse
+from configs.output.lines import prepare_lines, say
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> No
 
     Errors end the process with `error: ...` on standard error and the code of `code_of`. Bugs keep their traceback.
     """
+    prepare_lines()
     try:
         config = parse(cls, arguments)
         os.environ.update({**IDLE_THREADS, **os.environ})
@@ -64,5 +66,5 @@ def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> No
 
 def fail(error: Exception | str, code: int) -> NoReturn:
     """End the process with `code`, after a line `error: ...` for each line of the error."""
-    print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+    say("\n".join(f"error: {line}" for line in str(error).splitlines()))
     sys.exit(code)

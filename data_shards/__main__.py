@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from configs.checks.nearest import nearest
 from configs.command import FAILED, MISTAKE, fail, run
+from configs.output.lines import say
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards
@@ -67,8 +68,8 @@ def _wrong(command: str) -> NoReturn:
     """Name the nearest command, if one was given at all, and show all of them."""
     if command:
         near = nearest(command, ["bench", "build", "index", "info", "validate"])
-        print(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""), file=sys.stderr)
-    print(USAGE, file=sys.stderr)
+        say(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""))
+    say(USAGE)
     sys.exit(MISTAKE)
 
 

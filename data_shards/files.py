@@ -62,7 +62,7 @@ def _sync_folder(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. A second writer waits for the first, and then sees its work."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".index.lock").open("a") as file:
+    with (folder / ".index.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from configs.command import Temporary
+from configs.output.lines import prepare_lines
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -80,6 +81,7 @@ def _initialise() -> None:
     # Ctrl-C reaches the whole group: end without one traceback per process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
+    prepare_lines()
 
 
 def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None) -> Iterator[Result]:
@@ -95,6 +97,7 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
         yield from map(function, listed)
         return
     context = multiprocessing.get_context("spawn")
+    _start_quiet_tracker()
     with naming_shared_memory():
         pool = ProcessPoolExecutor(processes, context, _initialise)
     with pool as executor:
@@ -108,6 +111,16 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
             raise ProcessLost(f"a helper process has ended: {remedy}") from error
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that removes the semaphores of processes that end at once, without its warning of each time."""
+    before = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = f"{before},ignore:resource_tracker:UserWarning".removeprefix(",")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ["PYTHONWARNINGS"] = before
 
 
 class _KilledPopen(popen_forkserver.Popen):
@@ -141,7 +154,7 @@ def start_worker_server(module: str) -> WorkerContext:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         # It unblocks SIGINT and SIGTERM, in this process too, so it starts before they are blocked.
-        resource_tracker.ensure_running()
+        _start_quiet_tracker()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:

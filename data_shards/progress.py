@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from configs.output.lines import say
+
 _REFRESH_S = 0.5
 _SHARDS_LINE_S = 30.0
 _BYTES_LINE_S = 10.0
@@ -115,10 +117,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line without tearing the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        say(text, self._stream)
 
     def _show_until_closed(self) -> None:
         while not self._closed.wait(_REFRESH_S if self._draws else self._every_s):

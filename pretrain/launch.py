@@ -14,6 +14,7 @@ from typing import NoReturn
 from configs.checks.run import check, resolve_precision
 from configs.command import Temporary, fail
 from configs.compose import compose_pretrain, print_help
+from configs.output.lines import prepare_lines
 from configs.schema import PretrainConfig
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
@@ -100,6 +101,7 @@ def _ranks_text(launch: Launch, machine: Machine, environment: dict[str, str]) -
 
 def run(overrides: list[str]) -> NoReturn:
     """Run `main`, and end the process with its exit code. Errors are a line each."""
+    prepare_lines()
     try:
         sys.exit(main(overrides))
     except (ValueError, OSError, Temporary) as error:

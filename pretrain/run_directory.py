@@ -40,7 +40,7 @@ def lock(folder: Path) -> IO[str]:
             f"run.dir={folder} holds {foreign}, which no run wrote and a run would overwrite: choose another run.dir, "
             f"or move that away"
         )
-    file = (folder / "lock").open("a+")
+    file = (folder / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,7 +81,7 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
     notes |= {"python": platform.python_version(), "ranks": str(world), "revision": _revision()}
     text = to_yaml(config, notes)
     path = folder / "config.yaml"
-    changes = _changes(path.read_text(), text) if path.is_file() else ""
+    changes = _changes(path.read_text("utf-8"), text) if path.is_file() else ""
     replace_text(path, text)
     return changes, text
 

@@ -13,14 +13,17 @@ import warnings
 from pathlib import Path
 from typing import IO, NoReturn
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from configs.checks.run import check
 from configs.compose import compose_pretrain
+from configs.output.lines import prepare_lines, say
 from configs.schema import PretrainConfig
 from pretrain.engine import distributed
 from pretrain.launching import exits
 from pretrain.launching.interfaces import check_interfaces
+from pretrain.launching.processes import lives
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
@@ -84,30 +87,38 @@ def _fail(error: Exception) -> NoReturn:
 
     Rank 0 reports first, and its end makes the launcher end the others: an error of every rank is reported once. An
     error of another rank alone is reported ALONE_S later by that rank, for which rank 0 still waits. PeerLost is also
-    reported only then, after its cause.
+    reported only then, and not at all if its cause is on this node and has been reported.
     """
     lost = distributed.peer_lost(error)
     code, rank = exits.code_of(lost or error), distributed.rank() or int(os.environ.get("RANK", "0"))
     exits.note(code)  # first, because the launcher may end this process while it sleeps
     if code == exits.FAILED and not isinstance(error, OSError):
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip("\n"))
         exits.leave(code)
     if rank or lost:
         time.sleep(ALONE_S)
+    if lost and _peer_ended_here():
+        exits.leave(code)
     where = f"error (rank {rank})" if rank else "error"
-    print("\n".join(f"{where}: {line}" for line in str(lost or error).splitlines()), file=sys.stderr, flush=True)
+    say("\n".join(f"{where}: {line}" for line in str(lost or error).splitlines()))
     exits.leave(code)
+
+
+def _peer_ended_here() -> bool:
+    """True if another rank of this node has ended. It has said why, or the supervisor says that it was killed."""
+    ranks = [rank for rank in psutil.Process(os.getppid()).children() if lives(rank)]
+    return exits.NOTES in os.environ and len(ranks) < int(os.environ.get("LOCAL_SIZE", "0"))
 
 
 def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
     """Ignore OSError in threads: the thread's owner reports it, as `reporting.tensorboard` does."""
     if not isinstance(failed.exc_value, OSError):
-        threading.__excepthook__(failed)
+        say("".join(traceback.format_exception(failed.exc_value)).rstrip("\n"))
 
 
 def _keep_log_readable() -> None:
     """Log our warnings and DeepSpeed's errors, without its notes about each flattened group."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    prepare_lines()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     threading.excepthook = _report_thread_error
     warnings.filterwarnings("ignore", category=FutureWarning)

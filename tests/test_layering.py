@@ -296,6 +296,17 @@ def test_checkpoints_are_read_without_deepspeed(module: str) -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
+def test_text_files_name_their_encoding(package: str) -> None:
+    """The locale of a batch job is often ASCII, and a codec's error names no file."""
+    least = {"read_text": 1, "write_text": 2}
+    for file in files(package):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in least:
+                named = any(keyword.arg == "encoding" for keyword in node.keywords)
+                assert named or len(node.args) >= least[node.func.attr], f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
 def test_no_two_files_import_each_other(package: str) -> None:
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files(package)}
     imports = {name: {other for other in names if any(within(i, other) for i in imported(file))} - {name}

@@ -120,7 +120,7 @@ class BadSampleCount:
             self._hidden += 1
             return
         hidden = f" ({self._hidden} more since the last such line)" if self._hidden else ""
-        log.warning("bad sample %d, replaced: %s, %s: %s%s", number, report.shard, report.sample, report.reason, hidden)
+        log.warning("bad sample %d, replaced: %s%s", number, report, hidden)
         self._hidden, self._quiet_until = 0, now + _QUIET_S
 
     def _check_streak(self, step: Outcome) -> None:
@@ -134,5 +134,4 @@ class BadSampleCount:
 
 
 def _last(reports: list[Report]) -> str:
-    last = reports[-1]
-    return f"the last: {last.shard}, {last.sample}: {last.reason}; see ./run.sh shards validate shards={last.shard}"
+    return f"the last: {reports[-1]}; see ./run.sh shards validate shards={reports[-1].shard}"

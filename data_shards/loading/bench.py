@@ -86,7 +86,7 @@ def _readable_samples(index: Index) -> list[Members]:
             break
     reader.close()
     if not held:
-        raise ValueError(f"none of {count} samples can be read, the last: {last.shard}, {last.reason}")
+        raise ValueError(f"none of {count} samples can be read, the last: {last}")
     return held
 
 

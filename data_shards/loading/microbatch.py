@@ -144,8 +144,7 @@ class MicroBatches(Dataset):
                 return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:
                 reports.append(self.reader.report(sample, error))
-        shard, name, _, reason = reports[-1]
         raise NoUsableSample(
-            f"data.shards: no usable sample among {tries} in a row, the last: {shard}, {name}: {reason}; "
-            f"see ./run.sh shards validate shards={shard}"
+            f"data.shards: no usable sample among {tries} in a row, the last: {reports[-1]}; "
+            f"see ./run.sh shards validate shards={reports[-1].shard}"
         )

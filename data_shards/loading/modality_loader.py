@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from configs.checks.run import check_samples
 from configs.command import Temporary
 from configs.modality_config import ModalityConfig
+from configs.output.lines import prepare_lines
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch
 from data_shards.kinds import kind_of
@@ -46,6 +47,7 @@ class LoaderFailed(RuntimeError, Temporary):
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     end_with_parent()
+    prepare_lines()
 
 
 def _unchanged(loaded: Any) -> Any:

@@ -44,7 +44,7 @@ def labelled_samples(
             members = reader.read(sample).members
             loaded.append(samples.load_whole(members))
         except BadSample as error:
-            log.warning("left out: %s", reader.report(sample, error))
+            log.warning("bad sample, left out of the probe: %s", reader.report(sample, error))
             continue
         try:
             labels.append(read_label(members))

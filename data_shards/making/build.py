@@ -72,7 +72,7 @@ class ShardPlan:
     def read_finished(self) -> WrittenShard | None:
         """The finished shard, according to its record; None if it is not finished."""
         try:
-            record = json.loads(self.record.read_text())
+            record = json.loads(self.record.read_text("utf-8"))
             written = WrittenShard(ShardEntry(**record["entry"]), LeftOut(record["left_out"]))
             complete = record["plan"] == self.digest() and self.path.stat().st_size == written.entry.filesize
         except (OSError, ValueError, KeyError, TypeError):

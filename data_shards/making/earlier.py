@@ -63,7 +63,7 @@ def save_keys(config: BuildConfig, output: Path, name: str) -> None:
 def _read_keys(output: Path, name: str) -> dict[str, object]:
     """The keys of the last build; empty if a version before `build.json` made it."""
     try:
-        keys = json.loads((record_folder(output, name) / "build.json").read_text())
+        keys = json.loads((record_folder(output, name) / "build.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return keys if isinstance(keys, dict) else {}

@@ -31,6 +31,9 @@ class Report(NamedTuple):
     kind: BadKind
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.shard}, {self.sample}: {self.reason}"
+
 
 def find_member(members: Members, extensions: tuple[str, ...], noun: str) -> Data:
     """Return the first member that has one of the extensions. Raises BadSample that names `noun` if there is none."""

@@ -157,13 +157,13 @@ class Cache:
     def _recorded_size(self) -> int | None:
         """Total bytes of all pieces according to FOLDER/size; None without it. After a kill it may be too high."""
         try:
-            return int((self.folder / "size").read_text())
+            return int((self.folder / "size").read_text("utf-8"))
         except (OSError, ValueError):
             return None
 
     def _record_size(self, taken: int) -> None:
         partial = self.folder / "size.tmp"
-        partial.write_text(str(taken))
+        partial.write_text(str(taken), "utf-8")
         os.replace(partial, self.folder / "size")
 
     def _make_room(self, size: int) -> int:
@@ -194,6 +194,6 @@ class Cache:
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        with path.open("a") as file:
+        with path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

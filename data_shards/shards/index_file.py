@@ -80,7 +80,7 @@ def _parse_index(text: bytes, name: str) -> FolderIndex:
         shards = tuple(_checked_entry(ShardEntry(**entry)) for entry in content["shardlist"])
         tokenizer = TokenizerEntry(**content["tokenizer"]) if content.get("tokenizer") else None
         if tokenizer and not (_is_sha256(tokenizer.sha256) and type(tokenizer.vocab_size) is int):
-            raise ValueError(f"not a tokenizer: {tokenizer}")
+            raise ValueError("its tokenizer has no sha256 and vocab_size")
         classes = tuple(content.get("classes", ()))
         if not all(type(name) is str for name in classes) or not isinstance(content.get("totals", {}), dict):
             raise ValueError("classes are no names, or totals no object")
@@ -108,7 +108,7 @@ def _checked_entry(entry: ShardEntry) -> ShardEntry:
     numbers = (entry.nsamples, entry.filesize, entry.length_sum, entry.length_max)
     sound = all(type(number) is int and number >= 0 for number in numbers) and entry.filesize > 0
     if not (sound and _is_sha256(entry.sha256) and _is_sha256(entry.idx_sha256) and type(entry.url) is str):
-        raise ValueError(f"not the entry of a shard: {entry}")
+        raise ValueError(f"the counts or checksums of {entry.url!r} are none")
     if "/" in entry.url or entry.url in ("", ".", ".."):
         raise ValueError(f"{entry.url!r} is not the name of a file beside it")
     return entry

@@ -74,11 +74,15 @@ def expand_item(item: str, promised: bool, folders: FolderIndexes) -> list[str]:
         dict.fromkeys(path for pattern in patterns if pattern for path in _expand_pattern(pattern, promised, folders))
     )
     if not paths:
-        raise ValueError(
-            f"no shards match {item!r}; give a folder, a glob or braces, as /data/train-{{000000..000146}}.tar, "
-            f"or build some: ./run.sh shards build source=imagefolder input=DIR output=DIR"
-        )
+        raise _no_match(item)
     return paths
+
+
+def _no_match(shards: Patterns) -> ValueError:
+    return ValueError(
+        f"no shards match {shards!r}; give a folder, a glob or braces, as /data/train-{{000000..000146}}.tar, "
+        f"or build some: ./run.sh shards build source=imagefolder input=DIR output=DIR"
+    )
 
 
 def expand(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
@@ -98,6 +102,8 @@ def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | No
     """Expand patterns as `expand`. Raises ValueError if a local shard does not exist, and names the first."""
     paths = expand(shards, promised, folders)
     if missing := [path for path in paths if not is_remote(path) and not local_path(path).is_file()]:
+        if len(missing) == len(paths):
+            raise _no_match(shards)
         raise ValueError(
             f"no shards match: {len(missing)} of the {len(paths)} files that {shards!r} names do not exist, "
             f"the first: {missing[0]}"

@@ -108,7 +108,7 @@ def _differing(shard: Path, entry: ShardEntry) -> Path | None:
 def _read(memory: Path | None) -> dict[str, Facts]:
     """Return the facts by name of the shard; none if they cannot be read."""
     try:
-        found = json.loads(memory.read_text()) if memory else {}
+        found = json.loads(memory.read_text("utf-8")) if memory else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -94,7 +94,7 @@ def _read_images(folder: Path, place: str) -> DemoImages | None:
     splits = [(split, _image_file(folder, split), read_idx(_label_file(folder, split))) for split in _STEMS]
     counts = " + ".join(f"{len(labels):,}" for *_, labels in splits)
     if (folder / _CLASS_FILE).is_file():
-        classes, title = tuple((folder / _CLASS_FILE).read_text().splitlines()), "a part of MNIST"
+        classes, title = tuple((folder / _CLASS_FILE).read_text("utf-8").splitlines()), "a part of MNIST"
     else:
         classes, title = _CLASSES, "Fashion-MNIST"
     return DemoImages(splits, classes, f"demo images: {title}, {counts}, from {place}")
@@ -113,7 +113,7 @@ def _fetch_mnist_5k(scratch: Path, target: Path) -> None:
     for split, rows in (("train", np.arange(len(table)) % 5 != 0), ("test", np.arange(len(table)) % 5 == 0)):
         write_idx(_image_file(target, split), table[rows, :-1].reshape(-1, 28, 28))
         write_idx(_label_file(target, split), table[rows, -1])
-    (target / _CLASS_FILE).write_text("\n".join(map(str, range(10))))
+    (target / _CLASS_FILE).write_text("\n".join(map(str, range(10))), "utf-8")
 
 
 _PLACES = [

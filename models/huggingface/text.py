@@ -88,5 +88,5 @@ def copy_tokenizer(source: Path, target: Path, config: ModalityConfig) -> None:
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, target / file.name)
     settings = target / "tokenizer_config.json"
-    known = json.loads(settings.read_text()) if settings.is_file() else {}
-    settings.write_text(json.dumps(known | {"model_max_length": config.text.max_tokens}, indent=2) + "\n")
+    known = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+    settings.write_text(json.dumps(known | {"model_max_length": config.text.max_tokens}, indent=2) + "\n", "utf-8")

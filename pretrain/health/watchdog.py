@@ -7,7 +7,6 @@ import copy
 import faulthandler
 import os
 import platform
-import sys
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from configs.output.lines import say
 from configs.schema_running import WatchdogConfig
 from pretrain.engine import distributed
 from pretrain.launching import exits
@@ -97,7 +97,7 @@ class Watchdog:
     def _say(self, what: str) -> None:
         stacks = f"stacks of every rank are in {self._folder}"
         again = "start it again: it resumes from its last checkpoint"
-        print(f"error (rank {self._rank}): {what}; {stacks}; {again}", file=sys.stderr, flush=True)
+        say(f"error (rank {self._rank}): {what}; {stacks}; {again}")
 
     def _dump(self, what: str) -> None:
         """Write the stacks of all threads to a file, or to standard error if that fails."""
@@ -105,12 +105,12 @@ class Watchdog:
         head = f"rank {self._rank}, process {os.getpid()} on {platform.node()}, {now}\n{what}\n\n"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / f"{now}{self._own}").open("w") as file:
+            with (self._folder / f"{now}{self._own}").open("w", encoding="utf-8") as file:
                 file.write(head)
                 file.flush()
                 faulthandler.dump_traceback(file)
         except OSError as error:
-            print(f"{self._folder} cannot be written ({error}): {head}", file=sys.stderr, flush=True)
+            say(f"{self._folder} cannot be written ({error}): {head}")
             faulthandler.dump_traceback(2)
 
     def _lookout(self) -> None:

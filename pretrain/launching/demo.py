@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from configs.keys import split_override
 from configs.modality_config import ModalityConfig
+from configs.output.lines import say
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.shards.index_file import read_folder_index
 from data_shards.sources.demo_packages import cache_folder
 from pretrain.launching.exits import DONE, STALLED
-from pretrain.launching.processes import say
 
 
 class DemoSet(NamedTuple):
@@ -75,7 +75,7 @@ def build_demo_shards(modality: Modality) -> int:
     """Build the demo's shards unless they exist; return the exit code of the build. A second run waits meanwhile."""
     folder, demo = demo_folder(modality), DEMO[modality]
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f"{demo.folder}.lock", "a") as lock:
+    with open(folder.parent / f"{demo.folder}.lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = {shard.url.partition("-")[0] for shard in read_folder_index(folder).shards}
         if built >= demo.splits:

@@ -87,7 +87,7 @@ def note(code: int) -> None:
     """Record this process's code for the supervisor, if there is one. The launcher between them has its own codes."""
     path = os.environ.get(NOTES)
     if path:
-        with contextlib.suppress(OSError), open(path, "a") as file:
+        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
             file.write(f"{os.getpid()} {code}\n")
 
 
@@ -95,7 +95,7 @@ def read_notes(path: Path) -> dict[int, int]:
     """Exit code by process id. The first code of a process counts: it is the cause of later ones."""
     found: dict[int, int] = {}
     with contextlib.suppress(OSError):
-        for process, code in (line.split() for line in path.read_text().splitlines()):
+        for process, code in (line.split() for line in path.read_text("utf-8").splitlines()):
             found.setdefault(int(process), int(code))
     return found
 

@@ -136,7 +136,7 @@ def _hostfile(config: PretrainConfig) -> Launch:
     if not path or not Path(path).is_file():
         raise ValueError(f"cluster.hostfile={path}: no such file; give a file of lines 'HOST slots=GPUS'")
     hosts: dict[str, int] = {}
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text("utf-8", "replace").splitlines():
         match line.split("#")[0].split():
             case []:
                 continue

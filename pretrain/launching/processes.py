@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -23,7 +22,7 @@ def lives(process: psutil.Process) -> bool:
 def listens(process: psutil.Process) -> bool:
     """True if a rank has installed its handlers of notices. Before that a signal would end it or be lost."""
     try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
     except OSError:
         return False
     caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
@@ -53,9 +52,3 @@ def kill_tree(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.Error):
         below = process.children(recursive=True)
     kill([process, *below])
-
-
-def say(text: str) -> None:
-    """Print a line to standard error. A closed standard error does not stop the run."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)

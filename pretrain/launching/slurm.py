@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 
-from pretrain.launching.processes import say
+from configs.output.lines import say
 
 _ENDING = ("CANCELLED", "COMPLETING", "REQUEUED")
 

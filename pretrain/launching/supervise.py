@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 
+from configs.output.lines import say
 from pretrain.launching import exits
 from pretrain.launching.exits import Notices
 from pretrain.launching.job import Job, start
-from pretrain.launching.processes import group, kill, kill_tree, listens, lives, say
+from pretrain.launching.processes import group, kill, kill_tree, listens, lives
 from pretrain.launching.slurm import requeue
 
 POLL_S = 0.1
@@ -86,9 +87,9 @@ class Supervisor:
             say(f"second notice: every process is killed; {self._job.last_checkpoint()}")
             self._kill_all(exits.STOPPED)
         elif self.notices.first:
-            self._notify_ranks(self.notices.first.name)
+            self._notify_ranks(self.notices.first.name, self.notices.first)
         elif self._launcher.poll() is not None:
-            self._notify_ranks("DeepSpeed's launcher has ended")
+            self._notify_ranks("DeepSpeed's launcher has ended", signal.SIGUSR1)
         self._end_peers()
 
     def _find_ranks(self) -> None:
@@ -99,8 +100,8 @@ class Supervisor:
     def _living(self) -> list[psutil.Process]:
         return [rank for rank in self._ranks if lives(rank)]
 
-    def _notify_ranks(self, cause: str) -> None:
-        """Notify the ranks, once. Ranks without handlers have nothing to save yet: they are killed."""
+    def _notify_ranks(self, cause: str, number: signal.Signals) -> None:
+        """Send the ranks a signal, once. Ranks without handlers have nothing to save yet: they are killed."""
         if not self._job.ranks:
             self._write_stop_file(cause)
         if self._notified or not self._job.ranks:
@@ -116,7 +117,7 @@ class Supervisor:
         say(f"{cause}: the ranks finish their step, save and stop; a second signal ends them at once")
         for rank in ranks:
             with contextlib.suppress(psutil.Error):
-                rank.send_signal(signal.SIGUSR1)
+                rank.send_signal(number)
 
     def _write_stop_file(self, cause: str) -> None:
         """Create RUN/STOP for rank 0 on another machine.

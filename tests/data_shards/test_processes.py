@@ -63,6 +63,27 @@ def test_a_killed_process_is_told_with_the_remedy():
         list(map_unordered(end, range(2), 2))
 
 
+TRACKED = """
+import os
+from data_shards.processes import start_worker_server
+context = start_worker_server("json")
+semaphore = context.Lock()
+print(semaphore._semlock.name, os.environ["PYTHONWARNINGS"], flush=True)
+os._exit(0)
+"""
+
+
+def test_semaphores_of_a_process_that_ends_at_once_are_removed_without_a_word():
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    ended = subprocess.run([sys.executable, "-c", TRACKED], cwd=ROOT, env=environment, capture_output=True, text=True)
+    name, warnings = ended.stdout.split()
+    assert (ended.stderr, warnings) == ("", "default")
+    deadline = time.monotonic() + 10
+    while Path(f"/dev/shm/sem.{name[1:]}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_the_main_module_is_hidden_and_put_back():
     main = sys.modules["__main__"]
     with pytest.raises(KeyError), without_main():

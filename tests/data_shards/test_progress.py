@@ -72,7 +72,7 @@ def test_progress_on_a_terminal_is_a_bar():
     progress.update(100, "loss 0.1250, 12.5 samples/s")
     progress.close()
     assert "100/100" in stream.getvalue() and "loss 0.1250" in stream.getvalue()
-    assert "\ra warning\n" in re.sub(" +\r", "\r", stream.getvalue())
+    assert "\r\x1b[Ka warning\n" in re.sub(" +\r", "\r", stream.getvalue())
 
 
 def test_progress_that_is_off_still_says_warnings():

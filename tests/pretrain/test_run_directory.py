@@ -1,5 +1,10 @@
 """The lock of a run directory and what its config.yaml tells of a change."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from configs.schema import PretrainConfig
@@ -62,3 +67,21 @@ def test_the_tokenizer_of_the_shards_is_kept_and_another_one_refused(tmp_path):
         keep_tokenizer(tmp_path / "run", config)
     keep_tokenizer(tmp_path / "images", PretrainConfig())
     assert not (tmp_path / "images").exists()
+
+
+WRITE_TWICE = r"""
+import sys
+from pathlib import Path
+from configs.compose import compose_pretrain
+from pretrain.run_directory import write_config
+for name in ("\xe9", "e"):
+    print(write_config(Path(sys.argv[1]), compose_pretrain([f"run.dir={name}"]), 1)[0])
+"""
+
+
+def test_the_config_is_read_in_any_locale(tmp_path):
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-c", WRITE_TWICE, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, env={**os.environ, **ascii_locale}, cwd=root, capture_output=True)
+    assert ended.stdout.decode() == "\nrun.dir: \xe9 -> e\n", ended.stderr.decode()

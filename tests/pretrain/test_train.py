@@ -75,3 +75,11 @@ def test_another_rank_says_which_it_is(end, monkeypatch, capsys) -> None:
 )
 def test_the_end_and_a_notice_have_their_codes(end, outcome, code) -> None:
     assert end(outcome) == code
+
+
+@pytest.mark.parametrize(("living", "told"), [(1, False), (2, True)])
+def test_a_lost_peer_is_told_unless_its_end_on_this_node_has_been(end, monkeypatch, capsys, living, told) -> None:
+    monkeypatch.setenv("LOCAL_SIZE", "2")
+    monkeypatch.setattr(train.psutil.Process, "children", lambda _: [train.psutil.Process()] * living)
+    assert end(PeerLost("another rank has ended")) == exits.STALLED
+    assert ("another rank has ended" in capsys.readouterr().err) == told

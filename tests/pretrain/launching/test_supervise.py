@@ -26,7 +26,7 @@ def leave(code):
     with open(os.environ["DATA2VEC_EXITS"], "a") as file: file.write(f"{os.getpid()} {code}\\n")
     os._exit(code)
 def ready(handler=lambda *_: leave(75)):
-    signal.signal(signal.SIGUSR1, handler)
+    for number in signal.SIGTERM, signal.SIGINT, signal.SIGUSR1: signal.signal(number, handler)
     open(f"rank{sys.argv[1]}", "w").close()
 def deaf(): ready(lambda *_: None)
 """
@@ -115,12 +115,16 @@ def test_a_run_that_is_done(tmp_path: Path) -> None:
 def test_a_notice_reaches_the_ranks_and_their_code_counts(tmp_path: Path, number: signal.Signals) -> None:
     """The launcher has a code of its own."""
     launcher = LAUNCHER.replace("sys.exit(failed[0] if failed else 0)", "sys.exit(9)")
-    run = Run(tmp_path, f"ready(); {WAIT}", f"ready(); {WAIT}", launcher=launcher)
+    body = f"ready(lambda number, _: (open(f'got{{number}}', 'w').close(), leave(75))); {WAIT}"
+    run = Run(tmp_path, body, body, launcher=launcher)
     run.wait_for("rank0", "rank1")
     run.signal(number)
     code, said = run.end()
     assert code == exits.STOPPED and said.startswith(f"{number.name}: the ranks finish their step, save and stop")
     assert not (tmp_path / "terminated").exists(), "the launcher would give each rank 30 s"
+    assert [path.name for path in tmp_path.glob("got*")] == [f"got{int(number)}"], (
+        "the ranks name it as the user sent it"
+    )
 
 
 def test_one_signal_sent_twice_is_one_notice_and_a_later_one_ends_everything(tmp_path: Path) -> None:
