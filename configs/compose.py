@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
 from configs.keys import build, help_text, leaf_keys, no_value, split_override
+from configs.output.secrets import masked
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
 from configs.schema_training import Patterns
@@ -83,9 +84,9 @@ def print_help(cls: type, arguments: list[str]) -> None:
 
 
 def to_yaml(config: PretrainConfig, notes: Mapping[str, str] | None = None) -> str:
-    """The whole config as YAML, by alias; `notes` (versions, revision) become comments at the top."""
+    """The whole config as YAML, by alias, its credentials hidden; `notes` (versions, revision) become comments."""
     comments = "".join(f"# {name}: {note}\n" for name, note in (notes or {}).items())
-    return comments + yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return comments + yaml.safe_dump(_without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(path: str | Path) -> PretrainConfig:
@@ -102,6 +103,19 @@ def from_yaml(path: str | Path) -> PretrainConfig:
 def plain(config: Any) -> Any:
     """Config -> nested dicts of plain values, keyed by alias."""
     return TypeAdapter(type(config)).dump_python(config, by_alias=True, mode="json")
+
+
+def _without_secrets(value: Any) -> Any:
+    """Plain values with the credentials in their texts hidden."""
+    match value:
+        case dict():
+            return {key: _without_secrets(inner) for key, inner in value.items()}
+        case list():
+            return [_without_secrets(inner) for inner in value]
+        case str():
+            return masked(value)
+        case _:
+            return value
 
 
 def _hydra(overrides: list[str]) -> dict[str, Any]:

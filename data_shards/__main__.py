@@ -8,6 +8,7 @@ from typing import NoReturn
 from configs.checks.nearest import nearest
 from configs.command import FAILED, MISTAKE, fail, run
 from configs.output.lines import say
+from configs.output.secrets import masked
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards
@@ -45,14 +46,14 @@ def _index(config: IndexConfig) -> None:
 
 
 def _info(config: InfoConfig) -> None:
-    print("\n".join(describe(config.shards)))
+    print(masked("\n".join(describe(config.shards))))
 
 
 def _bench(config: BenchConfig) -> None:
     from data_shards.loading.bench import bench
 
     for line in bench(config):
-        print(line, flush=True)
+        print(masked(line), flush=True)
 
 
 def _validate(config: ValidateConfig) -> None:

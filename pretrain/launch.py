@@ -86,7 +86,7 @@ def main(overrides: list[str]) -> int:
     command = command_line(launch, machine, overrides)
     print(f"recipe {config.recipe}, model {config.model.size}, ZeRO {config.deepspeed.stage}, {precision}")
     print(f"{_ranks_text(launch, machine, environment)}; run.dir={config.run.dir}")
-    if GLOO_INTERFACE in environment:
+    if len(launch.hosts) > 1 and GLOO_INTERFACE in environment:
         print(f"{GLOO_INTERFACE}={environment[GLOO_INTERFACE]}")
     ranks = 0 if launch.hostfile else launch.local_ranks
     requeued = os.environ.get("SLURM_JOB_ID", "") if config.cluster.kind == "slurm" and launch.node == 0 else ""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from configs.deepspeed import NEVER
+from configs.output.secrets import masked
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.bad_sample_count import TooManyBadSamples
@@ -176,7 +177,7 @@ class Training:
         row: dict[str, Any] = {**asdict(finding), "loss": str(result.loss), "grad_norm": str(result.grad_norm)}
         try:
             with (self._folder / BAD_STEPS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**row, "where": where, "samples": samples}) + "\n")
+                file.write(masked(json.dumps({**row, "where": where, "samples": samples})) + "\n")
         except OSError as error:
             log.warning("%s cannot be written: %s", self._folder / BAD_STEPS, error)
 

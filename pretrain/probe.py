@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from configs.command import run
 from configs.compose import from_yaml
 from configs.modality_config import ModalityConfig
+from configs.output.secrets import is_masked
 from configs.schema import PretrainConfig
 from configs.schema_commands import ProbeCommandConfig
+from data_shards.shards.patterns import patterns_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +68,10 @@ def _configs_to_probe(config: PretrainConfig, command: ProbeCommandConfig) -> li
     probed = [own for own in probed if own.probe.train_shards and own.probe.test_shards]
     if not probed:
         raise ValueError("the run names no labelled shards: add train_shards=PATTERN test_shards=PATTERN")
+    for own in probed:
+        for shards in patterns_of(own.probe.train_shards) + patterns_of(own.probe.test_shards):
+            if is_masked(shards):
+                raise ValueError(f"{shards}: config.yaml keeps no credentials: add train_shards=URL test_shards=URL")
     return probed
 
 

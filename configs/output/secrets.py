@@ -19,6 +19,11 @@ def masked(text: str) -> str:
     return _URL.sub(lambda url: _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(_without_user, url[0])), text)
 
 
+def is_masked(text: str) -> bool:
+    """True if credentials are hidden in the text, so that its URLs cannot be read."""
+    return f"://{HIDDEN}@" in text or f"={HIDDEN}" in text
+
+
 def _without_user(found: re.Match[str]) -> str:
     scheme, user = found.groups()
     secret = ":" in user or scheme.lower().startswith(("http", "ftp"))

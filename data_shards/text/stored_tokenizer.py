@@ -12,7 +12,7 @@ from data_shards.shards.cache import own_folder
 from data_shards.shards.index import Index, common_tokenizer
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndexes, TokenizerEntry
 from data_shards.shards.patterns import expand
-from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, storage_of
+from data_shards.shards.storage import Storage, Unreachable, folder_of, is_remote, join_location, local_path, storage_of
 from data_shards.text.tokenizer import FILES, load_tokenizer
 
 
@@ -36,6 +36,8 @@ def _local_copy(folder: str, storage: Storage, entry: TokenizerEntry | None) -> 
                 for name in FILES:
                     with atomic_write(copy / name) as file:
                         file.write(storage.fetch(join_location(join_location(folder, TOKENIZER_NAME), name)))
+            except Unreachable:
+                raise
             except OSError as error:
                 raise ValueError(f"the tokenizer beside the shards in {folder} cannot be read: {error}") from error
     return copy
@@ -58,7 +60,7 @@ def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
     folders = FolderIndexes(storage)
     try:
         paths = expand(data.shards, folders=folders)
-    except ValueError:
+    except (ValueError, Unreachable):
         return None
     entry = common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths})
     return (entry, _local_copy(folder_of(paths[0]), storage, entry)) if entry else None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from configs.command import Temporary
 
@@ -19,6 +23,7 @@ if not torch.cuda.is_available():
 
 T = TypeVar("T")
 
+LOOPBACK = "127.0.0.1"
 _OTHER_LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
 _PEER_LOST_WORDS = (
     "gloo/transport",
@@ -65,11 +70,12 @@ def start(timeout: timedelta = timedelta(minutes=30), chosen_port: bool = True) 
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     try:
         return _join(int(os.environ.get("LOCAL_RANK", "0")), timeout)
-    except dist.DistError as error:
+    except (dist.DistError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        if "EADDRINUSE" in str(error) and chosen_port:
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE or "EADDRINUSE" in str(error)
+        if taken and chosen_port:
             raise ValueError(f"{where} is in use: give another launch.port=PORT, the same on every node") from None
-        if "EADDRINUSE" in str(error):
+        if taken:
             raise PeerLost(f"{where} was free a moment ago and is in use now: start it again") from None
         remedy = "see whether each node was started with the same cluster.nodes and launch.ranks, and reaches it"
         raise PeerLost(f"the ranks did not meet at {where}: {remedy} ({_one_line(error)})") from error
@@ -88,15 +94,39 @@ def _join(local_rank: int, timeout: timedelta) -> torch.device:
     import deepspeed  # only here: commands that read checkpoints use the collectives below without it
 
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
+        device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)
-        deepspeed.init_distributed("nccl", timeout=timeout, verbose=False)
     else:
-        device = torch.device("cpu")
+        device, backend = torch.device("cpu"), "gloo"
         # Else DeepSpeed compiles a shared-memory all-reduce, for most of a minute, that only its inference uses.
         deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed("gloo", timeout=timeout, verbose=False)
+    if _is_loopback(os.environ["MASTER_ADDR"]):
+        _meet_on_loopback(backend, device, timeout)
+    deepspeed.init_distributed(backend, timeout=timeout, verbose=False)
     return device
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _meet_on_loopback(backend: str, device: torch.device, timeout: timedelta) -> None:
+    """Make the process group of ranks that are all on this machine; nothing of it listens on another interface.
+
+    torch's own store would listen on all of them, and gloo and NCCL on that of the host's name.
+    """
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == LOOPBACK for entry in entries):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    rank, world, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    listener = None
+    if rank == 0:
+        opened = socket.create_server((LOOPBACK, port))
+        port, listener = opened.getsockname()[1], opened.detach()
+    store = TCPStore(LOOPBACK, port, world, rank == 0, timeout, master_listen_fd=listener)
+    bound = device if backend == "nccl" and world > 1 else None  # as DeepSpeed does
+    dist.init_process_group(backend, timeout=timeout, world_size=world, rank=rank, store=store, device_id=bound)
 
 
 def rank() -> int:

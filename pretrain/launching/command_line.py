@@ -6,6 +6,7 @@ import base64
 import ipaddress
 import json
 import os
+import re
 import shlex
 import socket
 import sys
@@ -17,6 +18,9 @@ from pretrain.launching.plan import MULTI_NODE_PORT, Launch, Machine
 
 UNUSED_ADDRESS = "192.0.2.1"
 """Address that no host has (RFC 5737). The route to it is the one out of the network."""
+
+_EXPORTED = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL", "LD_LIBRARY", "PATH")
+"""Beginnings of the names of variables that DeepSpeed's runner passes to other hosts."""
 
 # Critical messages only: the launcher's errors repeat exit codes, which the ranks and the supervisor explain.
 MODULE = ["--no_local_rank", "--log_level=critical", "--module", "pretrain.train"]
@@ -35,7 +39,7 @@ def command_line(launch: Launch, machine: Machine, overrides: list[str]) -> list
     hosts = [f"--hostfile={launch.hostfile}", f"--master_port={launch.port}"]
     hosts += [f"--num_gpus={launch.ranks}"] if launch.ranks else []
     if len(launch.hosts) > 1:
-        _quote_for_ssh(sys.executable)  # only for its ValueError: DeepSpeed passes the path on unquoted
+        _check_unquoted()
         overrides = [_quote_for_ssh(override) for override in overrides]
     return [*python, "deepspeed.launcher.runner", *hosts, *MODULE, *overrides]
 
@@ -49,10 +53,26 @@ def _world_info(launch: Launch, machine: Machine) -> str:
 
 
 def _quote_for_ssh(override: str) -> str:
-    """Quote for the remote shell, which would expand the braces in `data.shards`. DeepSpeed quotes only blanks."""
+    """Quote for pdsh, which replaces %n, %h and %u, and for the remote shell, which expands braces.
+
+    DeepSpeed quotes only blanks.
+    """
     if " " in override:
         raise ValueError(f"'{override}': blanks cannot be passed to other hosts; use a path without, or cluster=manual")
-    return shlex.quote(override)
+    return shlex.quote(override).replace("%", "%%")
+
+
+def _check_unquoted() -> None:
+    """Raise ValueError for what DeepSpeed passes to other hosts, if pdsh or the remote shell would change it."""
+    for what, path in {"interpreter": sys.executable, "working directory": os.getcwd()}.items():
+        if shlex.quote(path) != path or "%" in path:
+            plain = "letters, digits and /._- alone"
+            raise ValueError(f"{path}: the {what} cannot be passed to other hosts; use {plain}, or cluster=manual")
+    for name, value in os.environ.items():
+        if name.startswith(_EXPORTED) and re.search('%[nhu%]|["$`\\\\]', value):
+            raise ValueError(
+                f"{name}={value}: % and quotes cannot be passed to other hosts; unset it, or cluster=manual"
+            )
 
 
 def rank_environment(config: PretrainConfig, launch: Launch, machine: Machine) -> dict[str, str]:

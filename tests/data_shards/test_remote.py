@@ -20,10 +20,11 @@ from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
+from data_shards.shards.storage import Unreachable
 from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
-from tests.data_shards.shard_tools import counted_steps, flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import command, counted_steps, flip_byte, make_shards, small_config
 from tests.data_shards.shards.test_cache import pieces, size_of
 from tests.own import own
 
@@ -183,7 +184,7 @@ def test_another_sidecar_than_the_promised_is_refused(config, store, tmp_path):
 
 def test_a_server_that_is_not_there_is_named_at_the_start(config):
     data = replace(config().data, shards="http://127.0.0.1:9/data", retries=1)
-    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/data/index\.json: .*Connect.*tried 2 times"):
+    with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9/data/index\.json: .*Connect.*tried 2 times"):
         load_index(data)
 
 
@@ -278,3 +279,14 @@ def test_text_and_probes_from_a_store(tmp_path):
         labels = batch.labels
     assert len(batch) == len(labels) == 10
     assert np.array_equal(batch.sample_ids.numpy(), np.arange(0, 20, 2))
+
+
+def test_credentials_reach_the_store_and_no_line(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    url = store.url.replace("://", "://me:hush@") + "/train-*.tar"
+    told = [command(name, f"shards={url}", *keys) for name, *keys in (["info"], ["bench", "workers=1", "seconds=0.01"])]
+    assert [done.returncode for done in told] == [0, 0] and "/***@127.0.0.1" in told[0].stdout
+    told += [command("info", f"shards={store.url.replace('://', '://hush@')}/none-*.tar")]
+    told += [command("validate", f"shards={store.url}/train-000000.tar?sig=hush")]
+    assert [done.returncode for done in told[2:]] == [2, 2]
+    assert all("hush" not in done.stdout + done.stderr for done in told), told

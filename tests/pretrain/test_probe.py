@@ -1,5 +1,7 @@
 """`./run.sh probe`: the weights of a run beside the untrained network."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,3 +27,13 @@ def test_the_command_probes_the_weights_beside_the_untrained_network(coloured_sh
         "teacher at step 5  0.500   0.500",
         "raw pixels         1.000   1.000",
     ]
+
+
+def test_shards_whose_credentials_were_not_kept_are_asked_for(tmp_path):
+    config = tiny_config()
+    probe = replace(config.probe, train_shards="https://me:hush@h/train", test_shards="/data/test")
+    (tmp_path / "config.yaml").write_text(to_yaml(replace(config, probe=probe)))
+    with pytest.raises(
+        ValueError, match=r"^https://\*\*\*@h/train: config.yaml keeps no credentials: add train_shards="
+    ):
+        main(ProbeCommandConfig(run=str(tmp_path)))

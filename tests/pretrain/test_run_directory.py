@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.compose import compose_pretrain, from_yaml
 from configs.schema import PretrainConfig
 from configs.schema_training import DataConfig, OptimizerConfig
 from data_shards.shards.index import load_index
@@ -85,3 +86,13 @@ def test_the_config_is_read_in_any_locale(tmp_path):
     root = Path(__file__).parents[2]
     ended = subprocess.run(command, env={**os.environ, **ascii_locale}, cwd=root, capture_output=True)
     assert ended.stdout.decode() == "\nrun.dir: \xe9 -> e\n", ended.stderr.decode()
+
+
+def test_credentials_are_not_kept_and_do_not_count_as_a_change(tmp_path):
+    shards = ["probe.train_shards=[https://a:hush@h/x,/y]", "probe.test_shards=https://h/z?sig=hush"]
+    for password in ("hush", "hush2"):
+        config = compose_pretrain([f"data.shards=https://me:{password}@host/a", *shards])
+        changes, text = write_config(tmp_path, config, world=1)
+        assert changes == "" and "hush" not in text + (tmp_path / "config.yaml").read_text()
+    kept = from_yaml(tmp_path / "config.yaml")
+    assert (kept.data.shards, kept.probe.test_shards) == ("https://***@host/a", "https://h/z?sig=***")

@@ -49,7 +49,7 @@ def test_a_process_alone_has_every_collective() -> None:
 
 
 RANK = """
-import os, torch
+import os, psutil, torch
 from pretrain.engine import distributed as d
 
 device = d.start()
@@ -63,6 +63,8 @@ for collective in (d.everywhere, d.on_first):
         found.append(collective.__name__)
 d.barrier()
 assert found == [2, [2.0, 1.0], 1.5, [0, "a"], ["of 0", "of 1"], "everywhere", "on_first"], found
+listening = [c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
+assert set(listening) == {"127.0.0.1"}, listening
 os._exit(0)
 """
 

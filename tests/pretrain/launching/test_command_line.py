@@ -1,6 +1,7 @@
 """The launcher's command line, read by DeepSpeed and run."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -92,23 +93,35 @@ def test_a_rank_that_fails_ends_the_run_with_its_code(tmp_path: Path, death: str
 @pytest.mark.slow
 @pytest.mark.skipif(" " in sys.executable, reason="a path with a blank is refused: the test below")
 def test_braces_survive_pdsh(tmp_path: Path, pdsh: Path) -> None:
+    """Percent signs, too: pdsh puts host, user and rank for %h, %u and %n, and % for %%."""
     environment = ranks_module(tmp_path, "open('rank', 'w').write('|'.join(sys.argv[1:]))")
     file = tmp_path / "hosts"
     file.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
     start = plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}"), CPU, {})
-    command = command_line(start, CPU, ["data.shards=/d/{0..3}.tar"])
+    overrides = ["data.shards=/d/{0..3}.tar", "run.dir=/r/%n%h%%u/100%"]
+    command = command_line(start, CPU, overrides)
     at = command.index("--no_local_rank")
     command[at:at] = ["--no_ssh_check", "--master_addr=127.0.0.1"]
-    shell = pdsh.read_text().replace('"$*"', '"${*//%n/0}"')
-    pdsh.write_text(shell)
+    replaced = """sed 's/%%/\\x01/g; s/%n/0/g; s/%h/host/g; s/%u/user/g; s/\\x01/%/g'"""
+    pdsh.write_text(pdsh.read_text().replace('"$*"', f'"$({replaced} <<<"$*")"'))
     finished = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert (tmp_path / "rank").read_text() == "data.shards=/d/{0..3}.tar", finished.stdout + finished.stderr
+    assert (tmp_path / "rank").read_text().split("|") == overrides, finished.stdout + finished.stderr
 
 
 def test_an_interpreter_that_pdsh_cannot_carry_is_refused(tmp_path: Path, pdsh: Path, monkeypatch) -> None:
     file = tmp_path / "hosts"
     file.write_text("a slots=1\nb slots=1\n")
     start = plan(config(REAL, "cluster=hostfile", f"cluster.hostfile={file}"), CPU, {})
-    monkeypatch.setattr(sys, "executable", "/my tree/.venv/bin/python")
-    with pytest.raises(ValueError, match="/my tree/.venv/bin/python.*blanks cannot be passed"):
+    for path in ("/my tree/.venv/bin/python", "/data%n/.venv/bin/python", "/a$b/python"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", path)
+            with pytest.raises(ValueError, match=f"^{re.escape(path)}: the interpreter cannot be passed"):
+                command_line(start, CPU, [])
+    (odd := tmp_path / "run%h").mkdir()
+    with monkeypatch.context() as patched:
+        patched.chdir(odd)
+        with pytest.raises(ValueError, match="run%h: the working directory cannot be passed.*or cluster=manual$"):
+            command_line(start, CPU, [])
+    monkeypatch.setenv("PYTHONPATH", "/a/%u")
+    with pytest.raises(ValueError, match="^PYTHONPATH=/a/%u: % and quotes cannot be passed"):
         command_line(start, CPU, [])
