@@ -42,8 +42,16 @@ class Loaded(NamedTuple):
     cost: Cost
 
 
-class NoUsableSample(Exception):
-    """Too many bad samples in a row to replace them."""
+class Failure(NamedTuple):
+    """The reason why there is no micro-batch, for the user. An exception would arrive as a worker's traceback."""
+
+    text: str
+    outage: bool
+    """True if the bytes cannot be read now; False for a mistake or too much damage."""
+
+
+class GivenUp(Exception):
+    """Too many bad samples in a row to replace them, or a mistake that no replacement mends."""
 
 
 class MicroBatches(Dataset):
@@ -64,8 +72,8 @@ class MicroBatches(Dataset):
         self.reader = Reader(index, order.chunk, config.data.max_sample_mb)
         self._read_s = self._decode_s = 0.0
 
-    def __getitem__(self, request: Request) -> Loaded | str:
-        """Return the micro-batch, or a text for the user: an exception would arrive as a worker's traceback."""
+    def __getitem__(self, request: Request) -> Loaded | Failure:
+        """Return the micro-batch, or the reason why there is none."""
         try:
             loaded = self._load(request)
             worker = get_worker_info()
@@ -73,10 +81,10 @@ class MicroBatches(Dataset):
                 return loaded
             batch = self.slots.put(loaded.batch, worker.id) if self.slots else loaded.batch
             return loaded._replace(batch=in_shared_memory(batch))
-        except NoUsableSample as error:
-            return str(error)
+        except GivenUp as error:
+            return Failure(str(error), outage=False)
         except Unreachable as error:
-            return f"the store of data.shards does not answer: {error}; the same command goes on once it does"
+            return Failure(str(error), outage=True)
 
     def _load(self, request: Request) -> Loaded:
         reports: list[Report] = []
@@ -120,9 +128,12 @@ class MicroBatches(Dataset):
         return uniforms(self.seed, epochs, samples, Stream.CROP, self.kind.draws)
 
     def _sample(self, sample: int, draws: np.ndarray, limit: int) -> tuple[Any, int | str | None]:
-        """Read, decode and crop a sample, and read its label. Raises BadSample."""
+        """Read, decode and crop a sample, and read its label. Raises BadSample, Unreachable, GivenUp."""
         started = time.perf_counter()
-        members = self.reader.read(sample).members
+        try:
+            members = self.reader.read(sample).members
+        except ValueError as error:
+            raise GivenUp(str(error)) from error
         read = time.perf_counter()
         label = self._label(members)
         loaded = self.kind.load(members, draws, limit)
@@ -144,7 +155,7 @@ class MicroBatches(Dataset):
                 return sample, self._sample(sample, draws, int(request.limits[i]))
             except BadSample as error:
                 reports.append(self.reader.report(sample, error))
-        raise NoUsableSample(
+        raise GivenUp(
             f"data.shards: no usable sample among {tries} in a row, the last: {reports[-1]}; "
             f"see ./run.sh shards validate shards={reports[-1].shard}"
         )

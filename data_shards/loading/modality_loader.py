@@ -26,7 +26,7 @@ from data_shards.kinds import kind_of
 from data_shards.loading.bad_sample_count import BadSampleCount, Outcome, joined
 from data_shards.loading.cost import Cost, total
 from data_shards.loading.labels import LabelMember
-from data_shards.loading.microbatch import Loaded, MicroBatches
+from data_shards.loading.microbatch import Failure, Loaded, MicroBatches
 from data_shards.loading.readahead import ReadAhead, start_read_ahead
 from data_shards.loading.slots import Slots, copied_out, slots_of
 from data_shards.loading.steps import Requests, steps_of
@@ -54,10 +54,10 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _checked(loaded: Loaded | str) -> Loaded:
-    """Return a worker's micro-batch in memory of its own. Raises ValueError with the text of a worker that failed."""
-    if isinstance(loaded, str):
-        raise ValueError(loaded)
+def _checked(loaded: Loaded | Failure) -> Loaded:
+    """Return a worker's micro-batch in memory of its own. Raises Unreachable or ValueError if the worker failed."""
+    if isinstance(loaded, Failure):
+        raise Unreachable(loaded.text) if loaded.outage else ValueError(loaded.text)
     return loaded._replace(batch=copied_out(loaded.batch))
 
 
@@ -138,8 +138,8 @@ class ModalityLoader(StepStatistics):
         """Return an endless iterator over this rank's micro-batches of step `first_step` and of each step after it.
 
         The number of a step's micro-batches is the same on every rank. For speech and text it varies between steps.
-        Workers start at once. Raises ValueError if a sample cannot be replaced or a store does not answer, and
-        LoaderFailed if a worker died. Without workers, errors of loading are raised unchanged.
+        Workers start at once. Raises ValueError if a sample cannot be replaced, Unreachable in an outage, and
+        LoaderFailed if a worker died. Without workers, other errors of loading are raised unchanged.
         """
         self.close()
         steps = self._steps(self._start(first_step), first_step)
@@ -149,7 +149,7 @@ class ModalityLoader(StepStatistics):
         self._running = weakref.ref(steps)
         return steps
 
-    def _start(self, first_step: int) -> Iterator[Loaded | str]:
+    def _start(self, first_step: int) -> Iterator[Loaded | Failure]:
         data = self._config.data
         self._slots = slots_of(self._config)
         loader = DataLoader(
@@ -168,15 +168,16 @@ class ModalityLoader(StepStatistics):
                 self._context.Lock()  # where there is no room, torch's iterator would leave a traceback of its own
             return iter(loader)
 
-    def _steps(self, batches: Iterator[Loaded | str], first_step: int) -> Generator[list[SampleBatch], None, None]:
+    def _steps(self, batches: Iterator[Loaded | Failure], first_step: int) -> Generator[list[SampleBatch], None, None]:
         for number in count(first_step):
             started = time.perf_counter()
             try:
                 step = [_checked(next(batches))]
                 while not step[-1].last:
                     step.append(_checked(next(batches)))
-            except (Unreachable, PermissionError) as error:  # the sampler could not read a sidecar in a store
-                raise ValueError(str(error)) from error
+            except Unreachable as error:  # in a worker, or in the sampler, which reads sidecars
+                remedy = "no sample was replaced, and the same command goes on once it can be"
+                raise Unreachable(f"data.shards cannot be read: {error}; {remedy}") from error
             except (RuntimeError, EOFError, OSError) as error:
                 if not self._config.data.workers:
                     raise

@@ -9,9 +9,9 @@ from data_shards.shards.tar import Data, Members
 BadKind = Literal["unreadable", "checksum", "format", "member", "decode", "too_large", "too_long", "too_short"]
 """Reason class of a bad sample.
 
-unreadable: the file cannot be read; checksum: the bytes differ from the indexed ones; format: no tar members;
-member: no member of this modality; decode: the content cannot be decoded; too_large, too_long, too_short: beyond a
-limit of the configuration."""
+unreadable: its shard in the store ends before it; checksum: the bytes differ from the indexed ones; format: no tar
+members; member: no member of this modality; decode: the content cannot be decoded; too_large, too_long, too_short:
+beyond a limit of the configuration."""
 
 
 class BadSample(Exception):

@@ -82,7 +82,7 @@ class Cache:
             (self.folder / "lock").touch()
         except OSError as error:
             raise ValueError(f"data.cache_dir={parent}: {error.strerror}: choose another folder") from None
-        self._full_disk = False
+        self._warned = False
 
     def path(self, identity: str) -> Path:
         """Path of the piece with this identity, whether the piece exists or not."""
@@ -92,13 +92,19 @@ class Cache:
     def get(self, identity: str, size: int, fetch: Callable[[], bytes]) -> tuple[Path | None, bytes | None]:
         """(path of the piece, its bytes), fetching the piece if it is missing.
 
-        The path is None if there is no room for the piece. The bytes are None unless they were just fetched.
-        size: expected bytes of the piece.
+        The path is None if the piece cannot be stored. The bytes are None unless they were just fetched. Only `fetch`
+        raises errors. size: expected bytes of the piece.
         """
         path = self.path(identity)
         if self._mark_used(path, size):
             return path, None
-        with self._locked(self.folder / "locks" / path.name[:2]):
+        lock = self.folder / "locks" / path.name[:2]
+        try:
+            lock.touch()
+        except OSError as error:  # the folder was removed, or its disk has failed
+            self._warn(error)
+            return None, fetch()
+        with self._locked(lock):
             if self._mark_used(path, size):  # another process was quicker
                 return path, None
             data = fetch()
@@ -107,7 +113,8 @@ class Cache:
 
     def drop(self, identity: str) -> None:
         """Remove a piece that turned out to be damaged."""
-        self.path(identity).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path(identity).unlink()
 
     def _mark_used(self, path: Path, size: int) -> bool:
         """True if the piece is complete. Sets its time of last use to now, so that it is removed last."""
@@ -134,10 +141,14 @@ class Cache:
             return True
         except OSError as error:
             partial.unlink(missing_ok=True)
-            if not self._full_disk:
-                log.warning("data.cache_dir=%s: %s: pieces are not kept", self.folder, error.strerror)
-            self._full_disk = True
+            self._warn(error)
             return False
+
+    def _warn(self, error: OSError) -> None:
+        """Say once that pieces cannot be stored."""
+        if not self._warned:
+            log.warning("data.cache_dir=%s: %s: pieces are not kept", self.folder, error.strerror)
+        self._warned = True
 
     def _reserve(self, partial: Path, size: int) -> bool:
         """Make room, and reserve it by an empty file of `size` bytes; False if there is not enough."""

@@ -31,8 +31,17 @@ from data_shards.shards.index_file import (
     TokenizerEntry,
 )
 from data_shards.shards.patterns import expand_item, patterns_of, resolve
-from data_shards.shards.sidecar import load_rows, read_rows, sidecar_name, sidecar_size
-from data_shards.shards.storage import Storage, folder_of, is_remote, join_location, local_path, name_of, storage_of
+from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
+from data_shards.shards.storage import (
+    Storage,
+    Unreachable,
+    folder_of,
+    is_remote,
+    join_location,
+    local_path,
+    name_of,
+    storage_of,
+)
 from data_shards.shards.verified import check_sidecars
 
 
@@ -61,10 +70,13 @@ class Index:
     def rows(self, shard: int) -> np.ndarray:
         """Rows of a shard, structured [nsamples] of dtype ROW, memory-mapped. A remote shard's sidecar is fetched.
 
-        Raises ValueError if the sidecar is missing, damaged or contradicts index.json; OSError if it cannot be fetched.
+        Raises ValueError if the sidecar is missing, damaged or contradicts index.json; Unreachable if it cannot be had.
         """
         location, entry = self.paths[shard], self.entries[shard]
-        rows = self._remote_rows(location, entry) if is_remote(location) else read_rows(local_path(location))
+        try:
+            rows = self._remote_rows(location, entry) if is_remote(location) else _local_rows(local_path(location))
+        except (FileNotFoundError, PermissionError) as error:
+            raise Unreachable(f"the sidecar of {location}: {error}") from error
         if len(rows) != entry.nsamples:
             raise ValueError(
                 f"the sidecar of {location} has {len(rows)} rows, index.json says {entry.nsamples}; make both anew: "
@@ -79,6 +91,7 @@ class Index:
             try:
                 data = self.storage.fetch(url)
             except FileNotFoundError:
+                self.storage.fetch(join_location(folder_of(location), INDEX_NAME))  # fails too if all is gone
                 raise ValueError(f"{location} has no sidecar {name_of(url)}; make it, and copy it there") from None
             if len(data) != size or hashlib.sha256(data).hexdigest() != entry.idx_sha256:
                 raise ValueError(f"{url} is not the sidecar that index.json promises; copy it there again")
@@ -92,7 +105,7 @@ class Index:
         try:  # checked every time: a row that is wrong on one node only would give that node other steps
             if hashlib.sha256(path.read_bytes()).hexdigest() == entry.idx_sha256:
                 return load_rows(path, location)
-        except (FileNotFoundError, ValueError):  # removed to make room, or damaged
+        except (OSError, ValueError):  # removed to make room, damaged, or on a failing disk
             pass
         self.cache.drop(identity)
         return np.load(io.BytesIO(fetch()), allow_pickle=False)
@@ -135,6 +148,12 @@ class Index:
     @cached_property
     def _starts(self) -> list[int]:
         return self.starts.tolist()
+
+
+def _local_rows(shard: Path) -> np.ndarray:
+    """Rows as `read_rows`. Raises FileNotFoundError if the sidecar, which was there at the start, is gone."""
+    sidecar(shard).stat()
+    return read_rows(shard)
 
 
 def _shard_entries(paths: Iterable[str], folders: FolderIndexes) -> tuple[list[ShardEntry], dict[str, FolderIndex]]:
@@ -193,8 +212,8 @@ def load_index(data: DataConfig | Patterns) -> Index:
     """The index of the shards that `data.shards` names (see `resolve`), checked against the local files.
 
     Patterns alone are read with the defaults of `DataConfig`. Raises ValueError if an index or a sidecar is missing or
-    damaged; if a store refuses; if two items of a list with weights name the same shard; or if there are no
-    samples at all. Raises Unreachable if a store does not answer.
+    damaged; if a store refuses; if two items of a list with weights name the same shard; or if there are no samples at
+    all. Raises Unreachable if a store does not answer or a file cannot be read.
     """
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
     shards, storage = data.shards, storage_of(data)

@@ -60,7 +60,7 @@ def read_folder_index(folder: Path) -> FolderIndex:
 def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
     """Fetch a remote folder's index.json; empty if there is none.
 
-    Raises ValueError if it is not one of ours or the store refuses it, Unreachable if the store does not answer.
+    Raises ValueError if it is not one of ours or may not be read, Unreachable if the store does not answer.
     """
     location = join_location(folder, INDEX_NAME)
     try:
@@ -68,7 +68,7 @@ def fetch_folder_index(folder: str, storage: Storage) -> FolderIndex:
     except FileNotFoundError:
         return FolderIndex()
     except Unreachable as error:
-        raise Unreachable(f"the store does not answer: {error}; the same command goes on once it does") from error
+        raise Unreachable(f"{error}; the same command goes on once the store answers") from error
     except OSError as error:
         raise ValueError(str(error)) from error
 

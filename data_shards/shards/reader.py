@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +64,8 @@ class Reader:
     def read(self, sample: int) -> Sample:
         """Read a sample.
 
-        Raises BadSample if its bytes cannot be had or differ from the indexed ones, Unreachable if a store does not
-        answer.
+        Raises BadSample if its bytes differ from the indexed ones or are not there, Unreachable if they cannot be read,
+        ValueError if that is a mistake: a sidecar that is not there or another one, a server that ignores ranges.
         """
         number, row = self._index.locate(sample)
         blocks = self._read_fast(number, row) or self._read_verified(number, row)
@@ -115,7 +116,7 @@ class Reader:
         return blocks if crc32(blocks) == crc else None
 
     def _read_verified(self, number: int, row: int) -> bytes:
-        """Bytes of a sample, equal to the indexed ones. Raises BadSample if they cannot be had, or Unreachable."""
+        """Bytes of a sample, equal to the indexed ones. Raises as `read`."""
         try:
             blocks, crc = self._read_with_retries(number, row)
             if crc32(blocks) == crc:
@@ -124,10 +125,12 @@ class Reader:
                 blocks = self._refetch(number, row)  # perhaps only the copy on this node is damaged
                 if crc32(blocks) == crc:
                     return blocks
-        except Unreachable:  # no property of the sample: replacing it would give this run other data than others
-            raise
-        except (OSError, ValueError, OverflowError) as error:  # OverflowError: an absurd offset in the sidecar
+        except (CutOff, OverflowError) as error:  # OverflowError: an absurd offset in the sidecar
             raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
+        except Unreachable:
+            raise
+        except OSError as error:  # no property of the sample: replacing it would give this run other data than others
+            raise Unreachable(f"{self._index.paths[number]}: {error.strerror or error}") from error
         reason = f"checksum of its {len(blocks)} bytes differs from the index (damaged or truncated shard)"
         raise BadSample("checksum", reason)
 
@@ -166,22 +169,19 @@ class Reader:
         if key not in self._broken and time.monotonic() >= self._no_room_until:
             try:
                 path, data = ensure_cached(index, number, start, stop)
+            except CutOff:  # the shard ends within the chunk
+                self._broken.add(key)
+            else:
                 if path is None:
                     self._no_room_until = time.monotonic() + _NO_ROOM_S
                 if data is not None:
                     self.cache_misses += 1
                     return data[offset - start : offset - start + size]
                 assert path
-                blocks = _read_range(path, offset - start, size)
-                self.cache_hits += 1
-                return blocks
-            except CutOff:  # the shard ends within the chunk
-                self._broken.add(key)
-            except FileNotFoundError as error:
-                if (
-                    error.filename is None
-                ):  # raised by the store; else another process has just removed the chunk, to make room
-                    raise
+                with suppress(OSError):  # removed to make room, or the cache's disk has failed
+                    blocks = _read_range(path, offset - start, size)
+                    self.cache_hits += 1
+                    return blocks
         self.cache_misses += 1
         return index.storage.fetch(index.paths[number], offset, offset + size)
 

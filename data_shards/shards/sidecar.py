@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from data_shards.shards.index_file import REMEDY
+from data_shards.shards.storage import Unreachable
 
 try:
     from isal.isal_zlib import crc32  # zlib's checksum, ten times as fast
@@ -94,7 +95,7 @@ def load_rows(path: Path, shard: str) -> np.ndarray:
     """Rows of the sidecar `path`, memory-mapped, structured [nsamples] of dtype ROW.
 
     path: the sidecar, which may lie elsewhere than its shard; shard: the shard's name for errors. Raises ValueError
-    if there is no sidecar, or if it is damaged.
+    if there is no sidecar, or if it is damaged; Unreachable if it cannot be read.
     """
     try:
         rows = _map_rows(path)
@@ -102,6 +103,8 @@ def load_rows(path: Path, shard: str) -> np.ndarray:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {path.name}; make it: {REMEDY}{shard}") from None
+    except OSError as error:
+        raise Unreachable(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # numpy parses the header as Python, which raises any exception
         raise ValueError(f"{path} is damaged ({_first_line(error)}); make it anew: {REMEDY}{shard}") from error
     if rows.dtype != ROW or rows.ndim != 1:

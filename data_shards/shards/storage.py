@@ -6,6 +6,7 @@ store's own tools (AWS_* and similar variables, or fsspec's configuration files)
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import posixpath
@@ -66,11 +67,18 @@ def join_location(folder: str, name: str) -> str:
 
 
 class Unreachable(OSError, Temporary):
-    """A store did not answer after all retries. Nothing is known of the file."""
+    """An outage: a store or a file system does not give the bytes. Nothing is known of them.
+
+    A run ends with it, and goes on once the bytes are there: replacing samples would give it other data.
+    """
 
 
 class CutOff(OSError):
     """A file in a store ends before the requested bytes do."""
+
+
+class IgnoresRanges(ValueError):
+    """A server sends whole files where parts of them are asked for."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +95,36 @@ class Storage:
         """Fetch bytes start .. stop (excluded) of a remote file, or all of it.
 
         A short or failed answer is requested again, after growing waits. Raises FileNotFoundError, PermissionError or
-        CutOff if the store says so; Unreachable if it does not answer; ValueError if it ignores ranges or if its
-        package is not installed.
+        CutOff if the store says so; Unreachable if it does not answer, or with something else than the file;
+        IgnoresRanges; ValueError if its package is not installed.
         """
         system = _file_system(url.partition("://")[0].lower(), os.getpid())
         for attempt in range(self.retries + 1):
             try:
                 return _checked_answer(self._request(system, url, start, stop), url, start, stop)
-            except (FileNotFoundError, PermissionError, ValueError):
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, "not found in the store", url) from None
+            except (PermissionError, IgnoresRanges):
                 raise
             except Exception as error:  # each backend has its own exceptions, and they change
                 last = _SHORT_TRIES - 1 if isinstance(error, CutOff) else self.retries
                 if attempt >= min(last, self.retries) or not _is_transient(error):
-                    raise _final_error(error, url, attempt + 1) from error
+                    ended = stop is not None and self._size(system, url, default=stop) < stop
+                    raise _final_error(error, url, attempt + 1, ended) from error
                 log.info("%s: %s; asking again", url, _reason(error))
                 time.sleep(_wait_seconds(attempt))
         raise AssertionError("there is a first attempt")
+
+    def _size(self, system: Any, url: str, default: int) -> int:
+        """Return the size of a remote file, `default` if the store does not tell it."""
+        try:
+            if isinstance(system, AsyncFileSystem):
+                size = sync(system.loop, system._info, url, timeout=self.timeout_s)["size"]
+            else:
+                size = system.info(url)["size"]
+        except Exception:  # each backend has its own
+            return default
+        return size if isinstance(size, int) else default
 
     def _request(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
         if isinstance(system, AsyncFileSystem):
@@ -122,8 +144,12 @@ def _file_system(protocol: str, pid: int) -> Any:
 
     Raises ValueError if the protocol is unknown or its package is not installed.
     """
+    options: dict[str, Any] = {}
+    if is_http(f"{protocol}://"):
+        given = fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})  # the user's, as headers
+        options["client_kwargs"] = {**given, "raise_for_status": _refuse_other_answers}
     try:
-        return fsspec.filesystem(protocol)
+        return fsspec.filesystem(protocol, **options)
     except ImportError as error:
         package = _PACKAGES.get(protocol)
         remedy = f": pip install {package} (into .venv)" if package else ""
@@ -132,15 +158,25 @@ def _file_system(protocol: str, pid: int) -> Any:
         raise ValueError(f"{protocol}:// is not known: give a path, s3://, gs://, http:// or https://") from None
 
 
+async def _refuse_other_answers(response: Any) -> None:
+    """Raise OSError for an answer of HTTP that is no file: a redirect to nowhere, or a page, as a proxy's login."""
+    redirect, page = 300 <= response.status < 400, response.status < 300 and response.content_type == "text/html"
+    if redirect or page:
+        response.close()
+        what = "a redirect that leads nowhere" if redirect else "a page of HTML in place of the file"
+        raise OSError(f"{what} (HTTP {response.status})")
+
+
 def _checked_answer(data: bytes, url: str, start: int | None, stop: int | None) -> bytes:
     """Return `data`, if it has the requested number of bytes.
 
-    Raises ValueError if it is longer (the server ignores ranges), CutOff if it is shorter.
+    Raises IgnoresRanges if it is longer, CutOff if it is shorter.
     """
     if start is None or stop is None:
         return data
     if len(data) > stop - start:
-        raise ValueError(f"{url}: the server ignores ranges: it sent {len(data)} bytes for {stop - start}; use another")
+        sent = f"it sent {len(data)} bytes for {stop - start}"
+        raise IgnoresRanges(f"{url}: the server ignores ranges: {sent}; use another")
     if len(data) < stop - start:
         raise CutOff(f"{len(data)} of {stop - start} bytes from byte {start} on")
     return data
@@ -152,11 +188,14 @@ def _is_transient(error: Exception) -> bool:
     return not (isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429))
 
 
-def _final_error(error: Exception, url: str, attempts: int) -> OSError:
-    """PermissionError, CutOff or Unreachable, for the last error of a backend."""
+def _final_error(error: Exception, url: str, attempts: int, ended: bool) -> OSError:
+    """PermissionError, CutOff or Unreachable, for the last error of a backend.
+
+    ended: True if the store says that the file ends before the requested bytes do.
+    """
     if getattr(error, "status", None) in (401, 403):
         return PermissionError(f"{url}: {_reason(error)}; check the credentials of the store")
-    kind = CutOff if isinstance(error, CutOff) or getattr(error, "status", None) == 416 else Unreachable
+    kind = CutOff if ended else Unreachable
     return kind(f"{url}: {_reason(error)} (tried {attempts} times)")
 
 

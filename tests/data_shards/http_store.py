@@ -27,6 +27,8 @@ class Store(ThreadingHTTPServer):
         """One request in so many fails; 0: none."""
         self.delay_s = 1.0
         self.ranges = True
+        self.status = 0
+        """Status of every answer, which is a page of HTML and leads nowhere; 0: the file."""
         self.numbers = count()
         self.sent: list[tuple[str, int]] = []
         """Name and bytes of each whole answer."""
@@ -51,6 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.status:
+            self._answer_with_page(self.server.status)
+            return
         path = self.server.folder / unquote(self.path).lstrip("/")
         if not path.is_file():
             self.send_error(404)
@@ -69,6 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
             fault = FAULTS[number // self.server.every % len(FAULTS)]
         self.server.failed += bool(fault)
         self._answer(path.name, data, status, fault)
+
+    def _answer_with_page(self, status: int) -> None:
+        page = b"<html>log in first</html>" * 20
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
 
     def _answer(self, name: str, data: bytes, status: int, fault: str) -> None:
         if fault == "500":

@@ -18,6 +18,7 @@ import pytest
 
 from pretrain.checkpoints.folders import checkpoint_folders
 from pretrain.launching.exits import DONE, FAILED, STALLED, STOPPED
+from tests.data_shards.http_store import serve
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards
@@ -54,7 +55,7 @@ class Life:
     """A run from its start to its end, as a user starts it: supervisor, launcher, two ranks and their workers."""
 
     def __init__(
-        self, shards: Path, run: Path, plant: str = "nothing", at: tuple[int, int] = (1, LONG), *more: str,
+        self, shards: Path | str, run: Path, plant: str = "nothing", at: tuple[int, int] = (1, LONG), *more: str,
         steps: int = STEPS, shared_memory: str = "",
     ):  # fmt: skip
         arguments = [
@@ -197,6 +198,24 @@ def kill_at(
     assert len(rows(run)) < steps, "every life was cut short"
     finish(shards, run, steps)
     assert_same_run(run, undisturbed)
+
+
+def test_an_outage_of_the_store_ends_with_76_and_the_same_command_goes_on(shards, run, tmp_path):
+    """Answers of 403 in the middle of a run: nothing is replaced, and nothing lost."""
+    keys = ["data.chunk_bytes=2048", "data.cache_gb=0.00002", "data.read_ahead_mb=0", "data.retries=1"]
+    keys += [f"data.cache_dir={tmp_path}/cache"]
+    with serve(shards) as store:
+        life = Life(store.url, run, "nothing", (1, LONG), *keys)
+        life.wait_until(lambda: life.steps() >= 3)
+        store.status = 403
+        assert life.end() == STALLED, life.said()
+        said = life.said()
+        assert "data.shards cannot be read: " in said and "check the credentials of the store" in said
+        assert "Traceback" not in said and "bad sample" not in said and life.steps() < STEPS
+        store.status = 0
+        life = Life(store.url, run, "nothing", (1, LONG), *keys)
+        assert life.end(240) == DONE, life.said()
+    assert [row["bad_samples"] for row in rows(run)] == [0] * STEPS
 
 
 def test_sigterm_in_a_forward_pass_in_a_save_and_in_a_wait_for_data(shards, undisturbed, run):

@@ -3,6 +3,7 @@
 import pytest
 
 from data_shards.loading.modality_loader import LoaderFailed
+from data_shards.shards.storage import Unreachable
 from pretrain import train
 from pretrain.checkpoints.manifest import Unreadable
 from pretrain.engine.distributed import PeerLost
@@ -44,6 +45,7 @@ def end(monkeypatch, tmp_path):
         (LoaderFailed("a loader process failed"), exits.STALLED),
         (PeerLost("another rank has ended"), exits.STALLED),
         (Unreadable("state.json cannot be read"), exits.STALLED),
+        (Unreachable("data.shards cannot be read: the store does not answer"), exits.STALLED),
         (OSError(28, "No space left on device"), exits.FAILED),
     ],
 )

@@ -20,6 +20,7 @@ from data_shards.loading.loader import open_loader
 from data_shards.loading.microbatch import MicroBatches
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.plain import EpochOrder
+from data_shards.shards.storage import Unreachable
 from tests.data_shards.shard_tools import counted_steps, damage, make_shards, small_config
 from tests.own import own
 
@@ -111,6 +112,22 @@ def test_state_is_json_and_resumes(of_modality):
     assert open_loader(of_modality(micro=2, lanes=4), 1, 2).load_state_dict(state) == 9
     with pytest.raises(ValueError, match=r"data\.lanes: set it to 4"):
         open_loader(of_modality(lanes=8), 0, 1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_folder_that_is_unmounted_ends_the_run_and_replaces_nothing(tmp_path, modality, workers):
+    make_shards(tmp_path / "shards", (4,) * 8, modality=modality)
+    config = small_config(str(tmp_path / "shards"), 4, 4, modality=modality, workers=workers, window=1, read_ahead_mb=0)
+    loader = ModalityLoader(own(config), 0, 1)
+    steps = loader.steps(0)
+    next(steps)
+    (tmp_path / "shards").rename(tmp_path / "elsewhere")
+    with pytest.raises(Unreachable, match=r"^data\.shards cannot be read: .*No such file or directory.*goes on once"):
+        for _ in range(20):
+            next(steps)
+    assert loader.bad_samples == 0
+    loader.close()
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

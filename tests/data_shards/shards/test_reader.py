@@ -9,6 +9,7 @@ from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
+from data_shards.shards.storage import Unreachable
 from tests.data_shards.shard_tools import flip_byte, make_shards
 
 
@@ -34,7 +35,7 @@ def test_a_flipped_byte_anywhere_is_a_bad_sample(tmp_path, where):
     assert reader.read(1) and reader.read(3)
 
 
-def test_a_truncated_or_vanished_shard_is_bad_samples(tmp_path):
+def test_a_truncated_shard_is_bad_samples_and_a_vanished_one_an_outage(tmp_path):
     index = load_index(make_shards(tmp_path, (4, 2)))
     shard = tmp_path / "train-000000.tar"
     with shard.open("r+b") as file:
@@ -42,10 +43,15 @@ def test_a_truncated_or_vanished_shard_is_bad_samples(tmp_path):
     (tmp_path / "train-000001.tar").unlink()
     reader = Reader(index)
     assert reader.read(1)
-    for sample in (2, 3, 4):
+    for sample in (2, 3):
         with pytest.raises(BadSample):
             reader.read(sample)
         assert reader.report(sample, BadSample("checksum", "x")).sample
+    with pytest.raises(Unreachable, match=r"train-000001\.tar: No such file or directory"):
+        reader.read(4)
+    (tmp_path / "train-000001.idx.npy").unlink()
+    with pytest.raises(Unreachable, match=r"the sidecar of .*train-000001\.tar: .*No such file or directory"):
+        Reader(index).read(4)
 
 
 class FailingReads:
@@ -80,10 +86,10 @@ def test_a_passing_fault_of_the_file_system_is_no_bad_sample(tmp_path, monkeypat
     assert len(opened) == len(no_waits) == 3, "each time it is opened anew"
 
 
-def test_a_lasting_fault_is_a_bad_sample_and_its_report_does_not_wait(tmp_path, monkeypatch, no_waits):
+def test_a_lasting_fault_is_an_outage_and_a_report_does_not_wait(tmp_path, monkeypatch, no_waits):
     reader = Reader(load_index(make_shards(tmp_path, (4,))))
     monkeypatch.setattr(os, "pread", failing := FailingReads(errno.EIO, 100))
-    with pytest.raises(BadSample, match=os.strerror(errno.EIO)):
+    with pytest.raises(Unreachable, match=rf"train-000000\.tar: {os.strerror(errno.EIO)}"):
         reader.read(2)
     assert reader.report(2, BadSample("checksum", "x")).sample == "row 2"
     assert (failing.calls, len(no_waits)) == (5, 3)
@@ -94,8 +100,8 @@ def test_damage_and_missing_files_are_not_read_for_ever(tmp_path, monkeypatch, n
     flip_byte(tmp_path / "train-000000.tar", int(read_rows(tmp_path / "train-000000.tar")["offset"][2]) + 600)
     (tmp_path / "train-000001.tar").unlink()
     monkeypatch.setattr(os, "pread", failing := FailingReads(errno.EIO, 0))
-    for sample in (2, 4):
-        with pytest.raises(BadSample):
+    for sample, error in ((2, BadSample), (4, Unreachable)):
+        with pytest.raises(error):
             Reader(index).read(sample)
     assert (failing.calls, no_waits) == (1, [])
 
