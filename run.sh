@@ -123,6 +123,8 @@ install() {
   python=$(find_python)
   say "setting up $VENV with $("$python" -V 2>&1) ($1): this happens once, and may download a few hundred MB or more"
   : >"$LOG"
+  [[ ! -e $VENV/bin || -e $VENV/installing || -f $VENV/stamp-core ]] ||
+    fail "$VENV was not made by this command: move it away (mv .venv other), then run the command again"
   if [[ -e $VENV/installing || ! -f $VENV/stamp-core || $(<"$VENV/stamp-core") != "$("$python" -V 2>&1) "* ]]; then
     mkdir -p "$VENV"
     touch "$VENV/installing"

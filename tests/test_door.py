@@ -130,6 +130,19 @@ def test_a_killed_installation_is_thrown_away_and_repeated(door: Door) -> None:
     assert len(door.installs()) == 2 and not half.exists()
 
 
+def test_an_environment_that_the_user_made_is_left_alone(door: Door) -> None:
+    mine = door.root / ".venv" / "bin" / "mine"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    code, _, err = door.run("setup")
+    assert code == 1 and err.endswith(
+        "was not made by this command: move it away (mv .venv other), then run the command again\n"
+    )
+    assert mine.exists()
+    (door.root / ".venv").rename(door.root / "other")
+    assert door.run("setup")[0] == 0
+
+
 def test_an_interrupted_installation_takes_pip_with_it(door: Door) -> None:
     process = door.start("setup", FAKE_PIP="sleep 60; echo late >>$CALLS")
     wait_for(door.installs)
