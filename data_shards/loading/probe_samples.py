@@ -27,12 +27,13 @@ def labelled_samples(
 
     reached: called in front of each sample with the share of the samples that are read.
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
-    Unreadable samples are left out with a warning. Raises ValueError if a sample has no label, if none is readable, or
-    if texts have another tokenizer than those of `data.shards`.
+    Damaged samples are left out with a warning. Raises ValueError if a sample has no label, if none is readable, if the
+    classes are not those of `probe.train_shards`, or if texts have another tokenizer than those of `data.shards`.
     """
     index = load_index(replace(config.data, shards=shards, weights=None))
     kind = kind_of(config.modality)
     kind.check_index(config, index)
+    _check_classes(config, shards, index.classes)
     count = min(limit, index.samples)
     sparse = 8 * count < index.samples  # then most of a remote shard's chunk would be fetched for nothing
     reader, samples = Reader(index, 1 if sparse else None, config.data.max_sample_mb), kind.samples(config)
@@ -55,3 +56,15 @@ def labelled_samples(
     if not loaded:
         raise ValueError(f"{shards!r}: none of {count} samples is readable")
     return samples.unmasked(np.array(ids), loaded).with_labels(labels)
+
+
+def _check_classes(config: ModalityConfig, shards: Patterns, classes: tuple[str, ...]) -> None:
+    """Raise ValueError if class numbers mean other names than in `probe.train_shards`. Shards may name no classes."""
+    train = config.probe.train_shards
+    known = load_index(replace(config.data, shards=train, weights=None)).classes if train and train != shards else ()
+    for number, (ours, theirs) in enumerate(zip(known, classes, strict=False)):
+        if ours != theirs:
+            raise ValueError(
+                f"class {number} is {ours!r} in probe.train_shards={train!r} and {theirs!r} in {shards!r}: build both "
+                f"from the same class folders"
+            )

@@ -53,6 +53,19 @@ def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
     assert [record.getMessage()[: len(said)] for record in caplog.records] == [said]
 
 
+def test_other_classes_than_those_of_the_reference_are_refused(tmp_path):
+    train, test = (make_shards(tmp_path / name, (4,)) for name in ("train", "test"))
+    config = small_config(train)
+    config = own(replace(config, probe=replace(config.probe, train_shards=train, test_shards=test)))
+    assert len(labelled_samples(test, config, 4)) == 4
+    index = read_folder_index(tmp_path / "test")
+    save_folder_index(tmp_path / "test", replace(index, classes=()))  # tars of others name none
+    assert len(labelled_samples(test, config, 4)) == 4
+    save_folder_index(tmp_path / "test", replace(index, classes=("a", "c", "b")))
+    with pytest.raises(ValueError, match=r"class 1 is 'b' in probe\.train_shards=.* and 'c' in .*: build both from"):
+        labelled_samples(test, config, 4)
+
+
 def test_texts_of_another_tokenizer_are_refused(tmp_path):
     """Of as many types too: their ids mean other subwords."""
     train, test = (make_shards(tmp_path / name, (4,), modality="text") for name in ("train", "test"))
