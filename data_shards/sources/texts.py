@@ -7,7 +7,8 @@ order. A new tokenizer is trained once, from the same documents.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,12 +90,12 @@ def _load_expected(folder: Path, entry: TokenizerEntry) -> Tokenizer:
     return tokenizer
 
 
-Encoded = Iterable[tuple[Document, list[int]]]
-Sequence = tuple[str, str | None, list[int]]
+Encoded = Iterable[tuple[Document, Sequence[int]]]
+Piece = tuple[str, str | None, Sequence[int]]
 """Key, class, ids without <s> and </s>."""
 
 
-def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+def split_documents(encoded: Encoded, longest: int) -> Iterator[Piece]:
     """Yield each document's sequences: as few as possible, of about equal length, so that no short rest is left."""
     for document, ids in encoded:
         pieces = -(-len(ids) // longest)
@@ -103,21 +104,23 @@ def split_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
             yield key, document.label, ids[len(ids) * piece // pieces : len(ids) * (piece + 1) // pieces]
 
 
-def pack_documents(encoded: Encoded, longest: int) -> Iterator[Sequence]:
+def pack_documents(encoded: Encoded, longest: int) -> Iterator[Piece]:
     """Join all documents with </s> between them, and yield full sequences and a last shorter one."""
-    key, line, pieces = "", list[int](), 0
+    key, line, pieces = "", array("I"), 0
     for document, ids in encoded:
-        if not line:
+        if line:
+            line.append(EOS)
+        else:
             key, pieces = document.key, 0
-        line += [EOS, *ids] if line else ids
+        line.extend(ids)
         begin = 0
         while len(line) - begin > longest:
-            yield f"{key}_{pieces}", None, line[begin : begin + longest]
+            yield f"{key}_{pieces}", None, line[begin : begin + longest].tolist()
             begin, pieces = begin + longest, pieces + 1
         if begin:
             line = line[begin:]
     if line:
-        yield f"{key}_{pieces}", None, line
+        yield f"{key}_{pieces}", None, line.tolist()
 
 
 def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:

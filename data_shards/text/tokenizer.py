@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from array import array
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +40,11 @@ _ROLES = {
 }
 
 Merges = list[tuple[str, str]]
+
+_PIECE = 2**16
+_LONGEST_WORD = 256
+_PRE = pre_tokenizers.ByteLevel(add_prefix_space=False)
+_RUN = re.compile(rf"\S{{{_LONGEST_WORD},}}|\s{{{_LONGEST_WORD},}}")
 
 
 class Tokenizer:
@@ -74,9 +81,15 @@ class Tokenizer:
         """Every type by its id, in the byte alphabet of GPT-2."""
         return tuple(sorted(self.vocab, key=self.vocab.__getitem__))
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without <s> and </s>."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str) -> array:
+        """Return the ids of a text, without <s> and </s>, as an array of type "I".
+
+        A long text takes little memory beside its ids, and time that grows with its length.
+        """
+        ids = array("I")
+        for piece in pieces(text):
+            ids.extend(self._backend.encode(piece, add_special_tokens=False).ids)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; special ids give their names."""
@@ -99,9 +112,40 @@ class Tokenizer:
         replace_text(folder / "special_tokens_map.json", json.dumps(_ROLES, indent=1) + "\n")
 
 
+def pieces(text: str, longest: int = _PIECE) -> Iterator[str]:
+    """Yield a text in pieces of at most `longest` characters, which give the same ids one by one as the whole text.
+
+    A text is cut between a letter or digit and the white space or Chinese punctuation after it: there, words end in any
+    context. A run of `longest` characters without such a place is cut at its end, which changes the ids around it.
+    """
+    if len(text) <= longest:
+        yield text
+        return
+    to_boundary, begin = re.compile(rf".{{1,{longest}}}(?<=[^\W_])(?=[ \n。，！？、；：])", re.DOTALL), 0
+    while len(text) - begin > longest:
+        found = to_boundary.match(text, begin)
+        end = found.end() if found else begin + longest
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
+
+
+def _short_words(text: str) -> Iterator[str]:
+    """Yield a text in parts whose words have at most _LONGEST_WORD characters; longer words are cut.
+
+    Training looks at a whole word for each merge in it: a word of a million letters would take days.
+    """
+    for piece in pieces(text):
+        if not _RUN.search(piece):
+            yield piece
+            continue
+        for _, (begin, end) in _PRE.pre_tokenize_str(piece):
+            yield from (piece[start : min(start + _LONGEST_WORD, end)] for start in range(begin, end, _LONGEST_WORD))
+
+
 def _backend(model: models.BPE) -> Backend:
     backend = Backend(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = _PRE
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -132,7 +176,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator((part for text in texts for part in _short_words(text)), trainer)
     trained = json.loads(backend.to_str())["model"]
     types = sorted(trained["vocab"], key=trained["vocab"].__getitem__)
     # A text full of "<s>" would merge its way to the special type.

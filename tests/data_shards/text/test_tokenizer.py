@@ -1,9 +1,16 @@
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
+from data_shards.text.tokenizer import load_tokenizer, pieces, train_tokenizer
 
 PROSE = ["The quick brown fox jumps over the lazy dog.", "A dog's naïve café\n\twith 1,234 foxes 😀"]
 
@@ -80,3 +87,60 @@ def test_other_vocabularies_are_refused_by_file(trained, tmp_path, change, told)
 def test_a_folder_without_a_tokenizer(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} has neither vocab.json and merges.txt nor encoder.json"):
         load_tokenizer(tmp_path)
+
+
+LETTERS = ["dog", "a", "it's", "1,234", "漢字", "，", "é", "e\u0301", "😀", "_", "--", "'s"]
+PARTS = [*LETTERS, " ", "  ", "\n", "\r\n", "\t", "\u3000", "\x1c"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), min_size=20, max_size=60).map("".join))
+def test_pieces_of_a_text_give_the_ids_of_the_whole(trained, text):
+    """Wherever a piece was not cut because of its length alone."""
+    cut = list(pieces(text, 20))
+    assert "".join(cut) == text and max(map(len, cut)) <= 20
+    if all(len(piece) < 20 for piece in cut[:-1]):
+        assert [i for piece in cut for i in trained.encode(piece)] == list(trained.encode(text))
+
+
+def test_long_texts_are_encoded_in_pieces(trained):
+    text = " ".join(["dog 漢字, café"] * 11_000)
+    assert len(text) > 2 * 2**16
+    assert list(trained.encode(text)) == trained._backend.encode(text, add_special_tokens=False).ids
+    assert trained.decode(trained.encode("x" * 200_000)) == "x" * 200_000
+
+
+def test_encoding_a_long_text_takes_little_memory():
+    """As many bytes as the ids themselves; with the whole text at a time, 130 bytes a character."""
+    code = """
+import resource
+from data_shards.text.tokenizer import train_tokenizer
+tokenizer, text = train_tokenizer(["a dog"], 300), "dog " * 2**20
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tokenizer.encode(text)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100 * 1024
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("run", ["letters", "one letter", "spaces", "lines"])
+def test_a_run_of_a_million_characters_does_not_hold_up_training(run):
+    letters = np.random.default_rng(0).choice(list("abcdefgh"), 1_000_000)
+    text = {"letters": "".join(letters), "one letter": "z" * 10**6, "spaces": " " * 10**6, "lines": "\n" * 10**6}[run]
+    tokenizer = train_tokenizer([*TEXTS, f"dog {text} dog"], 2000)
+    assert "dog" in tokenizer.types and max(map(len, tokenizer.types)) <= 256
+
+
+def test_words_of_ordinary_length_are_trained_whole():
+    """Beside a long run, too: its text is cut, the others' words are not."""
+    long = "ab漢字 " * 50 + "'s  \n\n x" * 40 + "y" * 300 + " it's"
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=285, initial_alphabet=alphabet, show_progress=False)
+    word = long.index(" xy")  # of 302 characters
+    backend.train_from_iterator([long[:word], long[word : word + 256], long[word + 256 : word + 302], " it's"], trainer)
+    theirs = json.loads(backend.to_str())["model"]["merges"]
+    assert train_tokenizer([long], 290).merges == [tuple(pair) for pair in theirs]
