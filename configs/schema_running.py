@@ -140,8 +140,9 @@ class ProbeConfig:
     """Labelled reference shards of the k-NN and linear probe, in the forms of `data.shards`. Needs `probe.test_shards`.
     "": no probe. A mixture uses `mixture.MODALITY.probe_train_shards`."""
     test_shards: Shards = ""
-    """Labelled held-out shards that the probe measures accuracy on, in the forms of `data.shards`. Needs
-    `probe.train_shards`. "": no probe. A mixture uses `mixture.MODALITY.probe_test_shards`."""
+    """Labelled held-out shards that the probe measures accuracy on, in the forms of `data.shards`. None of the samples
+    taken may be in `probe.train_shards` or `data.shards`. Needs `probe.train_shards`. "": no probe. A mixture uses
+    `mixture.MODALITY.probe_test_shards`."""
     train_samples: Annotated[int, Field(ge=1)] = 5000
     """Largest number of samples taken from `probe.train_shards`."""
     test_samples: Annotated[int, Field(ge=1)] = 2000

@@ -238,8 +238,8 @@ class DataConfig:
 
     shards: Shards = ""
     """Tar shards: a folder, a glob or braces, e.g. /data/train-{000000..000146}.tar. Local, or remote: s3://, gs://,
-    http://, https://. A list names several, e.g. [/data/a,/data/b]. "": none; only the demo runs without. A mixture
-    uses `mixture.MODALITY.shards`."""
+    http://, https://. A list names several, e.g. [/data/a,/data/b]. The shards of a folder must have one name, as
+    NAME-000000.tar. "": none; only the demo runs without. A mixture uses `mixture.MODALITY.shards`."""
     weights: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Samples from each item of the list `data.shards` among every sum(weights) samples. Null: all items form one data
     set. A mixture uses `mixture.MODALITY.weights`."""

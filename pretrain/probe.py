@@ -16,7 +16,10 @@ from configs.modality_config import ModalityConfig
 from configs.output.secrets import is_masked
 from configs.schema import PretrainConfig
 from configs.schema_commands import ProbeCommandConfig
-from data_shards.shards.patterns import patterns_of
+from data_shards.shards.held_out import check_held_out
+from data_shards.shards.index_file import FolderIndexes
+from data_shards.shards.patterns import patterns_of, resolve
+from data_shards.shards.storage import storage_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +31,8 @@ def main(command: ProbeCommandConfig) -> None:
     """Print the accuracies of a run's weights, of the untrained network and of the baseline, for each modality."""
     config = from_yaml(Path(command.run) / "config.yaml")
     probed = _configs_to_probe(config, command)
+    for own in probed:
+        _check_held_out(own)
     # Seconds to import: not for --help and mistakes on the command line.
     import torch
 
@@ -73,6 +78,18 @@ def _configs_to_probe(config: PretrainConfig, command: ProbeCommandConfig) -> li
             if is_masked(shards):
                 raise ValueError(f"{shards}: config.yaml keeps no credentials: add train_shards=URL test_shards=URL")
     return probed
+
+
+def _check_held_out(config: ModalityConfig) -> None:
+    """Raise ValueError as `check_held_out`. Training shards that are not here any more are not compared, and named."""
+    data = config.data
+    try:
+        if data.shards:
+            resolve(data.shards, folders=FolderIndexes(storage_of(data)))
+    except ValueError as error:
+        print(f"the test samples are not compared with the run's data.shards: {error}", file=sys.stderr)
+        data = replace(data, shards="")
+    check_held_out(data, config.probe)
 
 
 def _with_shards(config: ModalityConfig, command: ProbeCommandConfig) -> ModalityConfig:

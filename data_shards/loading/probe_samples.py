@@ -14,6 +14,7 @@ from data_shards.batch import LabelledBatch
 from data_shards.kinds import kind_of
 from data_shards.loading.labels import read_label
 from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.held_out import spread
 from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 
@@ -34,13 +35,12 @@ def labelled_samples(
     kind = kind_of(config.modality)
     kind.check_index(config, index)
     _check_classes(config, shards, index.classes)
-    count = min(limit, index.samples)
-    sparse = 8 * count < index.samples  # then most of a remote shard's chunk would be fetched for nothing
+    chosen = spread(index, limit)
+    sparse = 8 * len(chosen) < index.samples  # then most of a remote shard's chunk would be fetched for nothing
     reader, samples = Reader(index, 1 if sparse else None, config.data.max_sample_mb), kind.samples(config)
     ids, loaded, labels = [], [], []
-    for i in range(count):
-        reached(i / count)
-        sample = i * index.samples // count
+    for i, sample in enumerate(chosen):
+        reached(i / len(chosen))
         try:
             members = reader.read(sample).members
             loaded.append(samples.load_whole(members))
@@ -54,7 +54,7 @@ def labelled_samples(
         ids.append(sample)
     reader.close()
     if not loaded:
-        raise ValueError(f"{shards!r}: none of {count} samples is readable")
+        raise ValueError(f"{shards!r}: none of {len(chosen)} samples is readable")
     return samples.unmasked(np.array(ids), loaded).with_labels(labels)
 
 

@@ -30,7 +30,7 @@ from data_shards.shards.index_file import (
     ShardEntry,
     TokenizerEntry,
 )
-from data_shards.shards.patterns import expand_item, patterns_of, resolve
+from data_shards.shards.patterns import check_one_name, expand_item, patterns_of, resolve
 from data_shards.shards.sidecar import load_rows, read_rows, sidecar, sidecar_name, sidecar_size
 from data_shards.shards.storage import (
     Storage,
@@ -211,13 +211,17 @@ def _has_size(path: Path, size: int) -> bool:
 def load_index(data: DataConfig | Patterns) -> Index:
     """The index of the shards that `data.shards` names (see `resolve`), checked against the local files.
 
-    Patterns alone are read with the defaults of `DataConfig`. Raises ValueError if an index or a sidecar is missing or
-    damaged; if a store refuses; if two items of a list with weights name the same shard; or if there are no samples at
-    all. Raises Unreachable if a store does not answer or a file cannot be read.
+    Patterns alone are read with the defaults of `DataConfig`, and a folder may hold shards of several names. Raises
+    ValueError if it does otherwise; if an index or a sidecar is missing or damaged; if a store refuses; if two items of
+    a list with weights name the same shard; or if there are no samples at all. Raises Unreachable if a store does not
+    answer or a file cannot be read.
     """
+    one_name = isinstance(data, DataConfig)
     data = data if isinstance(data, DataConfig) else DataConfig(shards=data)
     shards, storage = data.shards, storage_of(data)
     folders = FolderIndexes(storage)
+    if one_name:
+        check_one_name(shards, folders)
     paths = resolve(shards, folders=folders)
     entries, used = _shard_entries(paths, folders)
     class_lists = {index.classes for index in used.values() if index.classes}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import braceexpand
 from configs.schema_training import Patterns
 from data_shards.shards.index_file import FolderIndexes
 from data_shards.shards.storage import folder_of, is_remote, join_location, local_path, name_of
+
+_NAMES_SHOWN = 5
 
 
 def _tar_names(folder: str, promised: bool, folders: FolderIndexes) -> set[str]:
@@ -96,6 +100,31 @@ def expand(shards: Patterns, promised: bool = True, folders: FolderIndexes | Non
     found = (path for item in items for path in expand_item(item, promised, folders))
     once = {path if is_remote(path) else os.path.realpath(path): path for path in reversed([*found])}
     return list(reversed(once.values()))
+
+
+def check_one_name(shards: Patterns, folders: FolderIndexes) -> None:
+    """Raise ValueError if an item is a folder whose shards have several names, as train-000000.tar and val-000000.tar.
+
+    A run would train on all of them, held-out shards included.
+    """
+    for item in patterns_of(shards):
+        is_folder = not item.endswith(".tar") if is_remote(item) else bool(item) and local_path(item).is_dir()
+        names = Counter(_series(name_of(path)) for path in expand_item(item, True, folders)) if is_folder else {}
+        if len(names) > 1:
+            folder, (first, *_) = item.rstrip("/"), sorted(names)
+            counts = [f"{name} ({count})" for name, count in sorted(names.items())]
+            more = f" and {len(counts) - _NAMES_SHOWN} more" if len(counts) > _NAMES_SHOWN else ""
+            raise ValueError(
+                f"{item} holds shards of several names: {', '.join(counts[:_NAMES_SHOWN])}{more}; give one of them, as "
+                f"{folder}/{first}, or all, {folder}/*.tar"
+            )
+
+
+def _series(name: str) -> str:
+    """Pattern of a shard's name and of those that differ from it only by the number at their end."""
+    stem = name.removesuffix(".tar")
+    bare = re.sub(r"\d+(-of-\d+)?$", "", stem)
+    return name if bare == stem else f"{bare}*.tar"
 
 
 def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:

@@ -249,12 +249,14 @@ def test_odd_names_in_every_kind_of_place(tmp_path):
     odd_folder(folder)
     keys = {f"{number:06d}" for number in range(len(NAMES))}
     assert (
-        everything(str(folder), tmp_path)
-        == everything(f"file://{folder}".replace(" ", "%20").replace("#", "%23"), tmp_path)
+        everything(f"{folder}/*.tar", tmp_path)
+        == everything(f"file://{folder}/*.tar".replace(" ", "%20").replace("#", "%23"), tmp_path)
         == keys
     )
     with serve(folder) as store:
-        assert everything(store.url, tmp_path) == everything(f"{store.url}/*.tar", tmp_path) == keys
+        assert everything(f"{store.url}/*.tar", tmp_path) == keys
+        with pytest.raises(ValueError, match=rf"{store.url} holds shards of several names: .*{store.url}/\*"):
+            everything(store.url, tmp_path)
         assert everything(f"{store.url}/a%20b.tar", tmp_path) == {"000000"}
         assert everything((f"{store.url}/a%231.tar", str(folder / "a b.tar")), tmp_path) == {"000000", "000001"}
 
@@ -293,7 +295,7 @@ def test_s3_gives_the_same_epoch(bucket, config, store, tmp_path):
     found, bad = ids(config(shards=f"{url}/train-{{000000..000003}}.tar", timeout_s=10), 9)
     assert (found, bad) == (ids(small_config(str(tmp_path / "store"), chunk_bytes=CHUNK), 9)[0], 0)
     odd_folder(tmp_path / "odd")
-    assert len(everything(bucket(tmp_path / "odd", "odd"), tmp_path)) == len(NAMES)
+    assert len(everything(f"{bucket(tmp_path / 'odd', 'odd')}/*.tar", tmp_path)) == len(NAMES)
     with pytest.raises(ValueError, match=r"s3://nobucket.*no shards match|no shards match.*s3://nobucket"):
         load_index("s3://nobucket/train")
 
