@@ -96,7 +96,7 @@ def from_yaml(path: str | Path) -> PretrainConfig:
         return build(PretrainConfig, yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}: give the folder of a run") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

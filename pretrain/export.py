@@ -5,10 +5,10 @@ python -m pretrain.export run=DIR out=DIR [weights=teacher|student] [modality=vi
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from configs.command import run
@@ -61,9 +61,9 @@ def _write(out: Path, state: dict[str, Tensor], config: ModalityConfig, tokenize
     from models.huggingface import save_pretrained
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.mkdir()  # not mkdtemp, which lets only the owner in, whatever the umask
     try:
-        temporary.chmod(0o755)  # mkdtemp lets only the owner in
         save_pretrained(temporary, state, config, tokenizer)
         temporary.replace(out)  # replaces an empty folder
     except BaseException:

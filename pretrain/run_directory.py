@@ -81,7 +81,7 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
     notes |= {"python": platform.python_version(), "ranks": str(world), "revision": _revision()}
     text = to_yaml(config, notes)
     path = folder / "config.yaml"
-    changes = _changes(path.read_text("utf-8"), text) if path.is_file() else ""
+    changes = _changes(path.read_text("utf-8", errors="replace"), text) if path.is_file() else ""
     replace_text(path, text)
     return changes, text
 
@@ -107,7 +107,10 @@ def keep_tokenizer(run: Path, config: PretrainConfig) -> None:
 
 
 def _changes(old: str, new: str) -> str:
-    before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
+    try:
+        before, after = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return "unknown, since the config.yaml before was damaged"
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return ", ".join(f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys)
 

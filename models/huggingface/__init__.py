@@ -9,6 +9,7 @@ states' scale), so that the branches' outputs are divided by a.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,11 @@ def save_pretrained(
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in to_huggingface(student_state, config).items()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     _write_json(folder / "config.json", layout.config() | {"dtype": dtype})
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors lets only the owner read its files; others get the rights that the user's umask grants.
+    (folder / "model.safetensors").chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))
     match config.modality:
         case "vision":
             _write_json(folder / "preprocessor_config.json", vision.preprocessor(config))
@@ -106,7 +109,7 @@ def to_huggingface(state: dict[str, Tensor], config: ModalityConfig) -> dict[str
     for our, group in layout.fused(layers).items():
         # safetensors refuses tensors that share memory
         theirs |= {their: weight.clone() for their, weight in zip(group, state[our].chunk(3), strict=True)}
-    return theirs | (text.no_token_types(config.model.width) if config.modality == "text" else {})
+    return theirs | (text.beside_ours(config) if config.modality == "text" else {})
 
 
 def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> dict[str, Tensor]:

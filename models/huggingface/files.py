@@ -25,7 +25,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a Hugging Face folder with config.json and weights")
-    return _read_object(path)
+    return read_object(path)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -42,7 +42,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise ValueError(f"{folder} has no weights: expected model.safetensors, its index, or pytorch_model.bin")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises ValueError if it is damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -61,7 +62,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_indexed(folder: Path) -> dict[str, Tensor]:
     """The tensors that the index names, each from the file that it names."""
-    places = _read_object(folder / _INDEX).get("weight_map")
+    places = read_object(folder / _INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(_is_plain(file) for file in places.values()):
         raise ValueError(f"{folder / _INDEX} has no weight_map of tensors to files of its folder: {_AGAIN}")
     files = sorted(set(places.values()))

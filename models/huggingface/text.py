@@ -13,10 +13,12 @@ from torch import Tensor
 from configs.modality_config import ModalityConfig
 from configs.published import PUBLISHED
 from data_shards.batch import BOS, EOS, PAD
+from models.huggingface.files import read_object
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
 from models.text import FIRST_POSITION
 
 _TYPES, _POSITIONS = "embeddings.token_type_embeddings.weight", "embeddings.position_embeddings.weight"
+_HEAD_BIAS = "lm_head.bias"
 _OUTER = {
     "embedding.weight": "embeddings.word_embeddings.weight",
     "positions.weight": _POSITIONS,
@@ -61,9 +63,13 @@ def _settings(config: ModalityConfig) -> dict[str, Any]:
     }
 
 
-def no_token_types(width: int) -> dict[str, Tensor]:
-    """Their embedding of the one token type, zero, since our model has no token types."""
-    return {_TYPES: torch.zeros(1, width)}
+def beside_ours(config: ModalityConfig) -> dict[str, Tensor]:
+    """Their weights that our model does not have, all zeros: the embedding of the one token type, and a head's bias.
+
+    Transformers 5 initialises all of a language model's head but this bias, which it leaves as memory happens to be:
+    the loss of `AutoModelForMaskedLM` became NaN. Models without that head report the bias as unexpected.
+    """
+    return {_TYPES: torch.zeros(1, config.model.width), _HEAD_BIAS: torch.zeros(config.text.vocab_size)}
 
 
 def without_token_types(theirs: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
@@ -88,5 +94,5 @@ def copy_tokenizer(source: Path, target: Path, config: ModalityConfig) -> None:
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, target / file.name)
     settings = target / "tokenizer_config.json"
-    known = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+    known = read_object(settings) if settings.is_file() else {}
     settings.write_text(json.dumps(known | {"model_max_length": config.text.max_tokens}, indent=2) + "\n", "utf-8")

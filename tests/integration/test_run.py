@@ -27,6 +27,7 @@ from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, launch, session_processes, signal_all
 from tests.integration.real_shards import COUNT, build_shards
 from tests.integration.runs import assert_same_run, rows
+from tests.own import odd_rights
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,10 @@ def test_uneven_shards_give_equal_steps_for_three_epochs(straight):
     assert [row["epoch"] for row in found] == [step // 6 for step in range(20)]
     assert [row["samples"] for row in found] == [16 * step for step in range(1, 21)]
     assert found[-1]["bad_samples"] == 0
+
+
+def test_every_file_of_a_run_has_the_rights_that_the_umask_grants(straight, shards):
+    assert odd_rights(straight) == {} and odd_rights(shards) == {}
 
 
 def test_killed_and_resumed_gives_the_same_metrics_and_weights(shards, straight, tmp_path):

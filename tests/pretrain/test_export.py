@@ -1,10 +1,13 @@
 """A run's weights as a folder that Transformers loads; what is refused."""
 
+import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel
+import transformers
+from transformers import AutoConfig, AutoModel
 
 from configs.command import run as run_command
 from configs.compose import to_yaml
@@ -17,6 +20,7 @@ from models import huggingface
 from models.data2vec import Data2Vec
 from pretrain.checkpoints import reading
 from pretrain.export import export, main
+from tests.own import odd_rights
 
 TOKENIZER = train_tokenizer(["some text of a few words"], 300)
 SPOT = {"vision": "embeddings.cls_token", "speech": "masked_spec_embed", "text": "embeddings.LayerNorm.bias"}
@@ -59,7 +63,9 @@ def test_transformers_loads_the_weights_that_were_asked_for(make_run, tmp_path, 
     run, out = make_run(config_of(modality)), tmp_path / "deep" / "out"
     main(ExportConfig(run=str(run), out=str(out), weights=weights))
     model, report = AutoModel.from_pretrained(out, output_loading_info=True)
-    assert not report["unexpected_keys"] and not {key for key in report["missing_keys"] if "pooler" not in key}
+    assert set(report["unexpected_keys"]) <= {"lm_head.bias"} and not {
+        key for key in report["missing_keys"] if "pooler" not in key
+    }
     parameter = model.get_parameter(SPOT[modality])
     assert torch.equal(parameter, torch.ones_like(parameter)) == (weights == "teacher")
     printed = capsys.readouterr().out
@@ -70,6 +76,51 @@ def test_transformers_loads_the_weights_that_were_asked_for(make_run, tmp_path, 
     tokens = {"vision": 17, "speech": 2, "text": len(TOKENIZER.encode("some text")) + 2}[modality]
     assert names["hidden"].shape == (1, tokens, 16)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_others_may_read_what_the_umask_grants(make_run, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        export(ExportConfig(run=str(make_run(config_of("text"))), out=str(tmp_path / "new" / "out")))
+        assert len(list((tmp_path / "new" / "out").iterdir())) > 3 and odd_rights(tmp_path / "new") == {}
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_no_task_model_begins_with_what_memory_happened_to_hold(make_run, tmp_path, modality):
+    """Every head that Transformers has for the folder: uninitialised memory is filled with NaN here."""
+    export(ExportConfig(run=str(make_run(config_of(modality))), out=str(tmp_path / "out")))
+    kind = AutoConfig.from_pretrained(tmp_path / "out").__class__
+    heads = [name for name in dir(transformers) if name.startswith("AutoModel") and kind in mapped(name)]
+    assert len(heads) >= 3
+    for name in heads:
+        torch.use_deterministic_algorithms(True)
+        try:
+            model = getattr(transformers, name).from_pretrained(tmp_path / "out")
+        finally:
+            torch.use_deterministic_algorithms(False)
+        values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        assert [key for key, value in values.items() if not torch.isfinite(value).all()] == [], name
+
+
+def mapped(name: str) -> list[type]:
+    """Configurations for which an AutoModel class has a model."""
+    mapping = getattr(getattr(transformers, name), "_model_mapping", None)
+    return [] if mapping is None else list(mapping.keys())
+
+
+def test_a_masked_language_model_can_be_trained_from_the_folder(make_run, tmp_path):
+    export(ExportConfig(run=str(make_run(config_of("text"))), out=str(tmp_path / "out")))
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    tokens = torch.tensor([[0, 5, 6, 7, 2]])
+    loss = model(input_ids=tokens, labels=tokens).loss
+    assert abs(loss.item() - math.log(TOKENIZER.vocab_size)) < 3
 
 
 def test_the_modality_of_a_mixture(make_run, tmp_path):

@@ -53,6 +53,10 @@ def test_the_config_names_versions_and_what_has_changed(tmp_path):
     assert "# torch: " in text and "# ranks: 2" in text
     changes, _ = write_config(tmp_path, PretrainConfig(optimizer=OptimizerConfig(lr=0.25)), world=2)
     assert changes == "optimizer.lr: 0.0005 -> 0.25"
+    for damaged in (b"model: {", b"\xff\x00", b"[" * 9999):  # it is for people: a resume does not need it
+        (tmp_path / "config.yaml").write_bytes(damaged)
+        changes, text = write_config(tmp_path, PretrainConfig(), world=2)
+        assert changes.endswith("config.yaml before was damaged") and (tmp_path / "config.yaml").read_text() == text
 
 
 def test_the_tokenizer_of_the_shards_is_kept_and_another_one_refused(tmp_path):
