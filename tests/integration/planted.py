@@ -7,6 +7,7 @@ nan         a module's output is not finite, on the last rank
 spike       loss and gradient are 50 times what they are
 collapse    at step FIRST: the weights of the feature encoder are scaled to nothing
 hang        the last rank stands still for an hour
+unreadable  the disk fails in each read of the second rank's file of the newest checkpoint
 slow        a step takes a tenth of a second more
 forward, data, save     so long takes a forward pass, a wait for data or the writing of a checkpoint that a test can act
             in the middle of it: the file RUN/at_KIND says when
@@ -14,6 +15,7 @@ forward, data, save     so long takes a forward pass, a wait for data or the wri
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ import torch
 
 from data_shards.loading.modality_loader import ModalityLoader
 from models.data2vec import Data2Vec
-from pretrain.checkpoints import snapshot
+from pretrain.checkpoints import manifest, snapshot
+from pretrain.checkpoints.folders import checkpoint_folders
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 
@@ -40,6 +43,18 @@ class Plant:
         Engine.step = lambda engine, *given: self.step(engine, *given)  # type: ignore[method-assign]
         ModalityLoader.steps = lambda loader, first: self.steps(loader, first)  # type: ignore[method-assign]
         snapshot.write_partitions = self.write
+        if kind == "unreadable":
+            self.break_disk(checkpoint_folders(run / "checkpoints")[-1] / manifest.file_name(1))
+
+    def break_disk(self, broken: Path) -> None:
+        sha256, manifest.WAITS_S = manifest.file_sha256, (0.1, 0.1)
+
+        def read(path: Path) -> str:
+            if path == broken:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return sha256(path)
+
+        manifest.file_sha256 = read
 
     def here(self, kind: str) -> bool:
         return kind == self.kind and self.first <= self.now <= self.last

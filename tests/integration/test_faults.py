@@ -284,6 +284,21 @@ def test_truncated_flipped_and_missing_files_of_checkpoints(shards, undisturbed,
     assert_same_run(run, undisturbed)
 
 
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_neither_damaged_nor_removed(shards, undisturbed, run):
+    life = Life(shards, run, "slow")
+    life.wait_until(lambda: life.steps() > 7)
+    life.kill(life.everything())
+    life.end()
+    found = checkpoint_folders(run / "checkpoints")
+    life = Life(shards, run, "unreadable")
+    assert life.end() == STALLED, life.said()
+    assert f"error: {found[-1]}/rank_00001.safetensors cannot be read (Input/output error). That is no" in life.said()
+    assert "is damaged" not in life.said() and "Traceback" not in life.said()
+    assert checkpoint_folders(run / "checkpoints") == found
+    assert f"resuming from {found[-1]}" in finish(shards, run)
+    assert_same_run(run, undisturbed)
+
+
 def test_a_killed_worker_is_said_in_one_line(shards, undisturbed, run):
     life = Life(shards, run, "slow")
     life.wait_until(lambda: life.steps() >= 5)
