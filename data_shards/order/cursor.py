@@ -110,7 +110,7 @@ class Cursor:
             "weights": "data.weights: set it to {}",
             "epochs": "data.epoch: set it to {}",
             "items": "data.shards: name {} shards in the items of the list",
-            "index": "data.shards: give the shards that the run began with (their index was {})",
+            "index": "data.shards: give the shards that the run began with, none more (their index was {})",
             "chunk": "data.chunk_bytes: set it as the run began (its chunks have {} samples)",
             "recipe": "this version orders samples otherwise: resume with the version of order recipe {}",
             "equal": "batch.equal: set it to {}",
@@ -120,7 +120,8 @@ class Cursor:
         for key, remedy in remedies.items():
             if state.get(key) != meaning.get(key):
                 mended = remedy.format(_command_line_value(state.get(key)))
-                raise ValueError(f"the checkpoint has another {key}; {mended}, or use a new run.dir")
+                anew = "or go on from this run's weights in a new run.dir, with init= and this run's directory"
+                raise ValueError(f"the checkpoint has another {key}; {mended}, {anew}")
         return int(state["consumed_steps"])
 
 

@@ -61,6 +61,15 @@ def test_state_resumes_and_names_what_differs(tmp_path):
             cursor.load_state_dict({**state, key: "another"})
 
 
+def test_shards_that_were_appended_are_refused_with_both_remedies(tmp_path):
+    state = cursor_of(tmp_path, batch=8, lanes=4).state_dict(11)
+    config = small_config(make_shards(tmp_path / "shards", (30, 11, 20)), batch=8, lanes=4)
+    more = make_cursor(own(config), load_index(config.data.shards), split_step(own(config), 0, 1))
+    remedies = "data.shards: give the shards that the run began with, none more .*new run.dir, with init="
+    with pytest.raises(ValueError, match=f"the checkpoint has another index; {remedies}"):
+        more.load_state_dict(state)
+
+
 def test_fewer_samples_than_a_batch(tmp_path):
     with pytest.raises(ValueError, match=r"41 samples, fewer than batch\.global=64"):
         cursor_of(tmp_path, batch=64)
