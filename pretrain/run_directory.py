@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -20,26 +21,26 @@ from data_shards.shards.index import load_index
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.stored_tokenizer import tokenizer_folder
 from data_shards.text.tokenizer import load_tokenizer
+from pretrain.checkpoints.folders import checkpoint_folders
+from pretrain.checkpoints.manifest import MANIFEST
 
-_HEADER = "# torch: "
-"""Beginning of every config.yaml that a run writes: the first of `_PACKAGES`."""
-_OVERWRITTEN = ("metrics.jsonl", TOKENIZER_NAME)
-"""Names, besides `lock` and config.yaml, that a run overwrites."""
+CONFIG = "config.yaml"
+_FILES = (CONFIG, "metrics.jsonl", "bad_steps.jsonl", TOKENIZER_NAME)
+"""Files of a run that its next start overwrites."""
+_REVISION = "# revision: "
+"""Beginning of a comment in every config.yaml that a run has written."""
+_LOCK = re.compile(r"process \d+ on .*")
+"""Content of the lock of every run."""
 _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 
 
 def lock(folder: Path) -> IO[str]:
     """Lock the directory until the returned file is closed or the process ends, even if it is killed.
 
-    Raises ValueError that names the directory if another run holds the lock, or if files in it that a run would
-    overwrite are not those of a run.
+    Raises ValueError that names the directory if another run holds the lock, or if it holds somebody else's files.
     """
+    _check_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if foreign := _foreign(folder):
-        raise ValueError(
-            f"run.dir={folder} holds {foreign}, which no run wrote and a run would overwrite: choose another run.dir, "
-            f"or move that away"
-        )
     file = (folder / "lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,21 +56,25 @@ def lock(folder: Path) -> IO[str]:
     return file
 
 
-def _foreign(folder: Path) -> str:
-    """Return the name in a run directory that a run would overwrite and that no run wrote; "" if there is none."""
-    marks = {"lock": "process ", "config.yaml": _HEADER}
-    starts = {name: _start(folder / name) for name in marks}
-    wrong = [name for name, mark in marks.items() if starts[name] and not starts[name].startswith(mark)]
-    made = any(starts.values()) or (folder / "checkpoints").is_dir()
-    return next(iter(wrong if wrong or made else [n for n in _OVERWRITTEN if (folder / n).exists()]), "")
+def _check_own(folder: Path) -> None:
+    """Raise ValueError if files lie where a run writes its own, and nothing shows that a run has written them."""
+    lock_text = _text(folder / "lock")
+    if _LOCK.fullmatch(lock_text) or _REVISION in _text(folder / CONFIG):
+        return
+    names = [name for name in ("lock", *_FILES) if os.path.lexists(folder / name)]
+    if not lock_text and "lock" in names:  # a start that was killed at its very beginning
+        names.remove("lock")
+    checkpoints = checkpoint_folders(folder / "checkpoints") if names else []
+    if names and not any((checkpoint / MANIFEST).is_file() for checkpoint in checkpoints):
+        raise ValueError(
+            f"run.dir={folder} holds {names[0]}, and it was not written by a run: choose another run.dir, or move the "
+            "file away"
+        )
 
 
-def _start(path: Path) -> str:
-    """Beginning of a text file; "" if there is none."""
-    if not path.exists():
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(64)
+def _text(path: Path) -> str:
+    """Content of a file of somebody; "" if it is a folder."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str, str]:
@@ -80,8 +85,8 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
     notes = {package: version(package) for package in _PACKAGES}
     notes |= {"python": platform.python_version(), "ranks": str(world), "revision": _revision()}
     text = to_yaml(config, notes)
-    path = folder / "config.yaml"
-    changes = _changes(path.read_text("utf-8", errors="replace"), text) if path.is_file() else ""
+    path = folder / CONFIG
+    changes = _changes(path.read_text(encoding="utf-8", errors="replace"), text) if path.is_file() else ""
     replace_text(path, text)
     return changes, text
 

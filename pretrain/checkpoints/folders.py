@@ -59,8 +59,11 @@ def describe_newest(run: Path) -> str:
 
 
 def shortage(folder: Path, needed: int, what: str = "a checkpoint") -> str | None:
-    """Message that RUN/checkpoints has no room for `needed` bytes; None if they fit."""
-    free = shutil.disk_usage(folder).free
+    """Message that RUN/checkpoints has no room for `needed` bytes, or that nobody can tell; None if they fit."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"no room for {what} in {folder} that can be told ({error.strerror}): {needed:,} bytes needed"
     return None if free >= needed else f"no room for {what} in {folder}: {needed:,} bytes needed, {free:,} free"
 
 

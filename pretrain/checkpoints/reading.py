@@ -13,7 +13,7 @@ from torch import Tensor
 from configs.schema_modalities import Modality
 from data_shards.shards.bad_sample import BadKind
 from models.data2vec import Weights
-from pretrain.checkpoints.folders import checkpoint_folders
+from pretrain.checkpoints.folders import checkpoint_folders, step_of
 from pretrain.checkpoints.manifest import STATE, Damaged, damage, patiently
 from pretrain.checkpoints.partition_files import PartitionFiles
 from pretrain.engine import distributed
@@ -119,8 +119,9 @@ def faults_of(folder: Path) -> list[str]:
 def _content_faults(folder: Path) -> list[str]:
     """Faults of a checkpoint whose files all match its manifest: one that lists too little, for instance."""
     try:
-        read_state(folder)
         PartitionFiles(folder)
+        if (steps := read_state(folder).steps) != step_of(folder):
+            return [f"it is of step {steps}: give it that name"]
     except Damaged as fault:
         return [str(fault)]
     return []

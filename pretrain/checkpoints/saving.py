@@ -14,6 +14,7 @@ ranks share.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -214,7 +215,8 @@ class Checkpoints:
     def _fail(self, step: int, why: str) -> None:
         self.failure = f"the checkpoint of step {step} could not be written ({why})"
         if distributed.rank() == 0:
-            remove_leftovers(self.folder)
+            with contextlib.suppress(OSError):  # the disk that has failed the save may fail this too
+                remove_leftovers(self.folder)
         self._log_failure(step)
 
     def _log_failure(self, step: int) -> None:

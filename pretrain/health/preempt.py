@@ -48,7 +48,10 @@ class Preemption:
     def acknowledge(self) -> None:
         """Remove RUN/STOP on rank 0 once the notice has been acted on, so that the next start does not find it."""
         if self._reads_file:
-            self._file.unlink(missing_ok=True)
+            try:
+                self._file.unlink(missing_ok=True)
+            except OSError as error:  # the run has saved and stops all the same
+                log.warning("%s cannot be removed (%s): remove it before the next start", self._file, error.strerror)
 
     def _is_asked(self) -> bool:
         if self._reads_file and not self._asked and time.monotonic() >= self._look_at:

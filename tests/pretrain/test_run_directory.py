@@ -14,6 +14,7 @@ from data_shards.shards.index import load_index
 from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
 from pretrain.run_directory import keep_tokenizer, lock, write_config
 from tests.integration.real_shards import build_shards
+from tests.pretrain.checkpoints.test_manifest import make
 
 
 def test_a_directory_is_held_by_one_run_at_a_time(tmp_path):
@@ -22,28 +23,6 @@ def test_a_directory_is_held_by_one_run_at_a_time(tmp_path):
         lock(tmp_path / "run")
     held.close()
     lock(tmp_path / "run").close()
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "lock", "metrics.jsonl", "tokenizer"])
-def test_a_folder_of_other_things_is_not_taken_for_a_run(tmp_path, name):
-    if name == "tokenizer":
-        (tmp_path / name).mkdir()
-    else:
-        (tmp_path / name).write_text("my: own\n")
-    with pytest.raises(ValueError, match=rf"run\.dir={tmp_path} holds {name}, which no run wrote.*choose another"):
-        lock(tmp_path)
-    assert name == "tokenizer" or (tmp_path / name).read_text() == "my: own\n"
-
-
-def test_a_run_goes_on_in_its_own_folder(tmp_path):
-    (tmp_path / "notes.txt").write_text("other files do no harm")
-    lock(tmp_path).close()
-    lock(tmp_path).close()
-    write_config(tmp_path, PretrainConfig(), world=2)
-    (tmp_path / "metrics.jsonl").touch()
-    lock(tmp_path).close()
-    (tmp_path / "lock").unlink()  # copied without it
-    lock(tmp_path).close()
 
 
 def test_the_config_names_versions_and_what_has_changed(tmp_path):
@@ -100,3 +79,36 @@ def test_credentials_are_not_kept_and_do_not_count_as_a_change(tmp_path):
         assert changes == "" and "hush" not in text + (tmp_path / "config.yaml").read_text()
     kept = from_yaml(tmp_path / "config.yaml")
     assert (kept.data.shards, kept.probe.test_shards) == ("https://***@host/a", "https://h/z?sig=***")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "bad_steps.jsonl", "tokenizer", "lock"])
+def test_a_directory_with_files_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, name):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    if name == "tokenizer":
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_text('{"step": 1, "mine": true}')
+    before = sorted((str(path), path.stat().st_size) for path in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"run.dir={folder} holds {name}, and it was not written by a run: choose an"):
+        lock(folder)
+    assert sorted((str(path), path.stat().st_size) for path in tmp_path.rglob("*")) == before
+
+
+def test_the_directory_of_a_run_is_its_own(tmp_path):
+    """By its lock, the configuration of any run, or a checkpoint; other files do not matter."""
+    (tmp_path / "slurm-1.out").write_text("mine")
+    (tmp_path / "lock").touch()  # killed at the very beginning
+    lock(tmp_path).close()
+    (tmp_path / "tokenizer").mkdir()  # killed before config.yaml was written
+    lock(tmp_path).close()
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    write_config(tmp_path, PretrainConfig(), world=2)
+    (tmp_path / "lock").unlink()  # copied without it
+    lock(tmp_path).close()
+    (tmp_path / "lock").unlink()
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match="holds config.yaml"):
+        lock(tmp_path)
+    make(tmp_path, 10)
+    lock(tmp_path).close()

@@ -1,5 +1,6 @@
 """Reading checkpoints without DeepSpeed: which one is the newest sound one, and its state."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_run_without_a_checkpoint_is_an_error_that_names_it(tmp_path):
         (lambda f: rewrite(f, "state.json", b"[]"), "state.json is not what this version writes"),
         (lambda f: rewrite(f, RANK, b"no tensors"), "a file of it cannot be read"),
         (lambda f: flip(f / RANK), "has another checksum"),
+        (lambda f: [shutil.rmtree(f), shutil.copytree(f.parent / "step_00000010", f)], "it is of step 10: give"),
         (lambda f: [path.unlink() for path in f.iterdir()], "manifest.json is missing"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ Saving and loading real engines is in tests/integration.
 """
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,27 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_bytes_before_it_star
         checkpoints.prepare(engine(20))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20 + 128))
     checkpoints.prepare(engine(20))
+
+
+def test_a_disk_that_does_not_answer_at_all_leaves_the_run_going(tmp_path, monkeypatch, caplog):
+    checkpoints = checkpoints_of(tmp_path)
+    checkpoints.save(engine(10), state(), wait=True)
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "WAITS_S", ())
+        patch.setattr(shutil, "disk_usage", fails)
+        checkpoints.save(engine(20), state())
+        assert "no room for a checkpoint" in checkpoints.failure and "Input/output error" in checkpoints.failure
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+        for module, name in ((os, "scandir"), (os, "listdir"), (folders, "make_staging"), (saving, "make_staging")):
+            patch.setattr(module, name, fails)
+        checkpoints.save(engine(30), state())
+        assert "step 30 could not be written" in checkpoints.failure
+    checkpoints.save(engine(40), state(), wait=True)
+    assert checkpoints.failure is None and checkpoints.newest.name == "step_00000040"
 
 
 def test_the_newest_good_checkpoint_is_taken_and_the_damaged_one_named(tmp_path, caplog):

@@ -54,6 +54,13 @@ def test_other_ranks_do_not_look(tmp_path, monkeypatch):
     assert (tmp_path / "STOP").exists()
 
 
+def test_a_file_that_cannot_be_removed_is_named(tmp_path, caplog):
+    preemption = Preemption(tmp_path)
+    (tmp_path / "STOP").mkdir()
+    preemption.acknowledge()
+    assert f"{tmp_path}/STOP cannot be removed" in caplog.text and "before the next start" in caplog.text
+
+
 def test_a_file_from_before_is_removed_with_a_word(tmp_path, caplog):
     (tmp_path / "STOP").touch()
     assert not Preemption(tmp_path).noticed
