@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from data_shards.files import atomic_write
 from pretrain.checkpoints.manifest import Damaged, FileEntry, patiently, rank_files
-from pretrain.engine.layout import Fragment
+from pretrain.engine.layout import MASTER, Fragment
 
 CHUNK = 2**24  # bytes hashed and written at a time
 
@@ -160,9 +161,21 @@ class PartitionFiles:
         """Pieces of each parameter."""
         pieces: dict[str, list[_Piece]] = {name: [] for name in self.shapes}
         for number, layout in enumerate(layouts):
+            sizes = self._sizes(number)
             for f in layout.fragments:
-                pieces[f.name].append(_Piece(f.start, f.numel, number, layout.partitions[f.partition], f.offset))
+                partition = layout.partitions[f.partition]
+                if f.offset < 0 or f.offset + f.numel > sizes.get(partition, 0):
+                    raise ValueError(f"partition {partition} does not hold all of {f.name}")
+                pieces[f.name].append(_Piece(f.start, f.numel, number, partition, f.offset))
         return pieces
+
+    def _sizes(self, number: int) -> dict[str, int]:
+        """Elements of each partition of a file that are there of its masters and of all its other states."""
+        found: dict[str, int] = {}
+        for key in self._keys[number]:
+            partition, size = key.rpartition("/")[0], math.prod(self._files[number].get_slice(key).get_shape())
+            found[partition] = min(size, found.get(partition, size))
+        return {name: size for name, size in found.items() if f"{name}/{MASTER}" in self._keys[number]}
 
     def _check_cover(self, name: str, pieces: list[_Piece]) -> None:
         reached = 0

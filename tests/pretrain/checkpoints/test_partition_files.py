@@ -100,6 +100,14 @@ def test_a_file_that_is_none_is_refused(tmp_path, content):
         PartitionFiles(tmp_path)
 
 
+@pytest.mark.parametrize("tensors", [{"0/master": WHOLE["b"][:4]}, {"1/master": WHOLE["b"]}, {"0/exp_avg": WHOLE["b"]}])
+def test_a_file_that_lacks_what_its_map_promises_is_refused(tmp_path, tensors):
+    layout = Layout(("0",), (Fragment("b", 0, 0, 0, 5),), {"b": (5,)})
+    write_manifest(tmp_path, {"state.json": FileEntry(0, ""), file_name(0): write(tmp_path, 0, layout, tensors)})
+    with pytest.raises(Damaged, match="partition 0 does not hold all of b"):
+        PartitionFiles(tmp_path)
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     cut(tmp_path, 1)
     unlist(tmp_path, 0)
