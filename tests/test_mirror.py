@@ -34,6 +34,7 @@ ELSEWHERE = {
 """Sources that are tested under another name, where what they do can be seen."""
 ACROSS = {
     "configs/test_help.py": "keys and schema: what --help prints, and the docstrings that it prints",
+    "data_shards/test_bounds.py": "memory and time of decoding the worst legal image, recording and text",
     "data_shards/test_damage.py": "damage of every kind, from the tar to the loader and `shards validate`",
     "data_shards/test_elastic.py": "order and loading: other ranks and workers go on with the same samples",
     "data_shards/test_formats.py": "GNU tar, webdataset and our reader and index beside each other",

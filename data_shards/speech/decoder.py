@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
+from configs.signals import SAMPLE_RATE
 from data_shards.speech.containers.stream import Stream, cut_off
 
 _WIDTHS = {
@@ -26,8 +27,8 @@ _CODECS = {*_WIDTHS, "IMA_ADPCM", "MS_ADPCM", "GSM610", "VORBIS", "OPUS"}
 _CODECS |= {"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"}
 _FORMATS = ("FLAC", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "OGG", "MP3")
 _RATES = (1_000, 1_000_000)  # Hz: beyond them the header is damaged, and resampling would take all memory
-_BLOCK = 1 << 20  # frames decoded at once
-_CHANNELS = 8  # of more, fewer frames are decoded at once: a header may promise 1024
+_BLOCK = 1 << 20  # samples decoded at once
+_CHANNELS = 8  # of more, fewer samples are decoded at once: a header may promise 1024
 _GAPS = 2 * 4095  # samples at most that a header of MP3 declares to be filling, at its beginning and end
 
 
@@ -128,7 +129,7 @@ class Decoder:
 
         Raises ValueError if the bytes are damaged or cut off, TooLong after the most seconds.
         """
-        read, size = 0, _BLOCK // max(1, self.channels // _CHANNELS)
+        read, size = 0, _BLOCK // max(1, self.channels // _CHANNELS, SAMPLE_RATE // self.rate)
         while len(block := self.read(size if self.length is None else min(size, self.length - read), dtype)):
             read += len(block)
             if read > self._max_seconds * self.rate:

@@ -26,6 +26,7 @@ from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio, read_part
 from data_shards.speech.decoder import TooLong
 from data_shards.speech.masks import FEWEST_FRAMES, fewest_masked, span_masks, trimmed
 
+_BLOCK = 1 << 20  # samples whose sums are taken at once
 _EPS = 1e-5 * 32768**2
 """Added to the variance of int16 samples: layer normalisation's 1e-5 of a waveform in [-1, 1], as published."""
 
@@ -67,9 +68,12 @@ def _usable(count: int) -> int:
 
 def statistics(samples: np.ndarray) -> tuple[float, float]:
     """Return the mean of int16 samples, and 1 / their standard deviation."""
-    values = samples.astype(np.int32)  # sums of whole numbers are exact in any order
-    mean = int(values.sum(dtype=np.int64)) / len(values)
-    square = int(np.square(values, out=values).sum(dtype=np.int64)) / len(values)
+    total = squares = 0
+    for start in range(0, len(samples), _BLOCK):
+        values = samples[start : start + _BLOCK].astype(np.int32)  # sums of whole numbers are exact in any order
+        total += int(values.sum(dtype=np.int64))
+        squares += int(np.square(values, out=values).sum(dtype=np.int64))
+    mean, square = total / len(samples), squares / len(samples)
     return mean, (square - mean**2 + _EPS) ** -0.5
 
 

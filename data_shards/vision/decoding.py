@@ -23,7 +23,10 @@ Image.init()  # FORMATS can only name formats that are registered
 Image.MAX_IMAGE_PIXELS = None  # `vision.max_pixels` takes its place, in both directions
 
 _ORIENTATION = 0x0112  # EXIF's tag
+_TILE = (322, 323)  # TIFF's tags of the width and height of tiles
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
+_MOST_SCANS = 100  # of a JPEG. Encoders write about ten; each goes over the whole image, and an empty one has 10 bytes
+_STRIP = 1 << 20  # pixels that are converted at once
 
 
 def jpeg_size(data: Data) -> tuple[int, int]:
@@ -77,10 +80,23 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def check_scans(data: Data) -> None:
+    """Raise BadSample for a JPEG of so many scans that decoding would take minutes."""
+    scans = bytes(data).count(bytes([0xFF, _START_OF_SCAN])) if data[:2] == b"\xff\xd8" else 0
+    if scans > _MOST_SCANS:
+        raise BadSample("too_large", f"a JPEG of {scans} scans, more than {_MOST_SCANS}")
+
+
 def check_pixels(height: int, width: int, limit: int) -> None:
     """Raise BadSample if an image has more pixels than the limit."""
     if height * width > limit:
         raise BadSample("too_large", f"{width} x {height} pixels, more than vision.max_pixels={limit}")
+
+
+def _check_tiles(image: Image.Image, limit: int) -> None:
+    """Raise BadSample for a TIFF of larger tiles than the limit, whatever its own size: a whole one is decoded."""
+    width, height = (getattr(image, "tag_v2", {}).get(tag, 1) for tag in _TILE)
+    check_pixels(height, width, limit)
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
@@ -96,13 +112,24 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     return np.rint(values * (255 / scale)).astype(np.uint8)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Return uint8 [H, W, 3]; alpha is dropped, as in torchvision's loader."""
+def _strip_rgb(image: Image.Image, inverted: bool) -> np.ndarray:
+    """Return uint8 [H, W, 3], or grey levels uint8 [H, W, 1]; alpha is dropped, as in torchvision's loader."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_eight_bits(image)[:, :, None], 3, axis=2)
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow reads every CMYK JPEG as Adobe's, whose values are inverted
-    return np.array(image.convert("RGB"))
+        return _eight_bits(image)[:, :, None]
+    return np.asarray((ImageChops.invert(image) if inverted else image).convert("RGB"))
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return uint8 [H, W, 3]. Converted in strips, so that beside the image and the result little memory is needed."""
+    image.load()
+    # Pillow reads every CMYK JPEG as Adobe's, whose values are inverted.
+    inverted = image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = _strip_rgb(strip, inverted)
+    return pixels
 
 
 def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
@@ -110,6 +137,8 @@ def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_pixels(image.height, image.width, vision.max_pixels)
+            check_scans(data)
+            _check_tiles(image, vision.max_pixels)
             pixels = _rgb(image)
             return turned(pixels, _orientation(image)) if vision.exif_orientation else pixels
     except BadSample:
@@ -132,6 +161,7 @@ def decode(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     """
     try:
         check_pixels(*jpeg_size(data), vision.max_pixels)
+        check_scans(data)
         image = simplejpeg.decode_jpeg(data)
     except ValueError:  # Pillow decides, as it did for the published results
         return decode_other(data, vision)

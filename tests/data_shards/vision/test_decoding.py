@@ -77,3 +77,17 @@ def test_a_bomb_is_refused_as_too_large_whatever_pillow_thinks():
     with pytest.raises(BadSample, match="100000 x 100000 pixels") as error:
         decode(data + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
     assert error.value.kind == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("PNG", "I;16"), ("JPEG", "CMYK"), ("GIF", "P")]
+)
+def test_conversion_in_strips_changes_nothing(kind, mode, monkeypatch):
+    data = encoded(3, kind, mode="L") if mode == "I;16" else encoded(3, kind, mode=mode)
+    if mode == "I;16":
+        buffer = io.BytesIO()
+        Image.fromarray(decode(data)[:, :, 0].astype(np.uint16) * 257).save(buffer, kind)
+        data = buffer.getvalue()
+    whole = decode(data)
+    monkeypatch.setattr("data_shards.vision.decoding._STRIP", 100)
+    assert np.array_equal(decode(data), whole)

@@ -188,3 +188,20 @@ def test_flips_happen_half_of_the_time():
     plain = augment(data, np.append(draws, 0.5), SMALL)[0]
     flipped = augment(data, np.append(draws, 0.4999), SMALL)[0]
     assert torch.equal(plain.flip(-1), flipped) and not torch.equal(plain, flipped)
+
+
+@pytest.mark.parametrize("size", [(900, 100), (100, 900), (4000, 50)])
+def test_the_middle_of_a_thin_image_is_that_of_the_whole_resized(size):
+    """Only the middle is resized: resized as a whole, a thin image would take memory without bound."""
+    source = Image.open(io.BytesIO(encoded(1, "PNG", size))).convert("RGB")
+    scaled = source.resize([round(side * 256 / min(size)) for side in size], Image.Resampling.BICUBIC)
+    left, top = ((side - 224) // 2 for side in scaled.size)
+    expected = np.asarray(scaled.crop((left, top, left + 224, top + 224))).astype(int)
+    found = centre_crop(encoded(1, "PNG", size), 224).permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).mean() < 1
+
+
+def test_the_mean_colour_of_a_wide_image_is_summed_in_parts():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 150_000, 3), np.uint8)
+    _, mean = augment(png(pixels), np.zeros(CROP_DRAWS + 1), SMALL)
+    assert np.array_equal(mean, pixels.reshape(-1, 3).sum(0) / (255.0 * 450_000))
