@@ -10,6 +10,7 @@ from configs.command import FAILED, MISTAKE, fail, run
 from configs.output.lines import say
 from configs.output.secrets import masked
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
+from data_shards.leftovers import remove_leftovers
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards
 from data_shards.making.info import describe
@@ -76,6 +77,7 @@ def _wrong(command: str) -> NoReturn:
 
 def main(arguments: list[str]) -> None:
     """Run a command; it ends the process as `configs.command.run` says, and with 1 for a difference from the index."""
+    remove_leftovers()
     command, *arguments = arguments or [""]
     match command:
         case "bench":

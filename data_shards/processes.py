@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from configs.command import Temporary
 from configs.output.lines import prepare_lines
+from data_shards.leftovers import own_name
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -97,7 +98,7 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
         yield from map(function, listed)
         return
     context = multiprocessing.get_context("spawn")
-    _start_quiet_tracker()
+    _prepare_semaphores()
     with naming_shared_memory():
         pool = ProcessPoolExecutor(processes, context, _initialise)
     with pool as executor:
@@ -113,8 +114,12 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], worker
             executor.shutdown(cancel_futures=True)
 
 
-def _start_quiet_tracker() -> None:
-    """Start the process that removes the semaphores of processes that end at once, without its warning of each time."""
+def _prepare_semaphores() -> None:
+    """Name this process's semaphores after it, and start the tracker that removes them, without its warnings.
+
+    It removes those of a process that ends at once. What it cannot remove, being killed too, the next start removes.
+    """
+    multiprocessing.current_process()._config["semprefix"] = f"/{own_name()}"  # type: ignore[attr-defined]
     before = os.environ.get("PYTHONWARNINGS", "")
     os.environ["PYTHONWARNINGS"] = f"{before},ignore:resource_tracker:UserWarning".removeprefix(",")
     try:
@@ -154,7 +159,7 @@ def start_worker_server(module: str) -> WorkerContext:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         # It unblocks SIGINT and SIGTERM, in this process too, so it starts before they are blocked.
-        _start_quiet_tracker()
+        _prepare_semaphores()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:

@@ -16,6 +16,7 @@ from configs.command import Temporary, fail
 from configs.compose import compose_pretrain, print_help
 from configs.output.lines import prepare_lines
 from configs.schema import PretrainConfig
+from data_shards.leftovers import remove_leftovers
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
 from pretrain.launching.demo import build_demo_shards, demo_overrides
@@ -61,6 +62,7 @@ def main(overrides: list[str]) -> int:
     """
     print_help(PretrainConfig, overrides)
     raise_at_notices()
+    remove_leftovers()
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     if config.demo:

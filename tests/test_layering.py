@@ -21,7 +21,7 @@ PRIVATE = re.compile(
 )
 FLOORS = {
     "data_shards": [
-        "randomness spans files request processes progress shards",
+        "leftovers randomness spans files request processes progress shards",
         "batch order",
         "vision speech text",
         "kinds",

@@ -13,11 +13,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil  # type: ignore[import-untyped]
 
 from configs.output.lines import say
+from data_shards.leftovers import temporary_folder
 from pretrain.launching import exits
 from pretrain.launching.exits import Notices
 from pretrain.launching.job import Job, start
@@ -39,8 +39,8 @@ AGAIN = "start it again: it resumes from its last checkpoint"
 
 def supervise(job: Job) -> int:
     """Run the job to its end and return its exit code, one of `pretrain.launching.exits`."""
-    with TemporaryDirectory(prefix="data2vec_") as folder:
-        supervisor = Supervisor(job, Path(folder) / "exits")
+    with temporary_folder() as folder:
+        supervisor = Supervisor(job, folder / "exits")
         code = supervisor.run()
     if job.slurm and code == exits.STOPPED and supervisor.notices.first:
         requeue(job.slurm)
