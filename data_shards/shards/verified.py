@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from data_shards.files import locked, replace_text
 from data_shards.shards.cache import own_folder
@@ -45,20 +46,21 @@ def check_sidecars(shards: Sequence[tuple[Path, ShardEntry]], cache_dir: Path) -
 @contextmanager
 def _memory(folder: Path, cache_dir: Path) -> Iterator[Path | None]:
     """Lock and give the file that remembers a folder's sidecars; None if there can be none."""
-    name = hashlib.sha256(os.path.realpath(folder).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    try:
-        place = own_folder(cache_dir) / "verified"
-        place.mkdir(exist_ok=True)
-    except (OSError, ValueError) as error:
-        log.info("sidecars are read anew at each start: %s", error)
-        yield None
-        return
-    with locked(place):
-        yield place / f"{name}.json"
+    memory = None
+    with ExitStack() as held:
+        try:
+            place = own_folder(cache_dir) / "verified"
+            place.mkdir(exist_ok=True)
+            held.enter_context(locked(place))
+            path = os.path.realpath(folder).encode("utf-8", "surrogateescape")
+            memory = place / f"{hashlib.sha256(path).hexdigest()[:32]}.json"
+        except (OSError, ValueError) as error:
+            log.info("sidecars are read anew at each start: %s", error)
+        yield memory
 
 
 def _check_folder(shards: list[tuple[Path, ShardEntry]], memory: Path | None) -> None:
-    known = _read(memory)
+    known = _read(memory)["sidecars"] if memory else {}
     facts = {path: _facts(path, entry) for path, entry in shards}
     unknown = [(path, entry) for path, entry in shards if known.get(path.name) != facts[path]]
     if not unknown:
@@ -71,10 +73,10 @@ def _check_folder(shards: list[tuple[Path, ShardEntry]], memory: Path | None) ->
             f"{sidecar(differing[0])} is not the sidecar that index.json promises{more}: it was changed or "
             f"damaged; copy it there again, or make both anew: {REMEDY}{differing[0]}"
         )
-    if memory:
-        settled = time.time_ns() - int(_SETTLED_S * 1e9)
-        sound = {path.name: facts[path] for path, _ in unknown if max(map(int, facts[path][2:4])) < settled}
-        _write(memory, known | sound)
+    settled = time.time_ns() - int(_SETTLED_S * 1e9)
+    sound = {path.name: facts[path] for path, _ in unknown if max(map(int, facts[path][2:4])) < settled}
+    if memory and sound:
+        _write(memory, shards[0][0].parent, known | sound)
 
 
 def _facts(shard: Path, entry: ShardEntry) -> Facts:
@@ -83,6 +85,8 @@ def _facts(shard: Path, entry: ShardEntry) -> Facts:
         status = sidecar(shard).stat()
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {sidecar(shard).name}; make it: {REMEDY}{shard}") from None
+    except OSError as error:
+        raise Unreachable(f"{sidecar(shard)}: {error.strerror}") from error
     return [entry.idx_sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -105,17 +109,21 @@ def _differing(shard: Path, entry: ShardEntry) -> Path | None:
     return None
 
 
-def _read(memory: Path | None) -> dict[str, Facts]:
-    """Return the facts by name of the shard; none if they cannot be read."""
+def _read(memory: Path) -> dict[str, Any]:
+    """Return the folder, and the facts by name of the shard; none of them if the file cannot be read."""
     try:
-        found = json.loads(memory.read_text("utf-8")) if memory else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = json.loads(memory.read_text("utf-8"))
+        return {"folder": str(found["folder"]), "sidecars": dict(found["sidecars"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"folder": "", "sidecars": {}}
 
 
-def _write(memory: Path, known: dict[str, Facts]) -> None:
+def _write(memory: Path, folder: Path, known: dict[str, Facts]) -> None:
+    """Remember a folder's sidecars, and forget those of folders that are gone."""
     try:
-        replace_text(memory, json.dumps(known))
+        for other in memory.parent.glob("*.json"):
+            if not os.path.isdir(_read(other)["folder"]):
+                other.unlink()
+        replace_text(memory, json.dumps({"folder": os.path.realpath(folder), "sidecars": known}))
     except OSError as error:
         log.info("sidecars are read anew at the next start: %s", error)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,18 @@ def test_without_a_place_for_the_cache_it_is_compared_each_time(tmp_path, data, 
     assert len(sidecars(read)) == 6
 
 
-def test_damaged_memory_is_no_reason_to_trust(tmp_path, data, read, settled):
+def test_folders_that_are_gone_are_forgotten(tmp_path, data, settled):
+    load_index(data)
+    (tmp_path / "shards").rename(tmp_path / "other")
+    load_index(replace(data, shards=str(tmp_path / "other")))
+    assert len(list((tmp_path / "cache").glob("*/verified/*.json"))) == 1
+
+
+@pytest.mark.parametrize("content", ["[1", "[]", '{"sidecars": 3, "folder": ""}'])
+def test_damaged_memory_is_no_reason_to_trust(tmp_path, data, settled, content):
     load_index(data)
     for path in (tmp_path / "cache").glob("*/verified/*.json"):
-        path.write_text("[1")
+        path.write_text(content)
     flip_byte(tmp_path / "shards/train-000000.idx.npy", 150)
     with pytest.raises(ValueError, match="is not the sidecar"):
         load_index(data)
