@@ -139,7 +139,7 @@ class Lines:
                 else:
                     yield document
         except UNREADABLE_ERRORS as error:
-            add_unread(left_out, f"{self.path}, after line {self._first_line() + line}" if line else self.path, error)
+            add_unread(left_out, f"{self.path}, after line {1 + line}" if line and not self.start else self.path, error)
 
     def _blocks(self) -> Iterator[Block]:
         """Yield the lines or paragraphs."""
@@ -193,7 +193,9 @@ class Rows:
         try:
             for text, label in self._values(file, group):
                 try:
-                    content = {self.fields.text: _value(text), self.fields.label: label and _value(label)}
+                    content = {self.fields.text: _value(text)}
+                    if label is not None:
+                        content[self.fields.label] = _value(label)
                     document = _document(f"{self.key}/{group}-{row}", content, self.fields)
                 except Unusable as error:
                     error.add_to(left_out, f"{place}, row {row}")
@@ -205,7 +207,7 @@ class Rows:
 
     def _values(self, file: parquet.ParquetFile, group: int) -> Iterator[tuple[pyarrow.Scalar, pyarrow.Scalar | None]]:
         """Yield (text, class) of each row."""
-        columns = [name for name in (self.fields.text, self.fields.label) if name]
+        columns = [*dict.fromkeys(name for name in (self.fields.text, self.fields.label) if name)]
         for batch in file.iter_batches(1024, [group], columns):
             texts = batch.column(self.fields.text)
             labels = batch.column(self.fields.label) if self.fields.label else [None] * len(texts)
@@ -292,4 +294,6 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     """True if values of this type of column may be texts."""
     if isinstance(kind, pyarrow.DictionaryType):
         return _is_text(kind.value_type)
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return _is_text(kind.storage_type)
     return any(name in str(kind) for name in _TEXT_TYPES) and not pyarrow.types.is_nested(kind)

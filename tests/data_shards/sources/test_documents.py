@@ -193,3 +193,16 @@ def test_documents_that_are_too_long_are_left_out_and_the_rest_is_read(tmp_path,
         left_out = LeftOut()
         assert not list(Whole("x", str(tmp_path / name), len(data), 0).documents(left_out))
         assert "documents=lines" in next(iter(left_out.reasons))
+
+
+def test_a_parquet_column_may_be_text_and_class(tmp_path):
+    parquet.write_table(pyarrow.table({"text": ["b", "a"]}), tmp_path / "x.parquet")
+    build_text("parquet", tmp_path / "x.parquet", tmp_path / "out", label_field="text")
+    assert load_index(str(tmp_path / "out")).classes == ("a", "b")
+
+
+def test_classes_of_parquet_that_are_false_or_zero_are_classes(tmp_path):
+    for name, values in (("number", [0, 1]), ("truth", [False, True])):
+        parquet.write_table(pyarrow.table({"text": ["b", "a"], name: values}), tmp_path / f"{name}.parquet")
+        build_text("parquet", tmp_path / f"{name}.parquet", tmp_path / name, label_field=name)
+        assert load_index(str(tmp_path / name)).classes == tuple(map(str, values))
