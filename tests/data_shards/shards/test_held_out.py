@@ -59,7 +59,7 @@ def test_other_samples_are_held_out(tmp_path, monkeypatch):
     checked(train, reference, tests[0])
 
 
-def test_remote_shards_are_compared_as_wholes(tmp_path):
+def test_many_remote_shards_are_compared_as_wholes(tmp_path, monkeypatch):
     train = tmp_path / "train"
     make_shards(train, (20, 20))
     reference = make_shards(tmp_path / "reference", (9,), 100)
@@ -67,6 +67,9 @@ def test_remote_shards_are_compared_as_wholes(tmp_path):
     one = with_sample(tmp_path / "one", sample.key, sample.members)
     with serve(tmp_path) as store:
         data = DataConfig(shards=f"{store.url}/train", cache_dir=str(tmp_path / "cache"))
+        with pytest.raises(ValueError, match=rf"in data.shards too \({store.url}/train/train-000001.tar: {sample.key}"):
+            check_held_out(data, ProbeConfig(train_shards=reference, test_shards=one))
+        monkeypatch.setattr(held_out_module, "_FEW_REMOTE", 1)
         check_held_out(data, ProbeConfig(train_shards=reference, test_shards=one))
         whole = ProbeConfig(train_shards=reference, test_shards=f"{train}/train-000001.tar")
         with pytest.raises(ValueError, match=rf"in data.shards too \({store.url}/train/train-000001.tar: "):
