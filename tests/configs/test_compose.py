@@ -106,3 +106,8 @@ def test_flat_commands() -> None:
         parse(ExportConfig, ["run=x", "out=y", "weight=teacher"])
     with pytest.raises(ValueError, match="weights=both: expected 'teacher' or 'student'"):
         parse(ExportConfig, ["run=x", "out=y", "weights=both"])
+
+
+def test_bytes_that_are_not_utf_8_are_refused_before_they_are_written():
+    with pytest.raises(ValueError, match=r"^run\.dir='/r/\\udcff' is not UTF-8: rename the file"):
+        compose_pretrain(["run.dir=/r/\udcff"])
