@@ -118,7 +118,7 @@ def _meet_on_loopback(backend: str, device: torch.device, timeout: timedelta) ->
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address == LOOPBACK for entry in entries):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # else a prefix
     rank, world, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     listener = None
     if rank == 0:
