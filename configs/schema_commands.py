@@ -38,6 +38,9 @@ class BuildConfig:
     """Replace the shards of this name that a build with other keys, e.g. another input, made in `output`."""
     workers: Annotated[int | None, Field(ge=1)] = None
     """Number of processes. Null: the number of cores."""
+    decode: bool = True
+    """Decode every image, and leave out those that cannot be decoded or have more pixels than `vision.max_pixels` by
+    default. False: look at headers only. Recordings are always decoded."""
     min_seconds: Annotated[float, Field(ge=0.045)] = 0.045
     """Shortest recording in seconds; shorter ones are left out. The smallest legal value is two frames: one to mask,
     one to see. Published: 2."""

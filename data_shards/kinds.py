@@ -25,7 +25,8 @@ from data_shards.speech.masks import FEWEST_FRAMES
 from data_shards.text.masks import FEWEST_TOKENS
 from data_shards.text.stored_tokenizer import check_tokenizer
 from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, token_count
-from data_shards.vision.decoding import IMAGE_EXTENSIONS, decoded_pixels, image_length
+from data_shards.vision.decoding import decoded_pixels, image_length
+from data_shards.vision.formats import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
     from data_shards.batch import MaskedBatch, SampleBatch
@@ -175,12 +176,26 @@ def modality_of(members: Collection[str]) -> Modality | None:
     return next((kind.modality for kind in KINDS if any(name in members for name in kind.extensions)), None)
 
 
-def length_of(members: Mapping[str, Data]) -> int:
-    """Return a sample's `length` (a column of the index, see `sidecar.ROW`) from its header; 0 if unreadable."""
+def measure(members: Mapping[str, Data]) -> tuple[int, str]:
+    """Return a sample's `length` (a column of the index, see `sidecar.ROW`) from its header, and "".
+
+    If the length cannot be read: 0, and the reason.
+    """
     for kind in KINDS:
-        if (data := kind.member(members)) is not None:
-            try:
-                return min(kind.length(data), 2**32 - 1)
-            except Exception:  # codecs raise anything on damaged bytes; the reader deals with the sample when it comes
-                return 0
-    return 0
+        for extension in kind.extensions:
+            if extension in members:
+                try:
+                    return min(kind.length(members[extension]), 2**32 - 1), ""
+                except Exception as error:  # codecs raise anything on damaged bytes
+                    return 0, f".{extension}: {error}"
+    return 0, nothing_known(members)
+
+
+def nothing_known(members: Collection[str]) -> str:
+    """Return words for a sample that has no member of any modality."""
+    return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
+
+
+def length_of(members: Mapping[str, Data]) -> int:
+    """Return a sample's `length` from its header; 0 if unreadable: the reader deals with it when it comes."""
+    return measure(members)[0]

@@ -254,7 +254,7 @@ def open_source(config: BuildConfig) -> list[Split]:
     root = Path(config.input).expanduser()
     match config.source:
         case "imagefolder":
-            return [image_folder(root, config.name)]
+            return [image_folder(root, config.name, config.decode)]
         case "audiofolder":
             return [audio_folder(root, config)]
         case "textfiles" | "jsonl" | "parquet":

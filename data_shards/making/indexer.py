@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256, locked, set_aside
-from data_shards.kinds import length_of
+from data_shards.kinds import measure
 from data_shards.making.writer import save_folder_index, save_sidecar, shard_entry
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
@@ -29,6 +29,9 @@ from data_shards.shards.sidecar import ROW, crc32, is_sidecar, sidecar
 from data_shards.shards.tar import parse_sample, scan
 from data_shards.text.tokenizer import load_tokenizer
 
+_NAMED = 3
+"""Most skipped members that are named for a shard."""
+
 
 @dataclass(frozen=True)
 class _IndexedShard:
@@ -41,6 +44,10 @@ class _IndexedShard:
     problem: str = ""
     set_aside: Path | None = None
     """New name of a file of the sidecar's name that was no sidecar."""
+    skipped: tuple[str, ...] = ()
+    """Names of members that are no sample's."""
+    unusable: tuple[str, ...] = ()
+    """Line for each sample whose length cannot be read."""
 
 
 def file_size(path: Path) -> int:
@@ -70,20 +77,24 @@ def _index_shard(path: Path) -> _IndexedShard:
 
 def _scan_shard(path: Path) -> _IndexedShard:
     """Index one shard. Raises ValueError as `tar.scan`, and for samples of 4 GiB or more; OSError if unreadable."""
-    spans, rows = scan(path), []
+    skipped: list[str] = []
+    spans, rows, unusable = scan(path, skipped), [], []
     with path.open("rb") as file:
         for span in spans:
             if span.size >= 2**32:
                 raise ValueError(f"{path}: sample {span.key!r} has {span.size} bytes; a sample has to be below 4 GiB")
             file.seek(span.offset)
             blocks = file.read(span.size)
-            _, members = parse_sample(blocks)
-            rows.append((span.offset, span.size, crc32(blocks), length_of(members)))
+            length, reason = measure(parse_sample(blocks).members)
+            rows.append((span.offset, span.size, crc32(blocks), length))
+            if reason:
+                unusable.append(f"key {span.key!r}: {reason}")
     table = np.array(rows, ROW)
     old = None if is_sidecar(sidecar(path)) else set_aside(sidecar(path))
     idx_sha256 = save_sidecar(path, table)
     entry = shard_entry(path, table, path.stat().st_size, file_sha256(path), idx_sha256)
-    return _IndexedShard(path, entry, key_hashes(span.key for span in spans), set_aside=old)
+    keys = key_hashes(span.key for span in spans)
+    return _IndexedShard(path, entry, keys, "", old, tuple(skipped), tuple(unusable))
 
 
 def _series_of(shard: tuple[Path, np.ndarray]) -> tuple[str, str]:
@@ -134,10 +145,24 @@ def index_shards(shards: Patterns) -> tuple[list[str], list[str]]:
     problems = {shard.path: shard.problem for shard in found if shard.problem}
     problems |= shared_keys((shard.path, shard.key_hashes) for shard in found if shard.key_hashes is not None)
     good = {shard.path: shard.entry for shard in found if shard.entry and shard.path not in problems}
-    lines = [
-        f"warning: {sidecar(one.path)} was no sidecar: it is now {one.set_aside}" for one in found if one.set_aside
-    ]
-    return lines + _save_entries(good), [problems[path] for path in sorted(problems)]
+    remarks = [line for shard in sorted(found, key=lambda shard: shard.path) for line in _remarks(shard)]
+    return [*remarks, *_save_entries(good)], [problems[path] for path in sorted(problems)]
+
+
+def _remarks(shard: _IndexedShard) -> list[str]:
+    """Lines about what of a shard is not read, and about the file that was in the sidecar's place."""
+    lines, samples = [], shard.entry.nsamples if shard.entry else 0
+    if shard.set_aside:
+        lines.append(f"warning: {sidecar(shard.path)} was no sidecar: it is now {shard.set_aside}")
+    if shard.skipped:
+        more = ", ..." if len(shard.skipped) > _NAMED else ""
+        names = ", ".join(map(repr, shard.skipped[:_NAMED]))
+        lines.append(f"{shard.path}: skipped {len(shard.skipped)} members that are hidden or no KEY.ext: {names}{more}")
+    if shard.unusable:
+        number = "none of its" if len(shard.unusable) == samples else f"{len(shard.unusable)} of its"
+        usable = "can be used" if len(shard.unusable) == samples else "cannot be used"
+        lines.append(f"warning: {shard.path}: {number} {samples} samples {usable}, as {shard.unusable[0]}")
+    return lines
 
 
 def _save_entries(good: dict[Path, ShardEntry]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256
-from data_shards.kinds import KINDS
+from data_shards.kinds import KINDS, nothing_known
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
@@ -53,7 +53,7 @@ def _decoding_problem(members: Members, vocab_size: int | None, indexed: int) ->
     """Return the reason why a sample cannot be decoded or has another length than `indexed`, "" if all is well."""
     found = [(name, kind.decode) for kind in KINDS for name in kind.extensions if name in members]
     if not found:
-        return f"no image, recording or token ids among its members: {', '.join(sorted(members))}"
+        return nothing_known(members)
     for number, (extension, decode) in enumerate(found):
         try:
             length = decode(members[extension], vocab_size)

@@ -82,6 +82,15 @@ def sample_blocks(key: str, members: dict[str, bytes]) -> bytes:
     return b"".join(blocks)
 
 
+def is_foreign(name: str) -> bool:
+    """Return True for names that are no sample's: hidden files, and files without an extension.
+
+    WebDataset skips them too, but for hidden files of a folder, which it takes for members of a sample `FOLDER/`.
+    """
+    base = name.rpartition("/")[2]
+    return base.startswith(".") or "." not in base
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Split `folder/KEY.ext` into (`folder/KEY`, `ext`). Raises ValueError if other readers would see another key."""
     folder, slash, base = name.rpartition("/")
@@ -128,7 +137,7 @@ def _parse_with_tarfile(blocks: bytes) -> Sample:
         for member in archive:
             if member.size < 0:
                 raise ValueError("a member of negative size")
-            if file := archive.extractfile(member):
+            if not is_foreign(member.name) and (file := archive.extractfile(member)):
                 key, extension = split_name(member.name)
                 found[extension.lower()] = file.read()
     return Sample(key, found)
@@ -190,9 +199,10 @@ def _checked_members(path: Path) -> Iterator[tarfile.TarInfo]:
     _check_end(path, end, size)
 
 
-def scan(path: Path) -> list[Span]:
+def scan(path: Path, skipped: list[str] | None = None) -> list[Span]:
     """Spans of the samples of an archive, in their order.
 
+    skipped: gets the names of the members that are no sample's (`is_foreign`).
     Raises ValueError, with file and member, for compressed, truncated or damaged archives; links and devices; names
     that are not KEY.ext; repeated members; and members of one key that are not side by side.
     """
@@ -201,6 +211,10 @@ def scan(path: Path) -> list[Span]:
     extensions: set[str] = set()
     for member in _checked_members(path):
         if member.isdir():
+            continue
+        if is_foreign(member.name):
+            if skipped is not None:
+                skipped.append(member.name)
             continue
         if not member.isfile() or member.issparse():
             raise ValueError(f"{path}: member {member.name!r} is not a plain file (a link, a device, sparse)")

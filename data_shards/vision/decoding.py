@@ -7,20 +7,15 @@ import struct
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from configs.schema_modalities import VisionConfig
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.tar import Data
+from data_shards.vision.formats import FORMATS, what_it_is
 
 DEFAULTS = VisionConfig()
 """Limits and orientation for callers without a run's configuration."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats in which Pillow may read an image, whatever its name. Some of its other readers start programs."""
-
-Image.init()  # FORMATS can only name formats that are registered
-Image.MAX_IMAGE_PIXELS = None  # `vision.max_pixels` takes its place, in both directions
 
 _ORIENTATION = 0x0112  # EXIF's tag
 _TILE = (322, 323)  # TIFF's tags of the width and height of tiles
@@ -143,6 +138,8 @@ def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
             return turned(pixels, _orientation(image)) if vision.exif_orientation else pixels
     except BadSample:
         raise
+    except UnidentifiedImageError:  # its text names an object of Python
+        raise BadSample("decode", f"not decodable: {what_it_is(data)}") from None
     except Exception as error:  # codecs raise anything on damaged bytes
         raise BadSample("decode", f"not decodable: {error}") from error
 
@@ -168,10 +165,6 @@ def decode(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     return turned(image, jpeg_orientation(data)) if vision.exif_orientation else image
 
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
-"""Members that are read as images."""
-
-
 def _length(height: int, width: int) -> int:
     """Return pixels / 1000, rounded up."""
     return -(-width * height // 1000)
@@ -183,11 +176,21 @@ def decoded_pixels(data: Data) -> int:
 
 
 def image_length(data: Data) -> int:
-    """Return pixels / 1000, rounded up, from the header."""
+    """Return pixels / 1000, rounded up, from the header. Raises ValueError if it cannot be read."""
+    try:
+        return _length(*_size(data))
+    except UnidentifiedImageError:
+        raise ValueError(f"not decodable: {what_it_is(data)}") from None
+    except Exception as error:  # codecs raise anything on damaged bytes
+        raise ValueError(f"not decodable: {error}") from None
+
+
+def _size(data: Data) -> tuple[int, int]:
+    """Return (height, width) from the header."""
     if data[:2] == b"\xff\xd8":
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
     elif data[:4] == b"\x89PNG" and data[12:16] == b"IHDR":
         width, height = struct.unpack(">II", data[16:24])
     else:
         width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-    return _length(height, width)
+    return height, width

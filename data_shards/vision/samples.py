@@ -30,7 +30,6 @@ from data_shards.shards.bad_sample import find_member
 from data_shards.shards.tar import Data, Members
 from data_shards.vision.decoding import (
     DEFAULTS,
-    IMAGE_EXTENSIONS,
     check_pixels,
     check_scans,
     decode,
@@ -40,6 +39,7 @@ from data_shards.vision.decoding import (
     transposes,
     turned,
 )
+from data_shards.vision.formats import IMAGE_EXTENSIONS
 from data_shards.vision.masks import block_masks
 
 _TRIES = 10  # of a random crop, as torchvision

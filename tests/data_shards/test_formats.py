@@ -77,12 +77,9 @@ def write_tar(path, *names):
 
 REFUSED = {
     "dotted keys": (["a.b.jpg", "a.c.jpg"], "more than one dot"),
-    "hidden": ([".x.jpg"], "is not named KEY.ext"),
-    "no dot": (["x", "y.jpg"], "is not named KEY.ext"),
     "case": (["p.JPG", "p.jpg"], "two members .jpg"),
     "interleaved": (["k.cls", "l.cls", "k.jpg", "l.jpg"], "comes twice"),
     "duplicate": (["k.cls", "l.cls", "k.cls"], "comes twice"),
-    "note": (["__meta__/x", "y.jpg"], "is not named KEY.ext"),
     "note with a dot": (["__meta__/x.jpg", "y.jpg"], "webdataset skips names that begin so"),
     "dot at the end": (["x.", "y.jpg"], "is not named KEY.ext"),
 }
@@ -92,6 +89,12 @@ READ = {
     "odd characters": ["a #?[x]{y,z} %20&*/ü 漢#?.jpg", "::/b c.jpg"],
     "several members": ["a.cls", "a.jpg", "b.cls", "b.jpg", "d/a.jpg"],
     "same name, other folder": ["a/0.jpg", "b/0.jpg"],
+}
+SKIPPED = {
+    "hidden": ["._x.jpg", "x.jpg", "d/.DS_Store", "d/y.jpg", ".x"],
+    "hidden between members of one key": ["._x.cls", "x.cls", "._x.jpg", "x.jpg", "LICENSE", "x.txt", "y.jpg"],
+    "no dot": ["LICENSE", "y.jpg", "d/README"],
+    "note": ["__meta__/x", "y.jpg"],
 }
 
 
@@ -111,6 +114,32 @@ def test_odd_names_are_read_as_webdataset_reads_them(tmp_path, trap):
     samples = ours(str(tmp_path))
     assert samples == theirs([tmp_path / "x.tar"])
     assert sorted(data.decode() for members in samples.values() for data in members.values()) == sorted(READ[trap])
+
+
+@pytest.mark.parametrize("trap", SKIPPED)
+def test_members_that_are_no_samples_are_skipped_and_counted(tmp_path, trap):
+    names = SKIPPED[trap]
+    write_tar(tmp_path / "x.tar", *names)
+    lines, refused = index_shards(str(tmp_path))
+    foreign = [name for name in names if name.split("/")[-1].startswith(".") or "." not in name]
+    more = ", ..." if len(foreign) > 3 else ""
+    shown = ", ".join(map(repr, foreign[:3])) + more
+    assert refused == []
+    assert f"{tmp_path}/x.tar: skipped {len(foreign)} members that are hidden or no KEY.ext: {shown}" in lines
+    samples = ours(str(tmp_path))
+    # A hidden file of a folder is to webdataset a member of the sample `FOLDER/`, without a name.
+    assert samples == {key: found for key, found in theirs([tmp_path / "x.tar"]).items() if key[-1] != "/"}
+    read = [data.decode() for members in samples.values() for data in members.values()]
+    assert sorted(read + foreign) == sorted(names)
+    assert validate_shards(str(tmp_path), workers=1) == ([], 1)
+
+
+def test_a_tar_of_skipped_members_alone_is_empty(tmp_path):
+    write_tar(tmp_path / "x.tar", "x", ".y.jpg")
+    assert index_shards(str(tmp_path))[0][:2] == [
+        f"{tmp_path}/x.tar: skipped 2 members that are hidden or no KEY.ext: 'x', '.y.jpg'",
+        f"warning: {tmp_path}/x.tar is empty: 0 samples",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a #1?b", "{x}", "{0..3}", "[ab]c", "ü 漢 %20&", "$HOME::x", "~x", "a,b", "*"])

@@ -1,5 +1,6 @@
 """What a sample is, and its length, from its members."""
 
+import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 
 from configs.schema_modalities import MODALITIES
 from configs.signals import frames
-from data_shards.kinds import KINDS, kind_of, length_of, modality_of
+from data_shards.kinds import KINDS, kind_of, length_of, measure, modality_of
 from data_shards.shards.bad_sample import BadSample
 from data_shards.speech.audio import flac
+from tests.data_shards.shard_tools import member
 
 
 def test_the_length_of_a_recording_is_in_frames_and_0_where_it_is_damaged():
@@ -41,3 +43,21 @@ def test_damaged_members_do_not_decode():
     for kind in KINDS:
         with pytest.raises(Exception):  # noqa: B017 codecs raise anything
             kind.decode(b"no such thing", None)
+
+
+def test_a_sample_is_measured_or_the_reason_is_told():
+    assert measure({"flac": flac(np.zeros(4000, np.int16)), "txt": b""}) == (12, "")
+    assert measure({"jpg": b"\0" * 9}) == (0, ".jpg: not decodable: zeros")
+    assert measure({"txt": b"a", "cls": b"1"}) == (0, "no image, recording or token ids among its members: cls, txt")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_no_message_names_an_object_of_python(modality):
+    """Nothing in it that the next run would not say again."""
+    kind, ((extension, data),) = kind_of(modality), member(1, modality).items()
+    for damaged in (b"", data[:3], data[:30], data[: len(data) // 2], data[:-2], b"\0" + data, b"x" * 100):
+        for use in (kind.length, lambda data: kind.decode(data, 300)):
+            try:
+                use(damaged)
+            except Exception as error:
+                assert not re.search(r"0x[0-9a-f]{6}|<\w+\.", str(error)), f"{extension}: {error}"

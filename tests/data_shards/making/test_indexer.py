@@ -81,6 +81,22 @@ def test_files_of_other_programs_are_kept(tmp_path):
     )
 
 
+def test_samples_that_cannot_be_used_are_said(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "x0.tar")) as writer:
+        writer.write({"__key__": "a", "jpg": encoded(0)})
+        writer.write({"__key__": "b", "jpg": b"<html>404"})
+    with webdataset.TarWriter(str(tmp_path / "x1.tar")) as writer:
+        writer.write({"__key__": "c", "json": b"{}", "svg": b"<svg>"})
+        writer.write({"__key__": "d", "json": b"{}"})
+    lines, refused = index_shards(str(tmp_path))
+    assert refused == [] and lines == [
+        f"warning: {tmp_path}/x0.tar: 1 of its 2 samples cannot be used, as key 'b': .jpg: not decodable: a web page",
+        f"warning: {tmp_path}/x1.tar: none of its 2 samples can be used, as key 'c': no image, recording or token ids "
+        f"among its members: json, svg",
+        f"{tmp_path}: indexed 4 samples in 2 shards",
+    ]
+
+
 def test_keys_in_two_shards_are_refused(tmp_path):
     foreign(tmp_path / "x0.tar", ["a", "b"])
     foreign(tmp_path / "x1.tar", ["c", "b"])
