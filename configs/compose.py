@@ -15,18 +15,14 @@ from typing import Any, TypeVar
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter
 
 from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
-from configs.keys import build, help_text, leaf_keys, no_value, split_override
+from configs.keys import build, help_text, leaf_keys, plain, split_override, typed
 from configs.output.secrets import masked
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
-from configs.schema_training import Patterns
 
 T = TypeVar("T")
 FOLDER = Path(__file__).resolve().parent
@@ -45,12 +41,14 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     for key, value in pairs:
         _check_key(key, value)
     recipe = dict(pairs).get("recipe") or _demo_of(asked or PretrainConfig().modalities)
-    # Hydra's grammar gives braces, commas and spaces a meaning of its own: text never passes through it.
-    text = {key: "" if value == "null" else value for key, value in pairs if _is_text(key)}
-    others = [f"{key}={value}" for key, value in pairs if key not in text and key != "recipe"]
-    values = _hydra([f"recipe={recipe}", *others])
-    for key, value in text.items():
-        _set(values, key, value)
+    keys = leaf_keys(PretrainConfig)
+    # Hydra chooses files. Values do not pass through it: its grammar gives braces, commas and $ a meaning of its own.
+    values = _hydra(
+        [f"recipe={recipe}", *(f"{key}={value}" for key, value in pairs if key in GROUPS and key != "recipe")]
+    )
+    for key, value in pairs:
+        if key not in GROUPS:
+            _set(values, key, typed(keys[key], value))
     values["recipe"] = recipe
     if asked:
         values["modality"] = _chosen(recipe, values["modality"], asked)
@@ -69,7 +67,7 @@ def parse(cls: type[T], arguments: list[str]) -> T:
     for key, value in map(split_override, arguments):
         if key not in known:
             raise unknown_key(key, list(known))
-        values[key] = no_value(known[key]) if value == "null" else value
+        values[key] = typed(known[key], value)
     return build(cls, values)
 
 
@@ -100,11 +98,6 @@ def from_yaml(path: str | Path) -> PretrainConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def plain(config: Any) -> Any:
-    """Config -> nested dicts of plain values, keyed by alias."""
-    return TypeAdapter(type(config)).dump_python(config, by_alias=True, mode="json")
-
-
 def _without_secrets(value: Any) -> Any:
     """Plain values with the credentials in their texts hidden."""
     match value:
@@ -119,14 +112,10 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _hydra(overrides: list[str]) -> dict[str, Any]:
-    """Compose the YAML files and the overrides -> nested dict. Raises ValueError with hydra's reason."""
+    """Compose the YAML files that the overrides `group=choice` name -> nested dict."""
     ConfigStore.instance().store(name="schema", node=plain(PretrainConfig()))
-    try:
-        with initialize_config_dir(str(FOLDER), version_base="1.3"):
-            composed = OmegaConf.to_container(compose("pretrain", overrides=overrides), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{reason}: write key=value, and a list as key=[1,2]") from None
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("pretrain", overrides=overrides), resolve=True)
     assert isinstance(composed, dict)
     return {str(key): value for key, value in composed.items()}
 
@@ -181,12 +170,7 @@ def _check_key(key: str, value: str) -> None:
         raise unknown_key(key, [*keys, *GROUPS])
 
 
-def _is_text(key: str) -> bool:
-    """True for the key of a string or of patterns; groups are none."""
-    return key not in GROUPS and leaf_keys(PretrainConfig)[key].kind in (str, Patterns)
-
-
-def _set(values: dict[str, Any], key: str, value: str) -> None:
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of nested dicts."""
     *sections, leaf = key.split(".")
     for section in sections:

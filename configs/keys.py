@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from textwrap import wrap
 from typing import Any, TypeVar, get_args, get_origin
@@ -13,8 +15,13 @@ from configs.checks.nearest import unknown_key
 from configs.schema_training import Patterns
 
 T = TypeVar("T")
+LARGEST = 2**31 - 1
+"""Largest number that any key takes. Larger ones overflow in torch or in the operating system."""
 COLUMNS = 120
 """Width of `--help`."""
+_WORDS = {"null": None, "true": True, "false": False}
+_SHOWN = 200  # characters of a value in an error
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, undecodable bytes, separators of lines and paragraphs
 _FIRST_COLUMN = 40
 """Width of the keys and their defaults in `--help`, at most."""
 
@@ -65,9 +72,14 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def split_override(override: str) -> tuple[str, str]:
     """`key=value` -> (key, value).
 
-    Raises ValueError for anything else, hydra's `+key` and `~key` included: the schema defines all keys.
+    Raises ValueError for anything else, hydra's `+key` and `~key` included: the schema defines all keys. Raises it for
+    text that no line of an error or a log could show, too.
     """
     key, equals, value = override.partition("=")
+    if any(unicodedata.category(sign) in _NO_TEXT for sign in override):
+        raise ValueError(
+            f"{override!a} holds line breaks, control characters or bytes that are not UTF-8: leave them out"
+        )
     if not equals or not key or key[0] in "+~-":
         raise ValueError(f"expected key=value, got '{override}'")
     return key, unquote(value)
@@ -79,16 +91,65 @@ def unquote(value: str) -> str:
     return value[1:-1] if quoted else value
 
 
+def typed(key: Key, text: str) -> Any:
+    """Value of `text` on the command line: the text itself for keys of text, where null stands for "".
+
+    For other keys: None, a flag, a number or a list if `text` is one. The schema refuses what does not fit.
+    """
+    if key.kind in (str, Patterns):
+        return ("" if not key.required else None) if text == "null" else text
+    return _number_or_list(text)
+
+
+def _number_or_list(text: str) -> Any:
+    if text.startswith("[") and text.endswith("]"):
+        return [_number_or_list(unquote(item.strip())) for item in text[1:-1].split(",") if text != "[]"]
+    if text in _WORDS:
+        return _WORDS[text]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def plain(config: Any) -> Any:
+    """Config -> nested dicts of plain values, keyed by alias."""
+    return TypeAdapter(type(config)).dump_python(config, by_alias=True, mode="json")
+
+
 def build(cls: type[T], values: dict[str, Any]) -> T:
     """Typed config from nested plain values.
 
     Raises ValueError, a line per mistake, for unknown and missing keys and wrong values.
     """
+    keys = leaf_keys(cls)
+    mistakes = [f"{name}={_written(value)}: expected a number" for name, value in _flags_as_numbers(keys, values)]
     try:
-        return TypeAdapter(cls).validate_python(values)
+        built = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        keys = leaf_keys(cls)
-        raise ValueError("\n".join(dict.fromkeys(_describe(mistake, keys) for mistake in error.errors()))) from None
+        mistakes += [_describe(mistake, keys) for mistake in error.errors()]
+        raise ValueError("\n".join(dict.fromkeys(mistakes))) from None
+    mistakes += [
+        f"{name}={_written(value)}: expected numbers between -{LARGEST} and {LARGEST}"
+        for name, value in flat(plain(built)).items()
+        if any(isinstance(item, int | float) and abs(item) > LARGEST for item in _items(value))
+    ]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return built
+
+
+def _flags_as_numbers(keys: Mapping[str, Key], values: Any) -> Iterator[tuple[str, Any]]:
+    """Keys of numbers, with their values, to which true or false was given; they would pass for 1 and 0."""
+    for name, value in flat(values).items():
+        takes_flags = name in keys and bool in (keys[name].kind, *get_args(keys[name].kind))
+        if name in keys and not takes_flags and any(isinstance(item, bool) for item in _items(value)):
+            yield name, value
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """Items of a list; a list of the value itself where it is none."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _describe(mistake: Any, keys: dict[str, Key]) -> str:
@@ -101,16 +162,13 @@ def _describe(mistake: Any, keys: dict[str, Key]) -> str:
             return f"{owner.name}={_written(mistake['input'])}: expected {owner.values} values, e.g. {example}"
         case "unexpected_keyword_argument" | "extra_forbidden":
             return str(unknown_key(key, list(keys)))
+        case "value_error":
+            return f"{key}={_written(mistake['input'])}: {mistake['msg'].removeprefix('Value error, ')}"
         case "missing":
             return f"'{key}' is missing: give {key}=VALUE"
         case _:
             expected = mistake["msg"].removeprefix("Input should be ")
             return f"{key}={_written(mistake['input'])}: expected {expected}"
-
-
-def no_value(key: Key) -> str | None:
-    """Value that `null` stands for: "" for text with a default (as in `init=null`), else None."""
-    return "" if key.kind in (str, Patterns) and not key.required else None
 
 
 def help_text(cls: type, groups: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -158,5 +216,7 @@ def _written(value: Any) -> str:
             return str(value).lower()
         case tuple() | list():
             return "[" + ",".join(f"{item:g}" if isinstance(item, float) else _written(item) for item in value) + "]"
+        case _ if len(text := str(value)) > _SHOWN:
+            return f"{text[:_SHOWN]}..."
         case _:
-            return str(value)
+            return text

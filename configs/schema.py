@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig, TransformerConfig
 from configs.published import PUBLISHED, Objective
-from configs.schema_modalities import MODALITIES, STRICT, Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_modalities import MODALITIES, STRICT, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_running import (
     CheckpointConfig,
     ClusterConfig,
@@ -54,7 +54,7 @@ class PretrainConfig:
     """Training objective. v1: data2vec (Baevski et al. 2022, arXiv 2202.03555)."""
     modality: Modality | tuple[Modality, ...] = "vision"
     """Kind of samples: vision, speech or text. A list makes a mixture, e.g. [vision,speech,text]; see `mixture.*`."""
-    init: str = ""
+    init: LocalPath = ""
     """Source of the student's initial weights: a run directory, or a Hugging Face folder of the same sizes. Optimizer,
     schedule and teacher begin anew. A run that resumes ignores it. "": random weights."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -10,10 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from configs.schema_modalities import (
-    STRICT,
-    Modality,
-)
+from configs.schema_modalities import STRICT, LocalPath, Modality
 from configs.schema_training import Shards
 
 
@@ -25,9 +22,9 @@ class BuildConfig:
     """Kind of source. imagefolder: images in class folders or in one flat folder. audiofolder: a folder of recordings
     (LibriSpeech's and Libri-light's layouts included) or a TSV manifest. textfiles, jsonl, parquet: documents. demo,
     demo_speech, demo_text: packaged images, recordings, texts."""
-    output: str
+    output: LocalPath
     """Folder for the shards, their index and, for text, the tokenizer."""
-    input: str = ""
+    input: LocalPath = ""
     """Folder of the source files, or one file: a manifest (audiofolder) or documents (textfiles, jsonl, parquet).
     Packaged data: a folder that holds it already. "": none; only packaged data needs no input."""
     name: str = "train"
@@ -36,8 +33,8 @@ class BuildConfig:
     """Target shard size in MiB. For text: size of the uncompressed source, approximately."""
     overwrite: bool = False
     """Replace the shards of this name that a build with other keys, e.g. another input, made in `output`."""
-    workers: Annotated[int | None, Field(ge=1)] = None
-    """Number of processes. Null: the number of cores."""
+    workers: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Number of processes, at most 1024. Null: the number of cores."""
     decode: bool = True
     """Decode every image, and leave out those that cannot be decoded or have more pixels than `vision.max_pixels` by
     default. False: look at headers only. Recordings are always decoded."""
@@ -47,7 +44,7 @@ class BuildConfig:
     segment_seconds: Annotated[float | None, Field(gt=0)] = None
     """Longest piece in seconds: longer recordings without a transcript are cut into equal pieces. Null: nothing is cut.
     """
-    tokenizer: str = ""
+    tokenizer: LocalPath = ""
     """Byte-level BPE tokenizer of text: a folder or a pair of files (vocab.json and merges.txt, or GPT-2's encoder.json
     and vocab.bpe). "": the tokenizer in `output`, or else one trained on the input."""
     vocab_size: Annotated[int, Field(ge=300)] = 50265
@@ -90,8 +87,8 @@ class ValidateConfig:
     """Local tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
     deep: bool = False
     """Decode every image and recording, and check the token ids of every text."""
-    workers: Annotated[int | None, Field(ge=1)] = None
-    """Number of processes. Null: the number of cores."""
+    workers: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Number of processes, at most 1024. Null: the number of cores."""
 
 
 @dataclass(config=STRICT)
@@ -102,7 +99,7 @@ class BenchConfig:
     """Local or remote tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
     modality: Modality | None = None
     """Kind of samples: vision, speech or text. Null: that of the first sample."""
-    workers: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Number of loader processes in the last stage, which measures the loader."""
     batch: Annotated[int, Field(ge=1)] = 64
     """Samples per batch."""
@@ -114,9 +111,9 @@ class BenchConfig:
 class ExportConfig:
     """`./run.sh export`: Write a run's weights as a folder that Hugging Face Transformers loads."""
 
-    run: str
+    run: LocalPath
     """Run directory; its newest good checkpoint is exported."""
-    out: str
+    out: LocalPath
     """Folder to write. It must be empty or absent."""
     weights: Literal["teacher", "student"] = "teacher"
     """Network to export: teacher (the moving average) or student."""
@@ -128,7 +125,7 @@ class ExportConfig:
 class ReshardConfig:
     """`./run.sh reshard`: Rewrite a run's newest checkpoint as whole parameters; a resume does not need this."""
 
-    run: str
+    run: LocalPath
     """Run directory."""
     files: Annotated[int, Field(ge=1)] = 1
     """Number of files to write. Several let many ranks read at a time."""
@@ -138,7 +135,7 @@ class ReshardConfig:
 class ProbeCommandConfig:
     """`./run.sh probe`: Measure k-NN and linear-probe accuracy of a run's features on labelled samples."""
 
-    run: str
+    run: LocalPath
     """Run directory; its newest good checkpoint is probed."""
     weights: Literal["teacher", "student"] = "teacher"
     """Network to probe: teacher (the moving average) or student."""
@@ -157,7 +154,7 @@ class ProbeCommandConfig:
 class BoardConfig:
     """`./run.sh board`: Show a run's curves and pictures with TensorBoard."""
 
-    run: str
+    run: LocalPath
     """Run directory, or a folder of several."""
     port: Annotated[int, Field(ge=1, le=65535)] = 6006
     """Port of TensorBoard's page, from 1 to 65535."""

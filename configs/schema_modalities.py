@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from configs.signals import frames
 
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_by_name=True, validate_by_alias=True)
-"""Unknown keys are errors, and the docstring below a field is its description."""
+STRICT = ConfigDict(
+    extra="forbid",
+    use_attribute_docstrings=True,
+    validate_by_name=True,
+    validate_by_alias=True,
+    allow_inf_nan=False,
+)
+"""Unknown keys, inf and nan are errors, and the docstring below a field is its description."""
+
+
+def _expanded(path: str) -> str:
+    """Replace `~` and `~USER` at the start by the home folder. Raises ValueError if no path can be so."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = path.partition("/")[0]
+        raise ValueError(f"{user} is the home folder of no user here; for a folder of that name write ./{path}")
+    if len(os.fsencode(expanded)) > 4000 or any(len(os.fsencode(name)) > 255 for name in expanded.split("/")):
+        raise ValueError("no file system takes a path of this length: at most 255 bytes a name, and 4000 in all")
+    return expanded
+
+
+LocalPath = Annotated[str, AfterValidator(_expanded)]
+"""A file or folder of this machine; `~` is expanded."""
 
 
 Modality = Literal["vision", "speech", "text"]
@@ -159,8 +181,8 @@ class SpeechConfig(SampleConfig):
     shortest: all are cropped at a random place to the shortest in the step (published)."""
     conv_width: Annotated[int, Field(ge=1)] = 512
     """Channels of the feature encoder's seven convolutions. Published: 512."""
-    position_layers: Annotated[int, Field(ge=1)] = 5
-    """Number of stacked positional convolutions. Published: 5."""
+    position_layers: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Number of stacked positional convolutions, at most 1000. Published: 5."""
     position_kernel: Annotated[int, Field(ge=1)] = 19
     """Kernel of each positional convolution in frames. Must be odd. Published: 19."""
     position_groups: Annotated[int, Field(ge=1)] = 16

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from configs.schema_modalities import STRICT
+from configs.schema_modalities import STRICT, LocalPath
 from configs.schema_training import (
     Shards,
 )
@@ -34,7 +34,7 @@ class DeepSpeedConfig:
 class RunConfig:
     """The run directory."""
 
-    dir: str = ""
+    dir: LocalPath = ""
     """Run directory: configuration, metrics, TensorBoard files and checkpoints. A run that is there already is resumed.
     "": runs/RECIPE for a demo; other runs need a directory."""
 
@@ -155,14 +155,14 @@ class ProbeConfig:
 class LaunchConfig:
     """Processes and the rendezvous."""
 
-    ranks: Annotated[int | None, Field(ge=1)] = None
-    """Number of training processes on each node. Null: one per GPU (cluster=hostfile: per slot), or one without GPUs.
-    Null in a demo: two, or one on a single GPU."""
+    ranks: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Number of training processes on each node, at most 1024. Null: one per GPU (cluster=hostfile: per slot), or one
+    without GPUs. Null in a demo: two, or one on a single GPU."""
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     """Port at which all nodes meet, from 1 to 65535. Null: any free one for cluster=local, a number made from the job's
     for cluster=slurm, else 29500."""
-    threads: Annotated[int | None, Field(ge=1)] = None
-    """Torch threads of each process. Null: the node's cores divided by its ranks, at least 1."""
+    threads: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Torch threads of each process, at most 1024. Null: the node's cores divided by its ranks, at least 1."""
 
 
 @dataclass(config=STRICT)
@@ -173,11 +173,12 @@ class ClusterConfig:
     """Way to start the nodes; set it with cluster=KIND. local: this machine alone. hostfile: all hosts of
     `cluster.hostfile`, from here through pdsh and ssh. slurm: by srun, one task per node. manual: this node alone; run
     the command once on each node."""
-    hostfile: str = ""
+    hostfile: LocalPath = ""
     """File with a line 'HOST slots=GPUS' per node, for cluster=hostfile. "": none."""
-    nodes: Annotated[int, Field(ge=1)] = 1
-    """Number of nodes, for cluster=manual."""
+    nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Number of nodes, at most 100,000, for cluster=manual."""
     node_rank: Annotated[int, Field(ge=0)] = 0
     """Number of this node, from 0 to `cluster.nodes` - 1, for cluster=manual."""
-    master: str = "localhost"
-    """Address of node 0, for cluster=manual and cluster=slurm. localhost: under Slurm the job's first host."""
+    master: str = ""
+    """Address of node 0, for cluster=manual and cluster=slurm. "": under Slurm the job's first host; cluster=manual
+    needs it for several nodes."""

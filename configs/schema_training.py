@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from configs.published import Normalisation
-from configs.schema_modalities import STRICT
+from configs.schema_modalities import STRICT, LocalPath
 
 
 def _listed(value: object) -> object:
@@ -43,8 +43,8 @@ class ModelConfig:
 
     size: str = "tiny"
     """Name of the model's size, for logs. It changes nothing."""
-    layers: Annotated[int, Field(ge=1)] = 4
-    """Number of Transformer blocks. Published: 12 (Base), 24 (Large)."""
+    layers: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Number of Transformer blocks, at most 1000. Published: 12 (Base), 24 (Large)."""
     width: Annotated[int, Field(ge=8)] = 128
     """Channels of the residual stream, H. Published: 768 (Base), 1024 (Large)."""
     heads: Annotated[int, Field(ge=1)] = 4
@@ -256,15 +256,16 @@ class DataConfig:
     chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 2**20
     """Size of a chunk in bytes, approximately. A chunk is a run of neighbouring samples of a shard; chunks are shuffled
     whole, then the samples of each window. Remote shards are read in chunks."""
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Loader processes per rank; in a mixture per rank and modality. 0: the training process loads the data."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 1
+    """Loader processes per rank, at most 1024; in a mixture per rank and modality. 0: the training process loads the
+    data."""
     prefetch: Annotated[int, Field(ge=1)] = 2
     """Number of micro-batches that each loader process prepares ahead."""
     read_ahead_mb: Annotated[int, Field(ge=0)] = 1024
     """Read-ahead of a rank in MiB: a process of its own fetches coming chunks of remote shards into the cache, and of
     local files into the page cache. Remote shards: at most half of `data.cache_gb`, divided by the node's ranks. 0, or
     `data.workers=0`: nothing is read ahead."""
-    cache_dir: str = ""
+    cache_dir: LocalPath = ""
     """Folder on each node in which the cache of remote shards makes a folder of its own, `data2vec-cache-UID`. All
     ranks and jobs of a user that name it share it; other files in it are left alone. "": the system's temporary
     folder."""

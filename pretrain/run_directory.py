@@ -37,11 +37,15 @@ _PACKAGES = ("torch", "deepspeed", "webdataset", "numpy")
 def lock(folder: Path) -> IO[str]:
     """Lock the directory until the returned file is closed or the process ends, even if it is killed.
 
-    Raises ValueError that names the directory if another run holds the lock, or if it holds somebody else's files.
+    Raises ValueError that names the directory if another run holds the lock, if it holds somebody else's files, or if
+    it cannot be made or written.
     """
     _check_own(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a+", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"run.dir={folder} cannot be written ({error.strerror}): choose another run.dir") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

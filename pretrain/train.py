@@ -27,6 +27,8 @@ from pretrain.launching.processes import lives
 from pretrain.loop import pretrain
 from pretrain.run_directory import lock
 
+_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "size calculation overflow", "multiplication overflow")
+"""Words in torch's RuntimeError for a tensor that is larger than memory. It has no error class for it on CPUs."""
 ALONE_S = 5.0  # seconds after which the launcher has surely noticed that rank 0 has ended
 
 
@@ -89,6 +91,7 @@ def _fail(error: Exception) -> NoReturn:
     error of another rank alone is reported ALONE_S later by that rank, for which rank 0 still waits. PeerLost is also
     reported only then, and not at all if its cause is on this node and has been reported.
     """
+    error = _out_of_memory(error) or error
     lost = distributed.peer_lost(error)
     code, rank = exits.code_of(lost or error), distributed.rank() or int(os.environ.get("RANK", "0"))
     exits.note(code)  # first, because the launcher may end this process while it sleeps
@@ -108,6 +111,17 @@ def _peer_ended_here() -> bool:
     """True if another rank of this node has ended. It has said why, or the supervisor says that it was killed."""
     ranks = [rank for rank in psutil.Process(os.getppid()).children() if lives(rank)]
     return exits.NOTES in os.environ and len(ranks) < int(os.environ.get("LOCAL_SIZE", "0"))
+
+
+def _out_of_memory(error: Exception) -> ValueError | None:
+    """ValueError with a remedy for an error of torch or Python that says that memory does not suffice, else None."""
+    by_text = isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY_WORDS)
+    if not by_text and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return None
+    return ValueError(
+        "memory does not suffice: lower batch.micro, use a smaller model or more ranks with deepspeed=zero3, or set "
+        f"model.activation_checkpointing=true ({' '.join(str(error).split())[:200]})"
+    )
 
 
 def _report_thread_error(failed: threading.ExceptHookArgs) -> None:

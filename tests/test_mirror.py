@@ -43,6 +43,7 @@ ACROSS = {
     "data_shards/test_order_properties.py": "what holds of every order: plain, blended, in any cut",
     "data_shards/test_remote.py": "remote shards: storage, cache, reader and loader together",
     "data_shards/test_resume_memory.py": "the order of 10 million samples, as benchmarks/order.py makes it",
+    "pretrain/test_typed_values.py": "keys, schema, checks and launch: any value that a user can type for any key",
     "models/test_hidden_states.py": "networks and huggingface/: every hidden state beside Transformers'",
 }
 """Tests of no single source, and why."""

@@ -237,7 +237,7 @@ def build(config: BuildConfig) -> list[str]:
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]", config.name):
         raise ValueError(f"name={config.name!r} is to be part of a file name; use letters, digits, - and _")
-    output = Path(config.output).expanduser()
+    output = Path(config.output)
     lines = []
     for split in open_source(config):
         with locked(output):
@@ -251,7 +251,7 @@ def open_source(config: BuildConfig) -> list[Split]:
     """The splits of the source that `config` names. Raises ValueError if it cannot be read."""
     if not config.input and not config.source.startswith("demo"):
         raise ValueError(f"input is empty; give the files of source={config.source}: input=DIR")
-    root = Path(config.input).expanduser()
+    root = Path(config.input)
     match config.source:
         case "imagefolder":
             return [image_folder(root, config.name, config.decode)]

@@ -134,7 +134,7 @@ class Storage:
 
 def storage_of(data: DataConfig) -> Storage:
     """Settings for remote files of a run."""
-    parent = Path(data.cache_dir or tempfile.gettempdir()).expanduser()
+    parent = Path(data.cache_dir or tempfile.gettempdir())
     return Storage(parent, int(data.cache_gb * 2**30), data.retries, data.timeout_s)
 
 

@@ -148,7 +148,7 @@ def find_data(given: str, wanted: str, places: Sequence[Place], read: Callable[[
     `given` does not hold the data, or if no place has it.
     """
     if given:
-        if found := read(Path(given).expanduser(), given):
+        if found := read(Path(given), given):
             return found
         raise ValueError(f"input={given} does not hold {wanted}; leave input empty")
     for folder in dict.fromkeys(cache_folder() / place.folder for place in places):

@@ -220,9 +220,9 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
 
     It is the tokenizer that `config` names, else the output folder's, else one trained from the parts.
     """
-    there = Path(config.output).expanduser() / TOKENIZER_NAME
+    there = Path(config.output) / TOKENIZER_NAME
     if config.tokenizer:
-        path = Path(config.tokenizer).expanduser()
+        path = Path(config.tokenizer)
         return load_tokenizer(path), f"from {path}"
     if all((there / name).is_file() for name in FILES):
         return load_tokenizer(there), f"from {there}"
@@ -237,7 +237,7 @@ def text_split(
 ) -> Split:
     """Split with a shard per group of parts. chosen: (tokenizer, its origin) as `choose_tokenizer` returns."""
     tokenizer, origin = chosen
-    folder = Path(config.output).expanduser() / TOKENIZER_NAME
+    folder = Path(config.output) / TOKENIZER_NAME
     how = (folder, tokenizer.entry, config.max_tokens, config.pack, tuple(classes))
     units: list[Unit] = [Sequences(group, *how) for group in shards]
     notes = [f"tokenizer: {tokenizer.vocab_size:,} types, {origin}"]

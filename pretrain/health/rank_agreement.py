@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.compose import plain
-from configs.keys import flat
+from configs.keys import flat, plain
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES, Modality
 from data_shards.shards.index import Index, load_index

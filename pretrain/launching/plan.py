@@ -99,10 +99,10 @@ def _manual(config: PretrainConfig, machine: Machine) -> Launch:
     cluster = config.cluster
     if cluster.node_rank >= cluster.nodes:
         raise ValueError(f"cluster.node_rank={cluster.node_rank} must be below cluster.nodes={cluster.nodes}")
-    if cluster.nodes > 1 and cluster.master == "localhost":
+    if cluster.nodes > 1 and not cluster.master:
         raise ValueError("cluster=manual needs cluster.master=ADDRESS, the address of node 0, on every node")
     hosts = {f"node{node}": _ranks(config, machine) for node in range(cluster.nodes)}
-    return Launch(hosts, cluster.node_rank, cluster.master, config.launch.port or MULTI_NODE_PORT)
+    return Launch(hosts, cluster.node_rank, cluster.master or "127.0.0.1", config.launch.port or MULTI_NODE_PORT)
 
 
 def _slurm(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:
@@ -114,7 +114,7 @@ def _slurm(config: PretrainConfig, machine: Machine, environment: Mapping[str, s
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or nodes)
     if tasks != nodes:
         raise ValueError(f"cluster=slurm has {tasks} tasks on {nodes} nodes, and wants one on each: {start}")
-    master = config.cluster.master if config.cluster.master != "localhost" else _first_slurm_host(environment)
+    master = config.cluster.master or _first_slurm_host(environment)
     port = config.launch.port or 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 10000
     hosts = {f"node{node}": _ranks(config, machine) for node in range(nodes)}
     return Launch(hosts, int(environment["SLURM_NODEID"]), master, port)

@@ -1,6 +1,7 @@
 """How a rank ends: its exit code, and one line for what is no bug."""
 
 import pytest
+import torch
 
 from data_shards.loading.modality_loader import LoaderFailed
 from data_shards.shards.storage import Unreachable
@@ -59,6 +60,15 @@ def test_an_error_of_a_collective_is_a_lost_peer(end, capsys) -> None:
     assert end(RuntimeError("gloo/transport: Connection reset")) == exits.STALLED
     said = capsys.readouterr().err
     assert said.startswith("error: another rank or its node has ended") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("shape", [(2**50,), (2**31, 2**31), (2**62, 2**62)])
+def test_a_tensor_larger_than_memory_is_a_line_with_remedies(end, capsys, shape) -> None:
+    with pytest.raises(RuntimeError) as too_large:
+        torch.empty(*shape)
+    assert end(too_large.value) == exits.MISTAKE
+    said = capsys.readouterr().err
+    assert said.startswith("error: memory does not suffice: lower batch.micro") and said.count("\n") == 1
 
 
 def test_a_bug_shows_its_traceback(end, capsys) -> None:

@@ -65,7 +65,8 @@ def test_two_nodes_by_hand() -> None:
     with pytest.raises(ValueError, match="cluster.node_rank=2 must be below cluster.nodes=2"):
         plan(config(REAL, *keys, "cluster.node_rank=2"), GPUS, {})
     with pytest.raises(ValueError, match="cluster.master=ADDRESS"):
-        plan(config(REAL, *keys, "cluster.master=localhost"), GPUS, {})
+        plan(config(REAL, *keys, "cluster.master="), GPUS, {})
+    assert plan(config(REAL, *keys, "cluster.master=localhost"), GPUS, {}).master == "localhost"
 
 
 def test_slurm_tasks_agree_without_talking() -> None:
