@@ -23,9 +23,9 @@ class DeepSpeedConfig:
     offload_optimizer: bool = False
     """Keep the optimizer's states, teacher included, in CPU memory, and update them there. Needs `deepspeed.stage` 1, 2
     or 3."""
-    bucket_elements: Annotated[int, Field(ge=1)] = 50_000_000
-    """Number of elements in a bucket: gradients are reduced and parameters gathered a bucket at a time. Smaller buckets
-    need less memory."""
+    bucket_elements: Annotated[int, Field(ge=2, multiple_of=2)] = 50_000_000
+    """Number of elements in a bucket, an even number: gradients are reduced and parameters gathered a bucket at a time.
+    Smaller buckets need less memory."""
     persistence_threshold: Annotated[int, Field(ge=0)] = 100_000
     """Parameters with fewer elements than this stay whole on every rank in ZeRO 3. 0: all are divided."""
 

@@ -259,8 +259,8 @@ class DataConfig:
     workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """Loader processes per rank, at most 1024; in a mixture per rank and modality. 0: the training process loads the
     data."""
-    prefetch: Annotated[int, Field(ge=1)] = 2
-    """Number of micro-batches that each loader process prepares ahead."""
+    prefetch: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Number of micro-batches that each loader process prepares ahead, at most 1024."""
     read_ahead_mb: Annotated[int, Field(ge=0)] = 1024
     """Read-ahead of a rank in MiB: a process of its own fetches coming chunks of remote shards into the cache, and of
     local files into the page cache. Remote shards: at most half of `data.cache_gb`, divided by the node's ranks. 0, or

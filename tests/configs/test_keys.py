@@ -35,6 +35,7 @@ from configs.compose import compose_pretrain
         ("train.steps=true", "train.steps=true: expected a number"),
         ("optimizer.betas=[false,0.9]", "optimizer.betas=[false,0.9]: expected a number"),
         ("train.steps=2147483648", "train.steps=2147483648: expected numbers between -2147483647 and 2147483647"),
+        ("deepspeed.bucket_elements=7", "deepspeed.bucket_elements=7: expected a multiple of 2"),
         ("data.cache_gb=1e300", "data.cache_gb=1e+300: expected numbers between"),
         ("run.dir=~no-such-user/x", "run.dir=~no-such-user/x: ~no-such-user is the home folder of no user here"),
         ("run.dir=a\nb", r"'run.dir=a\nb' holds line breaks"),
