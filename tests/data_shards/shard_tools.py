@@ -27,9 +27,9 @@ from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, Mixt
 from data_shards.batch import BOS, EOS, UNK, SampleBatch
 from data_shards.loading.loader import Loader
 from data_shards.making.build import build
-from data_shards.making.writer import save_folder_index, write_shard
+from data_shards.making.writer import save_folder_index, save_sidecar, write_shard
 from data_shards.shards.index import load_index
-from data_shards.shards.index_file import FolderIndex
+from data_shards.shards.index_file import FolderIndex, read_folder_index
 from data_shards.shards.reader import Reader
 from data_shards.shards.sidecar import read_rows
 from data_shards.speech.audio import flac
@@ -190,3 +190,10 @@ def counted_steps(loaders: Sequence[Loader], count: int, first: int = 0) -> Iter
         for loader in loaders:
             loader.bad.add(read, outcomes if any(outcome.replaced.any() for outcome in outcomes) else [])
         yield [*ranks]
+
+
+def replace_sidecar(shard: Path, rows: np.ndarray) -> None:
+    """Write another sidecar of a shard, and its checksum into index.json."""
+    digest, index = save_sidecar(shard, rows), read_folder_index(shard.parent)
+    entries = [replace(entry, idx_sha256=digest) if entry.url == shard.name else entry for entry in index.shards]
+    save_folder_index(shard.parent, replace(index, shards=tuple(entries)))

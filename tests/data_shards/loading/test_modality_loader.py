@@ -126,7 +126,7 @@ def test_a_folder_that_is_unmounted_ends_the_run_and_replaces_nothing(tmp_path, 
     with pytest.raises(Unreachable, match=r"^data\.shards cannot be read: .*No such file or directory.*goes on once"):
         for _ in range(20):
             next(steps)
-    assert loader.bad_samples == 0
+    assert loader.bad.replaced == 0
     loader.close()
 
 

@@ -25,7 +25,7 @@ def test_another_input_is_refused_in_one_line_that_names_both(tmp_path):
     before = everything(output)
     arguments = ["build", "source=imagefolder", f"input={second}", f"output={output}", "workers=1"]
     refused = command(*arguments)
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert f"input={first}" in refused.stderr and f"input={second}" in refused.stderr
     assert "overwrite=true" in refused.stderr
     assert everything(output) == before

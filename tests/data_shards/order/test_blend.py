@@ -95,7 +95,7 @@ def test_the_state_names_the_keys_of_a_blend(folders):
     loader = open_loader(config_of(folders), 0, 1)
     state = json.loads(json.dumps(loader.state_dict(7)))
     assert open_loader(config_of(folders), 1, 2).load_state_dict(state) == 7
-    with pytest.raises(ValueError, match=r"another weights; data\.weights: set it to \[3,1\], or use a new run\.dir"):
+    with pytest.raises(ValueError, match=r"another weights; data\.weights: set it to \[3,1\], or go on from"):
         open_loader(config_of(folders, weights=(2, 1)), 0, 1).load_state_dict(state)
     with pytest.raises(ValueError, match=r"data\.epoch: set it to mixture"):
         open_loader(config_of(folders, epoch="source"), 0, 1).load_state_dict(state)

@@ -16,7 +16,15 @@ from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.sidecar import sidecar
 from data_shards.speech.audio import flac, read_audio
 from data_shards.speech.samples import Clips, crop_of, decode, statistics
-from tests.data_shards.shard_tools import SPEECH, clip, counted_steps, flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import (
+    SPEECH,
+    clip,
+    counted_steps,
+    flip_byte,
+    make_shards,
+    replace_sidecar,
+    small_config,
+)
 from tests.own import own
 
 CLIPS = Clips(own(small_config("", modality="speech")))
@@ -162,7 +170,7 @@ def test_clips_that_cannot_be_read_leave_their_neighbours_masks_alone(tmp_path):
     shards = shards_of(tmp_path, [8000] * 16)
     rows = np.load(sidecar(tmp_path / "train-000000.tar"))
     rows["length"][3] = 0
-    np.save(sidecar(tmp_path / "train-000000.tar"), rows)
+    replace_sidecar(tmp_path / "train-000000.tar", rows)
     flip_byte(tmp_path / "train-000000.tar", int(rows["offset"][3]) + 600)
     config = small_config(shards, batch=16, micro=16, lanes=4, modality="speech")
     [batch] = next(open_loader(with_speech(config, mask=SpeechMaskConfig(same_count=True)), 0, 1).steps(0))
@@ -207,7 +215,7 @@ def test_replacements_keep_micro_batches_to_their_budget(tmp_path, known):
     bad = [5, 6, 17, 30]
     if not known:
         rows["length"][bad] = 0
-    np.save(sidecar(tar), rows)
+    replace_sidecar(tar, rows)
     for sample in bad:
         flip_byte(tar, int(rows["offset"][sample]) + 600)
     found = {}

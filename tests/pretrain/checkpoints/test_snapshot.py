@@ -43,8 +43,9 @@ def test_training_goes_on_beside_a_save_and_what_is_written_is_the_step_that_was
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "rank_00000.safetensors", "state.json"]
     assert torch.equal(PartitionFiles(folder).whole("a", "master"), torch.arange(6.0).view(2, 3))
     assert read_state(folder) == RunState(
-        {"consumed_steps": 7}, [1, 2], {"steps": {}}, 10, 1, {"vision": 64}, {}, [GroupState(3, ("teacher",))],
-        checkpoint.agreement(trained.config), "1 rank in ZeRO 1",
+        {"consumed_steps": 7}, [1, 2], {"steps": {}}, steps=10, skipped=1, samples={"vision": 64},
+        groups=[GroupState(3, ("teacher",))], agreement=checkpoint.agreement(trained.config),
+        written_by="1 rank in ZeRO 1",
     )  # fmt: skip
     assert load_weights(tmp_path, "teacher")[0]["b"].tolist() == [106, 107]
 
