@@ -109,5 +109,5 @@ def test_flat_commands() -> None:
 
 
 def test_bytes_that_are_not_utf_8_are_refused_before_they_are_written():
-    with pytest.raises(ValueError, match=r"^run\.dir='/r/\\udcff' is not UTF-8: rename the file"):
+    with pytest.raises(ValueError, match=r"^'run\.dir=/r/\\udcff' holds .* bytes that are not UTF-8"):
         compose_pretrain(["run.dir=/r/\udcff"])
