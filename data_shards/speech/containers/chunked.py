@@ -38,7 +38,7 @@ class _Form:
         return self.name_bytes + struct.calcsize(self.size)
 
     def chunk(self, data: Data, place: int) -> tuple[bytes, int]:
-        """Return name and content's bytes of the chunk at `place`. Raises struct.error behind the end."""
+        """Return name and content's bytes of the chunk at `place`, which is whole."""
         (size,) = struct.unpack_from(self.size, data, place + self.name_bytes)
         return bytes(data[place : place + 4]), size - self.counted
 
@@ -66,17 +66,14 @@ class _Sound:
 
 def _chunked(data: Data, form: _Form) -> _Sound | None:
     """Return the audio of a chunked file; None if it has none."""
-    place = form.first
-    while True:
-        try:
-            name, size = form.chunk(data, place)
-        except struct.error:
-            return None
-        if name == form.name:
+    name, size, place = b"", 0, form.first
+    while place + form.header <= len(data):
+        name, size = form.chunk(data, place)
+        if name == form.name or size < 0:
             break
-        if size < 0:
-            return None
         place += form.header + size + -size % form.align
+    if name != form.name:
+        return None
     start = place + form.header + form.skip
     if bytes(data[:4]) == b"RF64" and size == 0xFFFFFFFF:
         (size,) = struct.unpack_from("<Q", data, 28)  # in the first chunk, `ds64`, behind the size of the file
@@ -94,7 +91,7 @@ def _au(data: Data) -> _Sound:
 
 def _sphere(data: Data) -> _Sound:
     """Return the audio of a NIST SPHERE file, whose header is lines `name -i value`."""
-    start = int(bytes(data[8:16]))
+    start = max(16, int(bytes(data[8:16])))
     fields = [line.split() for line in bytes(data[16:start]).decode("latin-1").splitlines()]
     known = {field[0]: int(field[2]) for field in fields if len(field) == 3 and field[1] == "-i"}
     if "sample_count" not in known:

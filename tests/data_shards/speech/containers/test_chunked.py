@@ -91,7 +91,10 @@ def test_an_empty_file_is_empty_and_odd_sizes_are_right():
     assert audio_samples(stereo) == len(NOISE)
 
 
-@pytest.mark.parametrize("data", [b"RIFF", b"RIFF" + bytes(40), b"caff" + bytes(8), b"NIST_1A\n   x", b".snd", b"riff"])
+@pytest.mark.parametrize(
+    "data",
+    [b"RIFF", b"RIFF" + bytes(40), b"caff" + bytes(8), b"NIST_1A\n   x", b".snd", b"riff", b"riff" + b"\xff" * 90],
+)
 def test_damaged_headers_are_left_to_the_decoder(data):
     assert chunked_stream(data).data == data
     with pytest.raises(ValueError, match="no audio that can be read"):
