@@ -15,6 +15,7 @@ import soxr
 
 from configs.signals import SAMPLE_RATE, frames
 from data_shards.shards.tar import Data
+from data_shards.speech.containers.stream import Stream
 from data_shards.speech.containers.streams import streams
 from data_shards.speech.decoder import Decoder
 
@@ -113,8 +114,13 @@ def read_recording(data: Data, max_seconds: float = MAX_SECONDS) -> Recording:
     Raises ValueError, without a file's name, if the bytes are no audio, damaged or cut off. Raises TooLong if they last
     more than `max_seconds`.
     """
+    return _joined(streams(data), max_seconds)
+
+
+def _joined(found: list[Stream], max_seconds: float) -> Recording:
+    """Decode streams one after another. Raises the same as `read_recording`."""
     parts: list[Recording] = []
-    for stream in streams(data):
+    for stream in found:
         done = sum(len(part.samples) for part in parts) / SAMPLE_RATE
         with Decoder(stream, max_seconds - done) as decoder:
             parts.append(_whole(decoder))
@@ -134,10 +140,10 @@ def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX
 
     Only this slice is decoded if the file is at 16 kHz and can be read from any place. Then the rest may be damaged.
     """
-    first, *others = streams(data)
-    with Decoder(first, max_seconds) as decoder:
-        if others or decoder.rate != SAMPLE_RATE or decoder.length is None or not decoder.seekable:
-            samples = read_audio(data, max_seconds)
+    found = streams(data)
+    with Decoder(found[0], max_seconds) as decoder:
+        if len(found) > 1 or decoder.rate != SAMPLE_RATE or decoder.length is None or not decoder.seekable:
+            samples = _joined(found, max_seconds).samples
             return samples[part(len(samples))]
         span = part(decoder.length)
         decoder.seek(span.start)
