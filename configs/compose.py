@@ -154,12 +154,7 @@ def _chosen(recipe: str, theirs: str | list[str], asked: tuple[str, ...]) -> str
 
 
 def _check_key(key: str, value: str) -> None:
-    """Raise ValueError for a key that does not exist, a group's unknown choice, and a section given a value.
-
-    So also for bytes that are not UTF-8, which Python shows as surrogates: config.yaml could not hold them.
-    """
-    if any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise ValueError(f"{key}={ascii(value)} is not UTF-8: rename the file that it names")
+    """Raise ValueError for a key that does not exist, a group's unknown choice, and a section given a value."""
     keys = leaf_keys(PretrainConfig)
     if key in GROUPS:
         if value not in GROUPS[key]:
