@@ -15,8 +15,8 @@ import soxr
 
 from configs.signals import SAMPLE_RATE, frames
 from data_shards.shards.tar import Data
+from data_shards.speech.containers.recording import streams
 from data_shards.speech.containers.stream import Stream
-from data_shards.speech.containers.streams import streams
 from data_shards.speech.decoder import Decoder
 
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "mp3", "oga", "aif", "aiff", "au", "sph", "w64", "caf")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_shards.speech.audio import read_audio
-from data_shards.speech.containers.streams import streams
+from data_shards.speech.containers.recording import streams
 from tests.data_shards.speech.recorded import NOISE, encoded, flac_total
 
 TAG = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
