@@ -60,9 +60,9 @@ def test_images_are_decoded_when_they_are_built(tmp_path):
         assert f"{tmp_path}/in/{name} (not decodable: " in told
     assert "heic.jpg (not decodable: a HEIC image, which is not read; convert it to JPEG or PNG)" in told
     assert validate_shards(str(tmp_path / "out"), deep=True, workers=1) == ([], 1)
-    told = "\n".join(build_folder(tmp_path / "in", tmp_path / "out", decode=False))
+    told = "\n".join(build_folder(tmp_path / "in", tmp_path / "raw", decode=False))
     assert "left out 1 (damaged" in told and f"{len(good | bad)} samples" in told
-    assert len(validate_shards(str(tmp_path / "out"), deep=True, workers=1)[0]) == len(bad)
+    assert len(validate_shards(str(tmp_path / "raw"), deep=True, workers=1)[0]) == len(bad)
 
 
 def test_images_that_are_too_large_are_left_out_with_the_remedy(tmp_path):
@@ -71,4 +71,4 @@ def test_images_that_are_too_large_are_left_out_with_the_remedy(tmp_path):
     Image.new("1", (20_000, 5_000)).save(tmp_path / "in" / "large.png")
     told = "\n".join(build_folder(tmp_path / "in", tmp_path / "out"))
     assert "20000 x 5000 pixels, more than vision.max_pixels=89478485; decode=false keeps it" in told
-    assert "2 samples" in "\n".join(build_folder(tmp_path / "in", tmp_path / "out", decode=False))
+    assert "2 samples" in "\n".join(build_folder(tmp_path / "in", tmp_path / "raw", decode=False))
