@@ -5,7 +5,7 @@ set -euo pipefail
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=$HERE/.venv
 LOG=$HERE/.venv.log
-COMMANDS="setup shards pretrain reshard export probe board test docs"
+COMMANDS="setup shards config pretrain reshard export probe board test docs"
 SHARDS="build validate index info bench"
 
 usage() {
@@ -18,6 +18,8 @@ usage: ./run.sh COMMAND [key=value ...]
   shards validate shards=PATTERN [deep=true]              check shards against their index
   shards index shards=PATTERN                             index shards that others built
   shards info|bench shards=PATTERN                        what they hold; how fast they are read
+  config recipe=NAME                                      what pretrain would use: every key, and what differs from
+                                                          the recipe and from published values
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
   pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
   reshard run=DIR [files=1]                               newest checkpoint -> whole parameters, for any number of ranks
@@ -217,6 +219,12 @@ case $command in
     check_keys pretrain "$@"
     ensure core
     module pretrain.launch "$@"
+    ;;
+  config)
+    check_arguments "$@"
+    check_keys config "$@"
+    ensure core
+    module pretrain.describing.configuration "$@"
     ;;
   reshard | export | probe | board)
     check_arguments "$@"

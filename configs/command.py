@@ -45,15 +45,19 @@ def code_of(error: BaseException) -> int:
 
 
 def run(cls: type[T], function: Callable[[T], None], arguments: list[str]) -> None:
-    """Call `function` with the config that the arguments describe.
+    """Call `function` with the config that the arguments describe, as `guarded` does."""
+    guarded(lambda: function(parse(cls, arguments)))
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Call a command.
 
     Errors end the process with `error: ...` on standard error and the code of `code_of`. Bugs keep their traceback.
     """
     prepare_lines()
+    os.environ.update({**IDLE_THREADS, **os.environ})
     try:
-        config = parse(cls, arguments)
-        os.environ.update({**IDLE_THREADS, **os.environ})
-        function(config)
+        command()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough: end as other programs do
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

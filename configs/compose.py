@@ -56,6 +56,14 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     return build(PretrainConfig, values)
 
 
+def compose_recipe(name: str) -> PretrainConfig:
+    """The configuration of a recipe alone. Keys that it requires are empty."""
+    values = {**_hydra([f"recipe={name}"]), "recipe": name}
+    for key in OmegaConf.missing_keys(OmegaConf.create(values)):
+        _set(values, key, "")
+    return build(PretrainConfig, values)
+
+
 def parse(cls: type[T], arguments: list[str]) -> T:
     """`key=value` arguments of a command with flat keys (BuildConfig, ExportConfig, ...) -> its config.
 
@@ -75,7 +83,7 @@ def print_help(cls: type, arguments: list[str]) -> None:
     """Print the keys of `cls` and end the process if the user asks for help."""
     if {"-h", "--help"} & set(arguments):
         try:
-            print(help_text(cls, GROUPS if cls is PretrainConfig else None), flush=True)
+            print(help_text(cls, GROUPS if issubclass(cls, PretrainConfig) else None), flush=True)
         except BrokenPipeError:  # the reader, `head` for instance, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)

@@ -123,14 +123,14 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
     Raises ValueError, a line per mistake, for unknown and missing keys and wrong values.
     """
     keys = leaf_keys(cls)
-    mistakes = [f"{name}={_written(value)}: expected a number" for name, value in _flags_as_numbers(keys, values)]
+    mistakes = [f"{name}={written(value)}: expected a number" for name, value in _flags_as_numbers(keys, values)]
     try:
         built = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         mistakes += [_describe(mistake, keys) for mistake in error.errors()]
         raise ValueError("\n".join(dict.fromkeys(mistakes))) from None
     mistakes += [
-        f"{name}={_written(value)}: expected numbers between -{LARGEST} and {LARGEST}"
+        f"{name}={written(value)}: expected numbers between -{LARGEST} and {LARGEST}"
         for name, value in flat(plain(built)).items()
         if any(isinstance(item, int | float) and abs(item) > LARGEST for item in _items(value))
     ]
@@ -158,17 +158,17 @@ def _describe(mistake: Any, keys: dict[str, Key]) -> str:
     owner = keys.get(".".join(part for part in mistake["loc"] if isinstance(part, str)))
     match mistake["type"]:
         case "missing" | "too_long" | "tuple_type" if owner and owner.values:
-            example = f"{owner.name}={_written(owner.default)}"
-            return f"{owner.name}={_written(mistake['input'])}: expected {owner.values} values, e.g. {example}"
+            example = f"{owner.name}={written(owner.default)}"
+            return f"{owner.name}={written(mistake['input'])}: expected {owner.values} values, e.g. {example}"
         case "unexpected_keyword_argument" | "extra_forbidden":
             return str(unknown_key(key, list(keys)))
         case "value_error":
-            return f"{key}={_written(mistake['input'])}: {mistake['msg'].removeprefix('Value error, ')}"
+            return f"{key}={written(mistake['input'])}: {mistake['msg'].removeprefix('Value error, ')}"
         case "missing":
             return f"'{key}' is missing: give {key}=VALUE"
         case _:
             expected = mistake["msg"].removeprefix("Input should be ")
-            return f"{key}={_written(mistake['input'])}: expected {expected}"
+            return f"{key}={written(mistake['input'])}: expected {expected}"
 
 
 def help_text(cls: type, groups: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -191,7 +191,7 @@ def _entry(key: Key) -> tuple[str, str]:
     meaning = " ".join(key.description.split())
     if key.required:
         return f"{key.name}=VALUE", f"Required. {meaning}"
-    return f"{key.name}={_written(key.default)}", meaning
+    return f"{key.name}={written(key.default)}", meaning
 
 
 def _rows(entries: list[tuple[str, str]]) -> list[str]:
@@ -207,7 +207,7 @@ def _rows(entries: list[tuple[str, str]]) -> list[str]:
     return rows
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as the command line writes it."""
     match value:
         case None:
@@ -215,7 +215,7 @@ def _written(value: Any) -> str:
         case bool():
             return str(value).lower()
         case tuple() | list():
-            return "[" + ",".join(f"{item:g}" if isinstance(item, float) else _written(item) for item in value) + "]"
+            return "[" + ",".join(f"{item:g}" if isinstance(item, float) else written(item) for item in value) + "]"
         case _ if len(text := str(value)) > _SHOWN:
             return f"{text[:_SHOWN]}..."
         case _:

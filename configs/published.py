@@ -37,6 +37,28 @@ class Published:
     reduction: Reduction
 
 
+_RECIPES: dict[tuple[Modality, str], str] = {
+    ("vision", "base"): "vision_base_imagenet",
+    ("vision", "large"): "vision_large_imagenet_phase1",
+    ("speech", "base"): "speech_base_librispeech",
+    ("text", "base"): "text_base_books_wikipedia",
+}
+"""Recipe of a published model, by modality and size."""
+_OTHER_RECIPES = ("vision_large_imagenet_phase2", "speech_base_audioset")
+"""Recipes of further published models of the same sizes."""
+
+
+def published_recipe(recipe: str, modalities: tuple[Modality, ...], size: str) -> str | None:
+    """Return the published recipe to compare a run with: its own, or else that of its modality and size, or Base's.
+
+    None for a mixture: none was published.
+    """
+    if recipe in (*_RECIPES.values(), *_OTHER_RECIPES):
+        return recipe
+    modality, *others = modalities
+    return None if others else _RECIPES.get((modality, size), _RECIPES[modality, "base"])
+
+
 PUBLISHED: dict[tuple[Objective, Modality], Published] = {
     ("v1", "vision"): Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean"),
     ("v1", "speech"): Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt"),

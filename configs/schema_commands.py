@@ -1,4 +1,4 @@
-"""The keys of every command but `pretrain`.
+"""The keys of every command but `pretrain`; those of `config` are pretrain's.
 
 A class's docstring is `./run.sh COMMAND`: and what the command does, in one line; `--help` prints it.
 """
@@ -10,8 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from configs.schema import PretrainConfig
 from configs.schema_modalities import STRICT, LocalPath, Modality
 from configs.schema_training import Shards
+
+
+class ConfigCommandConfig(PretrainConfig):
+    """`./run.sh config`: Print the configuration of `pretrain`, and mark what differs from recipe and publication."""
 
 
 @dataclass(config=STRICT)

@@ -19,7 +19,7 @@ from configs.schema import PretrainConfig
 from data_shards.leftovers import remove_leftovers
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
-from pretrain.launching.demo import build_demo_shards, demo_overrides
+from pretrain.launching.demo import build_demo_shards, with_demo_shards
 from pretrain.launching.exits import DONE, STOPPED, code_of, raise_at_notices
 from pretrain.launching.input_files import check_input_files
 from pretrain.launching.interfaces import GLOO_INTERFACE, check_interfaces, check_master
@@ -65,9 +65,7 @@ def main(overrides: list[str]) -> int:
     remove_leftovers()
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
-    if config.demo:
-        overrides = [*overrides, *demo_overrides(config, overrides)]
-        config = compose_pretrain(overrides)
+    config, overrides = with_demo_shards(config, overrides)
     machine = this_machine()
     launch = plan(config, machine, os.environ)
     if not launch.hostfile:  # else the ranks may run on other machines, where they check it themselves

@@ -33,7 +33,7 @@ FLOORS = {
         "engine launching",
         "health",
         "reporting",
-        "checkpoints evaluation",
+        "checkpoints describing evaluation",
         "run_directory start_weights probe export reshard board launch",
         "assemble",
         "loop",
@@ -269,7 +269,7 @@ def loaded(module: str, *arguments: str) -> list[str]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-DOORS = ["launch", "export", "probe", "reshard", "board"]
+DOORS = ["launch", "export", "probe", "reshard", "board", "describing.configuration"]
 SHARDS = ["build", "validate", "index", "info", "bench"]
 
 

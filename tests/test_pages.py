@@ -52,7 +52,7 @@ def test_commands_have_the_keys_that_they_are_given(command: str) -> None:
     match words:
         case ["shards", name, *arguments]:
             parse(SHARDS[name], arguments)
-        case ["pretrain", *arguments]:
+        case ["pretrain" | "config", *arguments]:
             check(compose_pretrain(arguments), world=1)
         case [door, *arguments]:
             parse(DOORS[door], arguments)

@@ -35,7 +35,12 @@ def keys_of(command: str) -> list[str] | None:
 
 def _leaves(node: ast.ClassDef, classes: dict[str, ast.ClassDef], prefix: str = "") -> list[str]:
     """The dotted keys below a class, by alias."""
-    found: list[str] = []
+    found = [
+        key
+        for base in map(ast.unparse, node.bases)
+        if base in classes
+        for key in _leaves(classes[base], classes, prefix)
+    ]
     for field in node.body:
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
@@ -50,14 +55,14 @@ def _leaves(node: ast.ClassDef, classes: dict[str, ast.ClassDef], prefix: str = 
 
 
 def groups() -> dict[str, list[str]]:
-    """Return the choices of every group of `pretrain`."""
+    """Return the choices of every group of `pretrain` and `config`."""
     folders = [folder for folder in sorted(FOLDER.iterdir()) if any(folder.glob("*.yaml"))]
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
 def check(command: str, arguments: list[str]) -> None:
     """Raise ValueError for the first key or choice that does not exist."""
-    keys, choices = keys_of(command), groups() if command == "pretrain" else {}
+    keys, choices = keys_of(command), groups() if command in ("pretrain", "config") else {}
     for key, _, value in (argument.partition("=") for argument in arguments):
         if keys is None or key in ("-h", "--help"):
             continue

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.compose import compose_pretrain
 from configs.keys import split_override
 from configs.modality_config import ModalityConfig
 from configs.output.lines import say
@@ -47,6 +48,14 @@ _SHARE_KEYS = ("shards", "probe_train_shards", "probe_test_shards")  # the same 
 def demo_folder(modality: Modality) -> Path:
     """Folder of the demo's shards."""
     return cache_folder() / DEMO[modality].folder
+
+
+def with_demo_shards(config: PretrainConfig, overrides: list[str]) -> tuple[PretrainConfig, list[str]]:
+    """The run that the overrides describe, and its overrides; a demo's name its shards and its run directory."""
+    if not config.demo:
+        return config, overrides
+    overrides = [*overrides, *demo_overrides(config, overrides)]
+    return compose_pretrain(overrides), overrides
 
 
 def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from configs.schema_commands import (
     BenchConfig,
     BoardConfig,
     BuildConfig,
+    ConfigCommandConfig,
     ExportConfig,
     IndexConfig,
     InfoConfig,
@@ -26,6 +27,7 @@ from configs.schema_commands import (
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "pretrain": PretrainConfig,
+    "config": ConfigCommandConfig,
     "shards build": BuildConfig,
     "shards index": IndexConfig,
     "shards info": InfoConfig,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from configs.compose import compose_pretrain
+from configs.compose import GROUPS, compose_pretrain
+from configs.published import published_recipe
 
 
 def test_the_published_numbers() -> None:
@@ -40,3 +41,19 @@ def test_the_published_numbers_of_speech_and_text() -> None:
     assert speech.batch.global_ * 12.3 / 60 == pytest.approx(63.3, rel=0.05)  # minutes; clips of 12.3 s on average
     assert audioset.batch.global_ * 10 / 60 == pytest.approx(85, rel=0.05)
     assert text.batch.global_ * text.text.max_tokens == 16 * 8192
+
+
+@pytest.mark.parametrize(
+    ("recipe", "modalities", "size", "published"),
+    [
+        ("demo", ("vision",), "tiny", "vision_base_imagenet"),
+        ("demo", ("vision",), "large", "vision_large_imagenet_phase1"),
+        ("vision_large_imagenet_phase2", ("vision",), "tiny", "vision_large_imagenet_phase2"),
+        ("speech_base_audioset", ("speech",), "base", "speech_base_audioset"),
+        ("text_large", ("text",), "large", "text_base_books_wikipedia"),
+        ("mixture_base", ("vision", "text"), "base", None),
+    ],
+)
+def test_a_run_is_compared_with_the_published_recipe_of_its_kind(recipe, modalities, size, published) -> None:
+    assert published_recipe(recipe, modalities, size) == published
+    assert recipe in GROUPS["recipe"] and published in (None, *GROUPS["recipe"])

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 def test_keys_are_those_of_the_schema() -> None:
     assert keys_of("pretrain") == list(leaf_keys(PretrainConfig))
     names = ("shards build", "shards validate", "shards index", "shards info", "shards bench", "export", "reshard",
-             "probe", "board")  # fmt: skip
+             "probe", "board", "config")  # fmt: skip
     classes = {cls.__doc__.split("`")[1].removeprefix("./run.sh "): cls for cls in vars(schema_commands).values()
                if isinstance(cls, type) and hasattr(cls, "__pydantic_fields__")}  # fmt: skip
     for name in names:
@@ -40,6 +40,7 @@ def test_groups_are_those_of_the_files() -> None:
 )
 def test_what_exists_passes(arguments: list[str]) -> None:
     check("pretrain", arguments)
+    check("config", arguments)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ def test_the_first_mistake_is_told(argument: str, error: str) -> None:
     with pytest.raises(ValueError) as told:
         check("pretrain", ["model=tiny", argument])
     assert str(told.value).startswith(error)
+    with pytest.raises(ValueError, match=str(told.value).partition("'")[0]):
+        check("config", [argument])
 
 
 def test_it_needs_the_standard_library_alone() -> None:

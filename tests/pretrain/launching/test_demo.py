@@ -7,7 +7,7 @@ import pytest
 
 from data_shards.shards.index_file import FolderIndex, ShardEntry, index_json
 from pretrain.launching import demo, exits
-from pretrain.launching.demo import demo_overrides
+from pretrain.launching.demo import demo_overrides, with_demo_shards
 from tests.pretrain.launching.test_plan import config
 
 
@@ -24,6 +24,11 @@ def test_the_demo_gets_what_the_user_did_not_give(monkeypatch: pytest.MonkeyPatc
     assert added("probe.train_shards=mine", "probe.test_shards=mine") == [run, data]
     assert added("probe.train_shards=") == [run, data], "the probe is off"
     assert added("data.shards=mine", "run.dir=there") == []
+    completed, overrides = with_demo_shards(config("train.steps=7"), ["train.steps=7"])
+    assert overrides == ["train.steps=7", run, data, train, test]
+    assert (completed.train.steps, completed.data.shards) == (7, data.partition("=")[2])
+    other = config("recipe=vision_base_imagenet")
+    assert with_demo_shards(other, ["x"]) == (other, ["x"]), "no demo"
 
 
 @pytest.mark.parametrize(("modality", "folder", "probe"), [("speech", "speech", "probe"), ("text", "text", "probe")])

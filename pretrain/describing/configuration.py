@@ -1,0 +1,91 @@
+"""Print the configuration that `pretrain` would use, and mark what differs from the recipe and from published values.
+
+python -m pretrain.describing.configuration recipe=NAME [key=value ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from configs.checks.run import check, resolve_lanes
+from configs.command import guarded
+from configs.compose import compose_pretrain, compose_recipe, print_help
+from configs.keys import flat, plain, written
+from configs.output.secrets import masked
+from configs.published import published_recipe
+from configs.schema import PretrainConfig
+from configs.schema_commands import ConfigCommandConfig
+from pretrain.launching.demo import with_demo_shards
+from pretrain.launching.plan import plan, this_machine
+
+_UNPUBLISHED = {"model.size", "model.activation_checkpointing", "model.compile", "batch.micro", "data", "deepspeed",
+                "run", "log", "checkpoint", "guard", "watchdog", "probe", "launch", "cluster", "recipe", "demo", "init",
+                "precision", "mixture"}  # fmt: skip
+"""Keys, and sections of keys, that are no part of a published recipe: they do not change what is learned."""
+
+
+def describe(config: PretrainConfig) -> list[str]:
+    """A line for each key: marks, `key=value`, and a comment where the value stands for another or differs."""
+    values, recipe = _resolved(config), _resolved(compose_recipe(config.recipe))
+    name = published_recipe(config.recipe, config.modalities, config.model.size)
+    published = _resolved(compose_recipe(name)) if name else {}
+    changed = {key for key in values if values[key] != recipe[key] and key != "recipe"}
+    unlike = {key for key in published if values[key] != published[key] and _is_published(key, config)}
+    lines = []
+    for key, value in flat(plain(config)).items():
+        notes = [f"here {written(values[key])}"] if value is None and values[key] is not None else []
+        notes += [f"recipe {written(recipe[key]) or 'none'}"] if key in changed else []
+        notes += [f"published {written(published[key])}"] if key in unlike else []
+        entry = f"{'*' if key in changed else ' '}{'~' if key in unlike else ' '} {key}={written(value)}"
+        lines.append(f"{entry:<48}  # {'; '.join(notes)}" if notes else entry)
+    return [*_head(config, name, len(changed), len(unlike)), *lines]
+
+
+def _head(config: PretrainConfig, published: str | None, changed: int, unlike: int) -> Iterator[str]:
+    """Comments above the keys: the meaning of the marks, and how many keys have them."""
+    yield f"# * differs from recipe={config.recipe}: {changed}"
+    if published:
+        yield f"# ~ differs from what was published, recipe={published}: {unlike}"
+    else:
+        yield "# no run of this kind was published, so there is nothing to compare with"
+
+
+def _is_published(key: str, config: PretrainConfig) -> bool:
+    """True for keys that a publication gives: those of training and of the run's own modalities."""
+    section = key.partition(".")[0]
+    other = section in ("vision", "speech", "text") and section not in config.modalities
+    return not other and not {key, section} & _UNPUBLISHED
+
+
+def _resolved(config: PretrainConfig) -> dict[str, Any]:
+    """Values by dotted key, as `plain` gives them; a null that stands for a value of this run is replaced by it."""
+    values = flat(plain(config))
+    own = {modality: config.for_modality(modality) for modality in config.modalities}
+    for section in ("model", "teacher", "loss"):
+        meant = {name: vars(getattr(one, section)) for name, one in own.items()}
+        for key in next(iter(meant.values())):
+            if values[f"{section}.{key}"] is None:
+                each = {name: fields[key] for name, fields in meant.items()}
+                same = len(set(each.values())) == 1
+                values[f"{section}.{key}"] = next(iter(each.values())) if same else " ".join(
+                    f"{name}:{written(value)}" for name, value in each.items())  # fmt: skip
+    values["schedule.steps"] = config.schedule.steps or config.train.steps
+    if not config.is_mixture:
+        batch = own[config.modalities[0]].batch
+        values["data.lanes"] = resolve_lanes(batch.global_, config.data.lanes, batch.equal)
+    return values
+
+
+def main(overrides: list[str]) -> None:
+    """Print the configuration. Raises ValueError, after it, if the run could not start with it on this machine."""
+    print_help(ConfigCommandConfig, overrides)
+    config, _ = with_demo_shards(compose_pretrain(overrides), overrides)
+    print(masked("\n".join(describe(config))), flush=True)
+    check(config, plan(config, this_machine(), os.environ).world)
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))
