@@ -35,9 +35,9 @@ from data_shards.progress import shards_progress
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
 from data_shards.shards.tar import BLOCK
-from data_shards.sources.demo_images import demo_images
-from data_shards.sources.demo_speech import demo_speech
-from data_shards.sources.demo_text import demo_text
+from data_shards.sources.demo.images import demo_images
+from data_shards.sources.demo.speech import demo_speech
+from data_shards.sources.demo.text import demo_text
 from data_shards.sources.images import image_folder
 from data_shards.sources.recordings import audio_folder
 from data_shards.sources.texts import text_source

@@ -15,7 +15,7 @@ from configs.output.lines import say
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.shards.index_file import read_folder_index
-from data_shards.sources.demo_packages import cache_folder
+from data_shards.sources.demo.packages import cache_folder
 from pretrain.launching.exits import DONE, STALLED
 
 

