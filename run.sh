@@ -6,7 +6,7 @@ HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=$HERE/.venv
 LOG=$HERE/.venv.log
 COMMANDS="setup shards config pretrain reshard export probe board test docs"
-SHARDS="build validate index info bench"
+SHARDS="build validate index info show bench"
 
 usage() {
   cat <<'USAGE'
@@ -18,6 +18,7 @@ usage: ./run.sh COMMAND [key=value ...]
   shards validate shards=PATTERN [deep=true]              check shards against their index
   shards index shards=PATTERN                             index shards that others built
   shards info|bench shards=PATTERN                        what they hold; how fast they are read
+  shards show shards=PATTERN out=FILE.html|png            samples as decoded, augmented and masked: look at them first
   config recipe=NAME                                      what pretrain would use: every key, and what differs from
                                                           the recipe and from published values
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU

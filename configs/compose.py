@@ -65,18 +65,26 @@ def compose_recipe(name: str) -> PretrainConfig:
 
 
 def parse(cls: type[T], arguments: list[str]) -> T:
-    """`key=value` arguments of a command with flat keys (BuildConfig, ExportConfig, ...) -> its config.
+    """`key=value` arguments of another command than `pretrain` (BuildConfig, ShowConfig, ...) -> its config.
 
+    A key `recipe` brings the recipe's values of the keys that the command has in common with `pretrain`.
     `--help` prints the keys and ends the process. Raises ValueError like `compose_pretrain`.
     """
     print_help(cls, arguments)
-    known = leaf_keys(cls)
-    values: dict[str, Any] = {}
-    for key, value in map(split_override, arguments):
-        if key not in known:
-            raise unknown_key(key, list(known))
-        values[key] = typed(known[key], value)
+    known, pairs = leaf_keys(cls), [split_override(argument) for argument in arguments]
+    if wrong := [key for key, _ in pairs if key not in known]:
+        raise unknown_key(wrong[0], list(known))
+    recipe = dict(pairs).get("recipe")
+    values = _of_recipe(recipe, [name.partition(".")[0] for name in known]) if recipe else {}
+    for key, value in pairs:
+        _set(values, key, typed(known[key], value))
     return build(cls, values)
+
+
+def _of_recipe(recipe: str, sections: list[str]) -> dict[str, Any]:
+    """A recipe's values of `sections`. Raises ValueError if there is no such recipe."""
+    _check_key("recipe", recipe)
+    return {name: value for name, value in _hydra([f"recipe={recipe}"]).items() if name in sections}
 
 
 def print_help(cls: type, arguments: list[str]) -> None:
@@ -177,7 +185,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of nested dicts."""
     *sections, leaf = key.split(".")
     for section in sections:
-        values = values[section]
+        values = values.setdefault(section, {})
     values[leaf] = value
 
 

@@ -5,13 +5,14 @@ A class's docstring is `./run.sh COMMAND`: and what the command does, in one lin
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from configs.schema import PretrainConfig
-from configs.schema_modalities import STRICT, LocalPath, Modality
+from configs.schema_modalities import STRICT, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_training import Shards
 
 
@@ -110,6 +111,28 @@ class BenchConfig:
     """Samples per batch."""
     seconds: Annotated[float, Field(gt=0)] = 3.0
     """Duration of each stage's measurement in seconds, above 0."""
+
+
+@dataclass(config=STRICT)
+class ShowConfig:
+    """`./run.sh shards show`: Draw samples as a run decodes, augments and masks them, with their keys and labels."""
+
+    shards: Shards
+    """Local or remote tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
+    out: LocalPath
+    """File to write. NAME.html: a page that needs no other file, with recordings to play. NAME.png: one picture."""
+    n: Annotated[int, Field(ge=1, le=200)] = 12
+    """Number of samples, evenly spread over the shards, at most 200."""
+    modality: Modality | tuple[Modality, ...] | None = None
+    """Kind of samples: vision, speech or text. Null: that of the first sample."""
+    recipe: str = ""
+    """Recipe whose keys of samples and masks replace the defaults, which are the published ones. "": none."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """Keys of images."""
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+    """Keys of recordings."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Keys of texts."""
 
 
 @dataclass(config=STRICT)

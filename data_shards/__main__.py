@@ -1,4 +1,4 @@
-"""`python -m data_shards build|validate|index|info|bench key=value ...`: making and checking shards."""
+"""`python -m data_shards build|validate|index|info|show|bench key=value ...`: making and checking shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from configs.checks.nearest import nearest
 from configs.command import FAILED, MISTAKE, fail, run
 from configs.output.lines import say
 from configs.output.secrets import masked
-from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ValidateConfig
+from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ShowConfig, ValidateConfig
 from data_shards.leftovers import remove_leftovers
 from data_shards.making.build import build
 from data_shards.making.indexer import index_shards
@@ -26,6 +26,8 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
        ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
        ./run.sh shards index shards=PATTERN                             for tars that others built
        ./run.sh shards info shards=PATTERN                              counts, sizes and lengths, from the index
+       ./run.sh shards show shards=PATTERN out=FILE.html|png [n=12] [recipe=NAME] [vision.image_size=96] ...
+           samples as decoded, augmented and masked, with keys and labels; recordings can be played on the page
        ./run.sh shards bench shards=PATTERN [workers=2] [batch=64]      samples/s of reading, decoding and loading
 COMMAND --help lists its keys."""
 
@@ -50,6 +52,12 @@ def _info(config: InfoConfig) -> None:
     print(masked("\n".join(describe(config.shards))))
 
 
+def _show(config: ShowConfig) -> None:
+    from data_shards.showing.show import show  # torch takes seconds to import
+
+    print(masked("\n".join(show(config))))
+
+
 def _bench(config: BenchConfig) -> None:
     from data_shards.loading.bench import bench
 
@@ -69,7 +77,7 @@ def _validate(config: ValidateConfig) -> None:
 def _wrong(command: str) -> NoReturn:
     """Name the nearest command, if one was given at all, and show all of them."""
     if command:
-        near = nearest(command, ["bench", "build", "index", "info", "validate"])
+        near = nearest(command, ["bench", "build", "index", "info", "show", "validate"])
         say(f"error: unknown command '{command}'" + (f": did you mean '{near}'?" if near else ""))
     say(USAGE)
     sys.exit(MISTAKE)
@@ -88,6 +96,8 @@ def main(arguments: list[str]) -> None:
             run(IndexConfig, _index, arguments)
         case "info":
             run(InfoConfig, _info, arguments)
+        case "show":
+            run(ShowConfig, _show, arguments)
         case "validate":
             run(ValidateConfig, _validate, arguments)
         case "-h" | "--help":

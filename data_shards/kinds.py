@@ -1,7 +1,7 @@
 """The differences between modalities in shards and batches: one frozen object for each modality.
 
-`kind_of` is the only `match` on the modality in this package. torch is not imported here, so that building shards does
-not wait for it.
+`kind_of` is the only `match` on the modality in this package, but for that of the pictures in `showing/`. torch is not
+imported here, so that building shards does not wait for it.
 """
 
 from __future__ import annotations

@@ -157,6 +157,11 @@ def bytes_progress(title: str, total: int, shown: bool = True) -> Progress:
     return progress
 
 
+def samples_progress(title: str, total: int) -> Progress:
+    """Progress through `total` samples. A log gets a line every ten seconds."""
+    return Progress(total, "sample", _percent, title=title, every_s=_BYTES_LINE_S, wait_s=_BYTES_LINE_S)
+
+
 def steps_progress(
     first: int, total: int, shown: bool = True, every_s: float = 10.0, stream: TextIO | None = None
 ) -> Progress:

@@ -26,7 +26,7 @@ FLOORS = {
         "vision speech text",
         "kinds",
         "loading sources",
-        "making",
+        "making showing",
         "__main__",
     ],
     "pretrain": [

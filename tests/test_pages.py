@@ -21,6 +21,7 @@ from configs.schema_commands import (
     InfoConfig,
     ProbeCommandConfig,
     ReshardConfig,
+    ShowConfig,
     ValidateConfig,
 )
 
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 LISTED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 PAGES = [ROOT / name for name in LISTED] or sorted(p for p in ROOT.rglob("*.md") if ".venv" not in p.parts)
 SHARDS = {
-    "build": BuildConfig, "validate": ValidateConfig, "index": IndexConfig, "info": InfoConfig, "bench": BenchConfig,
+    "build": BuildConfig, "validate": ValidateConfig, "index": IndexConfig, "info": InfoConfig, "show": ShowConfig,
+    "bench": BenchConfig,
 }  # fmt: skip
 DOORS = {"export": ExportConfig, "reshard": ReshardConfig, "probe": ProbeCommandConfig, "board": BoardConfig}
 OTHERS = ("setup", "test", "docs")

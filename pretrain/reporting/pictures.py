@@ -3,65 +3,29 @@
 from __future__ import annotations
 
 import html
-import math
 import re
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from data_shards.batch import MaskedBatch
+from data_shards.showing.pictures import images, spectrograms
 from data_shards.text.tokenizer import Tokenizer
-from models.network import real_tokens
-from models.vision import normalise
-from pretrain.reporting.log_mel import log_mel
 
-_PICTURE_SIDE = 112  # smaller images are enlarged to at least this many pixels
-_GREY, _HATCH, _GAP = 128, 168, 4  # grey of masked patches, grey of their stripes; white pixels between images
-_SHADE = (255.0, 140.0, 0.0)  # laid half over the masked frames of a spectrogram
-_ZOOM = 2  # pixels per frame and band of a spectrogram
+_GAP = 4  # white pixels between images
 _LEGEND = "**⟦masked⟧**: the student predicts it; *⟨seen → true⟩*: replaced at random; the teacher sees the whole text"
 
 
-def images_picture(batch: MaskedBatch, images: int = 8) -> Tensor:
-    """Picture uint8 [3, h, w] with two rows of up to `images` images.
+def images_picture(batch: MaskedBatch, most: int = 8) -> Tensor:
+    """Picture uint8 [3, h, w] with two rows of up to `most` images.
 
     The upper row shows the teacher's input before normalisation, with jittered colours. The lower row hatches the
     patches that the student does not see.
     """
-    batch = batch.map(lambda tensor: tensor[:images].cpu())
-    assert batch.color is not None
-    whole = enlarge(jitter_colors(batch.inputs, batch.color), _PICTURE_SIDE)
-    hidden = _pixel_mask(batch.masks[:, 0], whole.shape[-1])
-    masked = torch.where(hidden, _hatching(whole.shape[-1]), whole)
+    whole, masked = images(batch.map(lambda tensor: tensor[:most].cpu()))
     return torch.cat([_row(whole), _row(masked)], dim=1)
-
-
-def jitter_colors(inputs: Tensor, color: Tensor) -> Tensor:
-    """Images uint8 [B, 3, S, S] under the colour maps [B, 3, 4], computed by the model's function."""
-    pixels = normalise(inputs, color, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), dtype=torch.float32)
-    return (pixels * 255).round().to(torch.uint8)
-
-
-def enlarge(images: Tensor, side: int) -> Tensor:
-    """Enlarge images [B, 3, S, S] by the least whole factor that makes them at least `side` wide."""
-    factor = max(1, math.ceil(side / images.shape[-1]))
-    return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-
-def _pixel_mask(mask: Tensor, side: int) -> Tensor:
-    """Pixel masks bool [B, 1, side, side] of patch masks [B, T] in row-major order."""
-    grid = math.isqrt(mask.shape[1])
-    assert grid**2 == mask.shape[1], f"{mask.shape[1]} patches are not a square"
-    patches = mask.reshape(-1, 1, grid, grid).float()
-    return interpolate(patches, size=(side, side), mode="nearest").bool()
-
-
-def _hatching(side: int) -> Tensor:
-    """Hatching uint8 [1, side, side]: grey with diagonal stripes, which hardly any image contains."""
-    diagonal = torch.arange(side)[:, None] + torch.arange(side)[None, :]
-    return torch.where(diagonal % 8 < 2, _HATCH, _GREY).to(torch.uint8)[None]
 
 
 def _row(images: Tensor) -> Tensor:
@@ -71,21 +35,9 @@ def _row(images: Tensor) -> Tensor:
 
 
 def spectrograms_picture(batch: MaskedBatch, clips: int = 4) -> Tensor:
-    """Picture uint8 [3, h, w] of the log-mel spectrograms of up to `clips` clips, below each other.
-
-    Low tones are at the bottom of each. A frame is two pixels wide. Masked frames are shaded. Beyond a clip's end the
-    picture is white.
-    """
-    batch = batch.take(torch.arange(min(clips, len(batch)))).to("cpu")
-    bands = log_mel(batch)
-    ended = ~real_tokens(batch.lengths, bands.shape[1])
-    low, high = bands[~ended].min(), bands[~ended].max()
-    grey = ((bands - low) / (high - low + 1e-6) * 255)[..., None].expand(-1, -1, -1, 3)
-    shaded = torch.where(batch.masks[:, 0, :, None, None], (grey + torch.tensor(_SHADE)) / 2, grey)
-    pixels = torch.where(ended[..., None, None], 255.0, shaded).clamp(0, 255).to(torch.uint8)
-    upright = pixels.permute(0, 3, 2, 1).flip(2)  # [B, 3, MELS, T]
-    zoomed = upright.repeat_interleave(_ZOOM, 2).repeat_interleave(_ZOOM, 3)
-    return torch.cat(list(pad(zoomed, (0, 0, 0, _GAP), value=255)), dim=1)
+    """Picture uint8 [3, h, w] of the spectrograms of up to `clips` clips, below each other, masked frames shaded."""
+    _, shaded = spectrograms(batch.take(torch.arange(min(clips, len(batch)))).to("cpu"))
+    return torch.cat(list(pad(shaded, (0, 0, 0, _GAP), value=255)), dim=1)
 
 
 def texts_markdown(batch: MaskedBatch, tokenizer: Tokenizer, texts: int = 6) -> str:

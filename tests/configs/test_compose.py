@@ -6,7 +6,7 @@ import pytest
 
 from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, to_yaml
 from configs.schema import PretrainConfig
-from configs.schema_commands import BuildConfig, ExportConfig
+from configs.schema_commands import BuildConfig, ExportConfig, ShowConfig
 
 
 def test_a_recipe_is_not_for_another_modality() -> None:
@@ -111,3 +111,15 @@ def test_flat_commands() -> None:
 def test_bytes_that_are_not_utf_8_are_refused_before_they_are_written():
     with pytest.raises(ValueError, match=r"^'run\.dir=/r/\\udcff' holds .* bytes that are not UTF-8"):
         compose_pretrain(["run.dir=/r/\udcff"])
+
+
+def test_a_recipe_gives_a_command_the_keys_that_it_shares_with_pretrain() -> None:
+    given = ["shards=x", "out=a.html"]
+    default = parse(ShowConfig, given)
+    assert default.vision == PretrainConfig().vision and default.modality is None
+    demo = parse(ShowConfig, ["vision.flip=0", *given, "recipe=demo", "vision.mask.patches=9"])
+    pretrain = compose_pretrain(["recipe=demo", "vision.flip=0", "vision.mask.patches=9"])
+    assert demo.vision == pretrain.vision and demo.modality == "vision" and demo.shards == "x"
+    assert parse(ShowConfig, [*given, "recipe=mixture_base"]).modality == ("vision", "speech", "text")
+    with pytest.raises(ValueError, match="unknown recipe 'demos': one of demo, "):
+        parse(ShowConfig, [*given, "recipe=demos"])

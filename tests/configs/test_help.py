@@ -21,6 +21,7 @@ from configs.schema_commands import (
     InfoConfig,
     ProbeCommandConfig,
     ReshardConfig,
+    ShowConfig,
     ValidateConfig,
 )
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "shards info": InfoConfig,
     "shards validate": ValidateConfig,
     "shards bench": BenchConfig,
+    "shards show": ShowConfig,
     "export": ExportConfig,
     "reshard": ReshardConfig,
     "probe": ProbeCommandConfig,

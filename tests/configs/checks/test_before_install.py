@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[3]
 
 def test_keys_are_those_of_the_schema() -> None:
     assert keys_of("pretrain") == list(leaf_keys(PretrainConfig))
-    names = ("shards build", "shards validate", "shards index", "shards info", "shards bench", "export", "reshard",
-             "probe", "board", "config")  # fmt: skip
+    names = ("shards build", "shards validate", "shards index", "shards info", "shards show", "shards bench", "export",
+             "reshard", "probe", "board", "config")  # fmt: skip
     classes = {cls.__doc__.split("`")[1].removeprefix("./run.sh "): cls for cls in vars(schema_commands).values()
                if isinstance(cls, type) and hasattr(cls, "__pydantic_fields__")}  # fmt: skip
     for name in names:

@@ -5,8 +5,8 @@ import math
 import torch
 
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch, TokenSpan
+from data_shards.showing.log_mel import MELS, log_mel
 from pretrain.evaluation.baselines import log_mel_statistics, pixels, tf_idf
-from pretrain.reporting.log_mel import MELS, log_mel
 from tests.pretrain.reporting.test_pictures import clips
 
 

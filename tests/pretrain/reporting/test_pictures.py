@@ -6,9 +6,9 @@ import torch
 
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
+from data_shards.showing.log_mel import MELS
 from data_shards.text.tokenizer import train_tokenizer
-from pretrain.reporting.log_mel import MELS
-from pretrain.reporting.pictures import images_picture, jitter_colors, spectrograms_picture, texts_markdown
+from pretrain.reporting.pictures import images_picture, spectrograms_picture, texts_markdown
 
 IDENTITY = torch.eye(3, 4)
 
@@ -84,14 +84,6 @@ def test_picture_shows_images_above_and_hides_masked_patches_below():
 def test_large_images_keep_their_size():
     images = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
     assert images_picture(image_batch(images, torch.zeros(196, dtype=torch.bool))).shape == (3, 2 * 228, 228)
-
-
-def test_colors_are_jittered_as_the_affine_map_says_and_clamped():
-    image = torch.tensor([51, 102, 255], dtype=torch.uint8).view(1, 3, 1, 1)  # 0.2, 0.4, 1.0
-    color = torch.tensor([[[0.0, 1.0, 0.0, 0.2], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5]]])
-    assert jitter_colors(image, color).flatten().tolist() == [153, 102, 255]
-    color[0, 0, 3] = -1.0
-    assert jitter_colors(image, color)[0, 0].item() == 0
 
 
 def test_spectrograms_have_their_masked_frames_shaded_and_white_behind_their_end():

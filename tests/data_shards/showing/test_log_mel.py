@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pretrain.reporting.log_mel import MELS, log_mel
+from data_shards.showing.log_mel import MELS, log_mel
 from tests.pretrain.reporting.test_pictures import clips
 
 
