@@ -57,7 +57,7 @@ EDITS = {
             '        case "series":\n'
             "            return Kind(\n"
             '                modality=modality, noun="series", extensions=("i8",), length=len,\n'
-            '                decode=lambda data, _: bytes(data), unit=Unit("values", 1, "values", 1),\n'
+            '                decode=lambda data, _: len(data), unit=Unit("values", 1, "values", 1),\n'
             "                fewest_tokens=1, samples=_series_samples,\n"
             "            )\n"
             '        case "speech":\n',
