@@ -79,10 +79,17 @@ class IndexConfig:
 
 @dataclass(config=STRICT)
 class InfoConfig:
-    """`./run.sh shards info`: Print counts, sizes, classes, tokenizer and a histogram of lengths."""
+    """`./run.sh shards info`: Print counts, sizes, lengths, classes and what should not be among the samples."""
 
     shards: Shards
     """Local or remote tar shards: a folder, a glob or braces, or a list of them, e.g. [/data/a,/data/b]."""
+    deep: bool = False
+    """Decode the samples: find damaged ones, silence, images of one colour, and content that is there twice."""
+    n: Annotated[int | None, Field(ge=1)] = None
+    """Number of samples to look into, evenly spread over the shards. Null: all; of remote shards all if `deep=true`,
+    else none."""
+    workers: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """Number of processes that decode, at most 1024. Null: the number of cores."""
 
 
 @dataclass(config=STRICT)

@@ -25,7 +25,7 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
        ./run.sh shards build source=demo|demo_speech|demo_text output=DIR [input=DIR]
        ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
        ./run.sh shards index shards=PATTERN                             for tars that others built
-       ./run.sh shards info shards=PATTERN                              counts, sizes and lengths, from the index
+       ./run.sh shards info shards=PATTERN [deep=true] [n=1000]         counts, lengths, classes, what is amiss
        ./run.sh shards show shards=PATTERN out=FILE.html|png [n=12] [recipe=NAME] [vision.image_size=96] ...
            samples as decoded, augmented and masked, with keys and labels; recordings can be played on the page
        ./run.sh shards bench shards=PATTERN [workers=2] [batch=64]      samples/s of reading, decoding and loading
@@ -49,7 +49,8 @@ def _index(config: IndexConfig) -> None:
 
 
 def _info(config: InfoConfig) -> None:
-    print(masked("\n".join(describe(config.shards))))
+    for line in describe(config.shards, config.deep, config.n, config.workers):
+        print(masked(line), flush=True)
 
 
 def _show(config: ShowConfig) -> None:

@@ -6,6 +6,7 @@ imported here, so that building shards does not wait for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,12 +21,12 @@ from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import find_member
 from data_shards.shards.index import Index
 from data_shards.shards.tar import Data, Members
-from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length, decoded_length
+from data_shards.speech.audio import AUDIO_EXTENSIONS, audio_length, decoded_length, silent
 from data_shards.speech.masks import FEWEST_FRAMES
 from data_shards.text.masks import FEWEST_TOKENS
 from data_shards.text.stored_tokenizer import check_tokenizer
-from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, token_count
-from data_shards.vision.decoding import decoded_pixels, image_length
+from data_shards.text.tokens import TOKEN_EXTENSION, check_tokens, empty, token_count
+from data_shards.vision.decoding import decoded_pixels, image_length, one_colour
 from data_shards.vision.formats import IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ class Unit:
     """Format of the total for the line that ends a build; "" leaves it out."""
 
 
+_TINY = 2  # thousand pixels
 UNKNOWN_UNIT = Unit("(unit unknown)", 1, "(unit unknown)", 1)
+
+
+def _no_flaw(data: Data) -> str:
+    """Find nothing."""
+    return ""
 
 
 def _nothing_to_check(config: ModalityConfig, index: Index) -> None:
@@ -98,6 +105,13 @@ class Kind:
     fewest_tokens: int
     """Tokens of the shortest sample that can be used."""
     samples: Callable[[ModalityConfig], SampleKind]
+    small: int = 0
+    """Largest `length` of a sample that is too small to teach much."""
+    small_words: str = ""
+    """Words for such samples."""
+    flaw: Callable[[Data], str] = _no_flaw
+    """Decode the member and return the reason why it can teach nothing, "" if it may. Raises any exception for damaged
+    bytes."""
     check_index: Callable[[ModalityConfig, Index], None] = _nothing_to_check
     """Raise ValueError if shards do not fit the configuration."""
 
@@ -141,6 +155,9 @@ def kind_of(modality: Modality) -> Kind:
                 unit=Unit("megapixels", 1e-3, "megapixels", 1e-3),
                 fewest_tokens=1,
                 samples=_image_samples,
+                small=_TINY,
+                small_words=f"images of at most {1000 * _TINY:,} pixels, about {math.isqrt(1000 * _TINY)} a side",
+                flaw=lambda data: "of one colour" * one_colour(data),
             )
         case "speech":
             seconds = FRAME_STRIDE / SAMPLE_RATE
@@ -153,6 +170,9 @@ def kind_of(modality: Modality) -> Kind:
                 unit=Unit("seconds", seconds, "hours", seconds / 3600, "{:,.2f} hours"),
                 fewest_tokens=FEWEST_FRAMES,
                 samples=_speech_samples,
+                small=FEWEST_FRAMES - 1,
+                small_words="recordings too short to be masked, which a run replaces",
+                flaw=lambda data: "silent" * silent(data),
             )
         case "text":
             return Kind(
@@ -164,6 +184,9 @@ def kind_of(modality: Modality) -> Kind:
                 unit=Unit("tokens", 1, "tokens", 1, "{:,.0f} tokens"),
                 fewest_tokens=FEWEST_TOKENS,
                 samples=_text_samples,
+                small=FEWEST_TOKENS - 1,
+                small_words="empty texts, which a run replaces",
+                flaw=lambda data: "without a word" * empty(data),
                 check_index=check_tokenizer,
             )
 

@@ -1,4 +1,4 @@
-"""Description of shards from their index: counts, sizes, and a histogram of lengths."""
+"""Description of shards: counts, sizes, a histogram of lengths, classes, and what should not be there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 
 from configs.schema_modalities import Modality
 from configs.schema_training import Patterns
-from data_shards.kinds import UNKNOWN_UNIT, Unit, kind_of, modality_of
+from data_shards.kinds import UNKNOWN_UNIT, Kind, Unit, kind_of, modality_of
+from data_shards.making.contents import Contents, class_lines, flaw_lines, look
+from data_shards.making.repeats import same_bytes, same_content
 from data_shards.shards.bad_sample import BadSample
+from data_shards.shards.held_out import spread
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
-from data_shards.shards.storage import folder_of, name_of
+from data_shards.shards.storage import folder_of, is_remote, name_of
 
 _BINS = 12
 """Bars of the histogram."""
@@ -25,42 +28,76 @@ _LARGEST_FIRST_MB = 16
 """Limit of the first sample, which is read to find the modality."""
 
 
-def describe(shards: Patterns) -> list[str]:
-    """Lines about the shards, grouped by folder and name. Only the first sample of each group is read from its tar.
+def describe(
+    shards: Patterns, deep: bool = False, samples: int | None = None, workers: int | None = None
+) -> Iterator[str]:
+    """Yield lines about the shards, grouped by folder and name: first those that the index knows, at once.
 
-    Raises ValueError as `load_index`.
+    Then the classes are counted. deep: decode the samples too. samples: look into so many only, evenly spread; None:
+    all, but remote ones, which are read for `deep` alone. workers: processes, None for one per core.
+    Raises ValueError as `load_index`, Unreachable as `Reader.read`.
     """
     index = load_index(shards)
+    chosen = None if samples is None else np.array(spread(index, samples))
+    groups, decoded = _groups(index), Contents()
+    for number, group in enumerate(groups):
+        yield from ("",) * (number > 0)
+        yield from _group_lines(index, group)
+        if deep or samples or not any(is_remote(index.paths[shard]) for shard in group):
+            contents = look(index, group, chosen, deep, workers)
+            yield from class_lines(contents, index.classes, chosen is not None)
+            yield from flaw_lines(contents)
+            decoded.merge(contents)
+        else:
+            yield "  classes    not counted in remote shards; n=1000 counts those of 1,000 samples"
+    yield from _closing_lines(index, len(groups), decoded if deep else None)
+
+
+def _groups(index: Index) -> list[list[int]]:
+    """Shards of one folder and one name, in groups."""
     names = [f"{folder_of(path)}/{name_of(path).rpartition('-')[0]}" for path in index.paths]
     order = sorted(range(len(names)), key=lambda shard: names[shard])
-    groups = [list(group) for _, group in groupby(order, key=lambda shard: names[shard])]
-    lines = [line for group in groups for line in _group_lines(index, group)]
-    if len(groups) > 1:
+    return [list(group) for _, group in groupby(order, key=lambda shard: names[shard])]
+
+
+def _closing_lines(index: Index, groups: int, decoded: Contents | None) -> Iterator[str]:
+    """Yield lines about all groups together. decoded: contents of decoded samples, None if none were decoded."""
+    if groups > 1:
         size = sum(entry.filesize for entry in index.entries)
-        lines += ["", f"in all: {index.samples:,} samples in {len(index.paths):,} shards, {_format_bytes(size)}"]
-    return [*lines, *(f"warning: {warning}" for warning in index.warnings)][1:]
+        yield from ("", f"in all: {index.samples:,} samples in {len(index.paths):,} shards, {_format_bytes(size)}")
+    found = [same_bytes(index), same_content(index, decoded.ids, decoded.hashes) if decoded else ""]
+    yield from (f"attention: {words}" for words in found if words)
+    if decoded is None:
+        yield "not decoded: deep=true finds damage, silence, images of one colour, content that is there twice"
+    yield from (f"warning: {warning}" for warning in index.warnings)
+
+
+def _kind(index: Index, group: list[int]) -> Kind | None:
+    """Kind of the samples of a group; None if it is unknown or cannot be read."""
+    modality = "text" if index.tokenizer else _first_sample_modality(index, group)
+    return kind_of(modality) if modality else None
 
 
 def _group_lines(index: Index, group: list[int]) -> Iterator[str]:
-    """Yield an empty line, and lines about the shards `group`."""
+    """Yield lines about the shards `group` from the index alone."""
     entries = [index.entries[shard] for shard in group]
     samples, size = sum(e.nsamples for e in entries), sum(e.filesize for e in entries)
     first, last = index.paths[group[0]], entries[-1].url
-    yield from ("", first if len(group) == 1 else f"{first} ... {last}")
+    yield first if len(group) == 1 else f"{first} ... {last}"
     sizes = sorted(e.filesize for e in entries)
     yield (
         f"  shards     {len(group):,}: {_format_bytes(size)}; smallest {_format_bytes(sizes[0])}, "
         f"mean {_format_bytes(size / len(group))}, largest {_format_bytes(sizes[-1])}"
     )
     yield f"  samples    {samples:,}" + (f": {_format_bytes(size / samples)} each" if samples else "")
-    if index.classes:
-        yield f"  classes    {len(index.classes):,}: {', '.join(index.classes[:5])}{', ...' * (len(index.classes) > 5)}"
     if index.tokenizer:
         yield f"  tokenizer  {index.tokenizer.vocab_size:,} types, sha256 {index.tokenizer.sha256[:12]}"
     if samples:
-        modality = "text" if index.tokenizer else _first_sample_modality(index, group)
-        unit = kind_of(modality).unit if modality else UNKNOWN_UNIT
-        yield from _length_lines(np.concatenate([index.rows(shard)["length"] for shard in group]), unit)
+        kind = _kind(index, group)
+        lengths = np.concatenate([index.rows(shard)["length"] for shard in group])
+        yield from _length_lines(lengths, kind.unit if kind else UNKNOWN_UNIT)
+        if kind and (small := int(((lengths > 0) & (lengths <= kind.small)).sum())):
+            yield f"  attention  {small:,} of {samples:,}: {kind.small_words}"
 
 
 def _length_lines(lengths: np.ndarray, unit: Unit) -> Iterator[str]:

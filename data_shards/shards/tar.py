@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -155,6 +155,24 @@ def parse_sample(blocks: bytes) -> Sample:
     if not sample.members:
         raise ValueError("no members")
     return sample
+
+
+def read_member(read: Callable[[int, int], bytes], size: int, extension: str) -> bytes | None:
+    """Read one member of a sample of `size` bytes, and only the headers of the others; None if it is not there.
+
+    read(offset, count): bytes of the sample. Raises ValueError for a form that `parse_sample` alone understands.
+    """
+    offset, wanted = 0, extension.encode()
+    while offset < size:
+        header = read(offset, BLOCK)
+        if header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0"):
+            raise ValueError(f"a header of type {header[156:157]!r}")
+        count = int(header[124:135], 8)
+        name, _, found = header[:100].partition(b"\0")[0].rpartition(b".")
+        if name and found.lower() == wanted:
+            return read(offset + BLOCK, count)
+        offset += BLOCK + count + -count % BLOCK
+    return None
 
 
 def best_effort_name(blocks: bytes, row: int) -> str:

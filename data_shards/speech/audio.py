@@ -28,6 +28,9 @@ MAX_SECONDS = 8 * 3600.0
 _CANCELLED = 1e-4
 """Share of the channels' power: if their mean has less, it is no more than what rounding and coding leave."""
 
+_SILENT = 1e-3
+"""Deviation of the samples from their mean, as a share of full scale, up to which a recording is silent: -60 dB."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -152,6 +155,17 @@ def read_part(data: Data, part: Callable[[int], slice], max_seconds: float = MAX
         if len(block) < span.stop - span.start:
             raise ValueError(f"cut off: {span.start + len(block)} of {decoder.length} samples")
     return block[:, 0] if whole else _int16(block.mean(axis=1))
+
+
+def silent(data: Data) -> bool:
+    """Return True if a recording's power, without its mean, is 60 dB or more below full scale.
+
+    Raises ValueError as `read_audio` does.
+    """
+    samples = read_audio(data)
+    blocks = np.array_split(samples, max(1, len(samples) // SAMPLE_RATE))  # casting all at once would take much memory
+    power = sum(float(np.square(block - samples.mean()).sum()) for block in blocks)
+    return power <= (_SILENT * 32768) ** 2 * len(samples)
 
 
 def audio_samples(data: Data) -> int:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from configs.signals import UNK
 from data_shards.shards.tar import Data
 
 TOKEN_EXTENSION = "npy"
@@ -70,3 +71,8 @@ def check_tokens(data: Data, types: int | None) -> int:
     if types is not None and len(ids) and ids.max() >= types:
         raise ValueError(f"token {ids.max()}, and the tokenizer has {types} types")
     return len(ids)
+
+
+def empty(data: Data) -> bool:
+    """Return True if there are no tokens but special ones. Raises ValueError as `read_tokens` does."""
+    return not (read_tokens(data) >= UNK).any()

@@ -175,6 +175,12 @@ def decoded_pixels(data: Data) -> int:
     return _length(*decode(data).shape[:2])
 
 
+def one_colour(data: Data) -> bool:
+    """Return True if all pixels are equal. Raises BadSample as `decode` does."""
+    image = decode(data)
+    return bool((image == image[0, 0]).all())
+
+
 def image_length(data: Data) -> int:
     """Return pixels / 1000, rounded up, from the header. Raises ValueError if it cannot be read."""
     try:

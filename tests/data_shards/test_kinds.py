@@ -1,17 +1,20 @@
 """What a sample is, and its length, from its members."""
 
+import io
 import re
 from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.schema_modalities import MODALITIES
 from configs.signals import frames
 from data_shards.kinds import KINDS, kind_of, length_of, measure, modality_of
 from data_shards.shards.bad_sample import BadSample
 from data_shards.speech.audio import flac
-from tests.data_shards.shard_tools import member
+from data_shards.text.tokens import tokens_npy
+from tests.data_shards.shard_tools import encoded, member, text_ids
 
 
 def test_the_length_of_a_recording_is_in_frames_and_0_where_it_is_damaged():
@@ -61,3 +64,35 @@ def test_no_message_names_an_object_of_python(modality):
                 use(damaged)
             except Exception as error:
                 assert not re.search(r"0x[0-9a-f]{6}|<\w+\.", str(error)), f"{extension}: {error}"
+
+
+def noise(deviation: float) -> bytes:
+    return flac((1000 + deviation * np.random.default_rng(0).standard_normal(20_000)).astype(np.int16))
+
+
+def image(low: int, high: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(low, high, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("modality", "data", "flaw"),
+    [
+        ("vision", image(7, 8), "of one colour"),
+        ("vision", image(7, 9), ""),
+        ("vision", encoded(0), ""),
+        ("speech", noise(20), "silent"),
+        ("speech", noise(40), ""),
+        ("text", tokens_npy([0, 2, 1, 2], 300), "without a word"),
+        ("text", tokens_npy(text_ids(0), 300), ""),
+    ],
+)
+def test_samples_that_teach_nothing_are_found(modality, data, flaw):
+    assert kind_of(modality).flaw(data) == flaw
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_damage_is_no_flaw_but_an_error(modality):
+    with pytest.raises((ValueError, BadSample)):
+        kind_of(modality).flaw(b"none" * 10)

@@ -4,7 +4,16 @@ import tarfile
 import pytest
 import webdataset
 
-from data_shards.shards.tar import END, _header, member_header, parse_sample, sample_blocks, scan, split_name
+from data_shards.shards.tar import (
+    END,
+    _header,
+    member_header,
+    parse_sample,
+    read_member,
+    sample_blocks,
+    scan,
+    split_name,
+)
 
 SAMPLES = [(f"folder/{i:03d}", {"cls": str(i).encode(), "jpg": bytes(range(256)) * (i + 1)}) for i in range(20)]
 BLOCKS = [sample_blocks(key, members) for key, members in SAMPLES]
@@ -114,3 +123,34 @@ def test_compressed_archives_are_refused(tmp_path):
 
 def test_dots_in_folders_do_not_matter():
     assert split_name("v1.0/a.jpg") == ("v1.0/a", "jpg")
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_one_member_is_read_without_the_others(form):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, content in (("a/b.jpg", b"x" * 5000), ("a/b.CLS", b"12"), ("a/b.txt", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), 1.5e9
+            tar.addfile(info, io.BytesIO(content))
+    blocks, read = buffer.getvalue()[: 512 * 15], []
+
+    def part(offset, count):
+        read.append(count)
+        return blocks[offset : offset + count]
+
+    assert read_member(part, len(blocks), "cls") == b"12"
+    assert sum(read) == 512 + 512 + 2
+    assert read_member(part, len(blocks), "npy") is None
+
+
+@pytest.mark.parametrize("name", ["x" * 150 + ".cls", "a.cls"])
+def test_a_member_of_another_form_is_left_to_the_parser(name):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.pax_headers = {"comment": "é"}
+        tar.addfile(info)
+    blocks = buffer.getvalue()
+    with pytest.raises(ValueError, match="a header of type b'x'"):
+        read_member(lambda offset, count: blocks[offset : offset + count], len(blocks), "cls")
