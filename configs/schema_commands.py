@@ -26,12 +26,12 @@ class BuildConfig:
 
     source: Literal["imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "demo", "demo_speech", "demo_text"]
     """Kind of source. imagefolder: images in class folders or in one flat folder. audiofolder: a folder of recordings
-    (LibriSpeech's and Libri-light's layouts included) or a TSV manifest. textfiles, jsonl, parquet: documents. demo,
-    demo_speech, demo_text: packaged images, recordings, texts."""
+    (LibriSpeech's and Libri-light's layouts included) or a TSV manifest. textfiles: documents. jsonl, parquet: tables
+    of images, recordings or documents. demo, demo_speech, demo_text: packaged images, recordings, texts."""
     output: LocalPath
     """Folder for the shards, their index and, for text, the tokenizer."""
     input: LocalPath = ""
-    """Folder of the source files, or one file: a manifest (audiofolder) or documents (textfiles, jsonl, parquet).
+    """Folder of source files, or one file: a manifest (audiofolder), documents (textfiles), a table (jsonl, parquet).
     Packaged data: a folder that holds it already. "": none; only packaged data needs no input."""
     name: str = "train"
     """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
@@ -63,10 +63,18 @@ class BuildConfig:
     documents: Literal["files", "paragraphs", "lines"] = "files"
     """Unit that is a document of source=textfiles: files (a whole file), paragraphs (a block between blank lines) or
     lines."""
+    modality: Modality | None = None
+    """Content of a table (jsonl, parquet): vision, speech or text. Null: images or recordings if it has a column of
+    {bytes, path} or, for jsonl, no text but the names of files; else documents."""
+    data_field: str = ""
+    """Name of the field (jsonl) or column (parquet) that holds images or recordings: {bytes, path}, bytes (base64 in
+    jsonl), or a path relative to the table. "": the only one that does."""
     text_field: str = "text"
-    """Name of the field (jsonl) or column (parquet) that holds the text."""
+    """Name of the field (jsonl) or column (parquet) that holds the text: the document, or the caption or transcript of
+    an image or a recording, which need none."""
     label_field: str = ""
-    """Name of the field (jsonl) or column (parquet) that holds a class, for probes. "": no labels."""
+    """Name of the field (jsonl) or column (parquet) that holds a class, for probes. "": no labels, but for images and
+    recordings in Parquet those of the only column that Hugging Face's metadata call ClassLabel."""
 
 
 @dataclass(config=STRICT)

@@ -22,6 +22,7 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
                                         [min_seconds=2] [segment_seconds=20]
            textfiles | jsonl | parquet  a folder or a file of documents [tokenizer=DIR] [vocab_size=50265]
                                         [max_tokens=512] [pack=full] [documents=lines] [label_field=NAME]
+           jsonl | parquet              tables of images or recordings [data_field=NAME] [label_field=NAME]
        ./run.sh shards build source=demo|demo_speech|demo_text output=DIR [input=DIR]
        ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
        ./run.sh shards index shards=PATTERN                             for tars that others built

@@ -40,6 +40,7 @@ from data_shards.sources.demo.speech import demo_speech
 from data_shards.sources.demo.text import demo_text
 from data_shards.sources.images import image_folder
 from data_shards.sources.recordings import audio_folder
+from data_shards.sources.tables.tables import table_source
 from data_shards.sources.texts import text_source
 from data_shards.sources.units import LeftOut, Split, Unit
 
@@ -257,8 +258,10 @@ def open_source(config: BuildConfig) -> list[Split]:
             return [image_folder(root, config.name, config.decode)]
         case "audiofolder":
             return [audio_folder(root, config)]
-        case "textfiles" | "jsonl" | "parquet":
+        case "textfiles":
             return [text_source(root, config)]
+        case "jsonl" | "parquet":
+            return [table_source(root, config)]
         case "demo":
             return demo_images(config.input)
         case "demo_speech":

@@ -24,12 +24,11 @@ from data_shards.sources.blocks import (
     open_file,
     paragraphs,
 )
+from data_shards.sources.tables.fields import PARQUET_ERRORS, check_column, one_line, value_of
 from data_shards.sources.units import LeftOut, Unusable, read_unchanged
 
-PARQUET_ERRORS = (pyarrow.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError)
-"""Errors of reading a Parquet file."""
 _TEXT_TYPES = ("string", "binary", "null")
-_TOO_LONG = f"longer than {MAX_DOCUMENT >> 20} MiB"
+TOO_LONG = f"longer than {MAX_DOCUMENT >> 20} MiB"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Whole:
 
     def documents(self, left_out: LeftOut) -> Iterator[Document]:
         try:
-            document = Document(f"{self.key}/0", _decoded(self._read()))
+            document = Document(f"{self.key}/0", decoded(self._read()))
         except UNREADABLE_ERRORS as error:
             add_unread(left_out, self.path, error)
         except Unusable as error:
@@ -100,7 +99,7 @@ class Whole:
         with open_file(self.path) as file:
             data = file.read(MAX_DOCUMENT + 1)
         if len(data) > MAX_DOCUMENT:
-            raise Unusable(f"{_TOO_LONG}; if it holds several documents: documents=paragraphs or documents=lines")
+            raise Unusable(f"{TOO_LONG}; if it holds several documents: documents=paragraphs or documents=lines")
         return data
 
 
@@ -151,9 +150,9 @@ class Lines:
     def _document(self, block: Block) -> Document:
         """The document of a line or a paragraph. Raises Unusable."""
         if block.data is None:
-            raise Unusable(_TOO_LONG)
-        key, text = f"{self.key}/{block.position}", _decoded(block.data)
-        return Document(key, text) if self.fields is None else _document(key, _parsed(text), self.fields)
+            raise Unusable(TOO_LONG)
+        key, text = f"{self.key}/{block.position}", decoded(block.data)
+        return Document(key, text) if self.fields is None else _document(key, parsed(text), self.fields)
 
     def _first_line(self) -> int:
         """Number of the first line, counted from 1. It is found only when needed, because the file is read for it."""
@@ -219,14 +218,10 @@ def add_unread(left_out: LeftOut, place: str, error: BaseException) -> None:
     if isinstance(error, OSError) and not is_damage(error):
         left_out.add_unreadable(place, error)
     else:
-        left_out.add("damaged or incomplete; used up to there", f"{place} ({_one_line(error)})")
+        left_out.add("damaged or incomplete; used up to there", f"{place} ({one_line(error)})")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
     """Text of UTF-8 bytes, without white space around it. Raises Unusable for empty and other bytes."""
     try:
         text = data.decode("utf-8-sig").strip()
@@ -237,7 +232,7 @@ def _decoded(data: bytes) -> str:
     return text
 
 
-def _parsed(line: str) -> object:
+def parsed(line: str) -> object:
     """Content of a JSON line. Raises Unusable if it is not JSON."""
     try:
         return json.loads(line)
@@ -248,14 +243,9 @@ def _parsed(line: str) -> object:
 
 
 def _value(scalar: pyarrow.Scalar) -> object:
-    """Value of a Parquet field. Raises Unusable if it has none in Python, as a string that is not UTF-8."""
-    try:
-        value = scalar.as_py()
-    except UnicodeDecodeError as error:
-        raise Unusable("not UTF-8", f"{error.reason} {error.start} bytes into it") from None
-    except (ValueError, OverflowError, pyarrow.ArrowException) as error:  # as a time after the year 9999
-        raise Unusable("a value that cannot be read", _one_line(error)) from None
-    return _decoded(value) if isinstance(value, bytes) else value
+    """Value of a Parquet field, bytes decoded as text. Raises Unusable as `value_of`."""
+    value = value_of(scalar)
+    return decoded(value) if isinstance(value, bytes) else value
 
 
 def _document(key: str, content: object, fields: Fields) -> Document:
@@ -283,9 +273,8 @@ def check_columns(path: str, fields: Fields) -> None:
     """
     schema = parquet.read_schema(path)
     for key, name in (("text_field", fields.text), ("label_field", fields.label)):
-        if name and schema.names.count(name) != 1:
-            many = "several columns" if name in schema.names else "no column"
-            raise Unusable(f"{many} {name!r}; set {key}=COLUMN", f"it has {', '.join(schema.names)}")
+        if name:
+            check_column(schema, name, key)
     if not _is_text(kind := schema.field(fields.text).type):
         raise Unusable(f"column {fields.text!r} holds {kind}, not text; set text_field=COLUMN")
 

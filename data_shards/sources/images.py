@@ -5,43 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from data_shards.shards.bad_sample import BadSample
 from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, shuffled
-from data_shards.sources.units import LeftOut, Split, Unit, label_member, label_size, read_unchanged
+from data_shards.sources.media import Encoded, MediaFile, MediaModality, Members
+from data_shards.sources.units import LeftOut, Split, Unit, label_size
 from data_shards.vision.decoding import decoded_pixels, image_length
-from data_shards.vision.formats import IMAGE_EXTENSIONS
+from data_shards.vision.formats import IMAGE_EXTENSIONS, extension_of
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image file, stored unchanged."""
+class Images:
+    """Images are stored unchanged. decode: leave out what cannot be decoded."""
 
-    key: str
-    path: str
-    file_size: int
-    label: int | None
-    modified: int
     decode: bool = True
-    """Decode the image to see whether it can be."""
+    modality: ClassVar[MediaModality] = "vision"
+    extensions: ClassVar[tuple[str, ...]] = IMAGE_EXTENSIONS
+    noun: ClassVar[str] = "image"
 
-    @property
-    def size(self) -> int:
-        return self.file_size + label_size(self.label)
+    def facts(self, suffix: str, size: int, modified: int, label: int | None, text: str | None) -> tuple:
+        return (suffix, size, label, text, modified, self.decode)
 
-    def facts(self) -> tuple:
-        return (self.key, Path(self.path).suffix, self.file_size, self.label, None, self.modified, self.decode)
+    def stored_size(self, size: int, extension: str, label: int | None) -> int:
+        return size + label_size(label)
 
-    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
-        try:
-            members = {extension(self.path): read_unchanged(self.path, self.file_size)}
-        except OSError as error:
-            left_out.add_unreadable(self.path, error)
-            return
-        if reason := self._problem(members[extension(self.path)]):
-            left_out.add("damaged or no image", f"{self.path} ({reason})")
+    def samples(self, encoded: Encoded, left_out: LeftOut) -> Iterator[tuple[str, Members]]:
+        if reason := self._problem(encoded.data):
+            left_out.add("damaged or no image", f"{encoded.place} ({reason})")
         else:
-            yield self.key, {**members, **label_member(self.label)}
+            known = encoded.extension in IMAGE_EXTENSIONS
+            name = encoded.extension if known else extension_of(encoded.data)
+            yield encoded.key, {name: encoded.data, **encoded.others()}
 
     def _problem(self, data: bytes) -> str:
         """The reason why the image cannot be used, "" if it can be."""
@@ -80,7 +75,7 @@ def image_folder(root: Path, name: str, decode: bool) -> Split:
     keys = keys_of(files)
     check_names((f"{key}.{extension(file.path)}", file) for key, file in zip(keys, files, strict=True))
     units: list[Unit] = [
-        ImageFile(key, file.path, file.size, number.get(file.parts[0]), file.modified, decode)
+        MediaFile(key, file.path, file.size, file.modified, Images(decode), number.get(file.parts[0]))
         for key, file in zip(keys, files, strict=True)
     ]
     return Split(name, "vision", shuffled(units), classes, left_out=left_out)

@@ -12,6 +12,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from data_shards.sources.folders import (
     shuffled,
     source_file,
 )
-from data_shards.sources.units import LeftOut, Split, label_member, read_unchanged
+from data_shards.sources.media import Encoded, MediaFile, MediaModality, Members
+from data_shards.sources.units import LeftOut, Split, Unit
 from data_shards.speech.audio import AUDIO_EXTENSIONS, Recording, flac, is_stored_form, read_recording
 
 _KINDS = " ".join(AUDIO_EXTENSIONS)
@@ -44,65 +46,54 @@ _READING = 2  # version of the decoding; a change makes shards of recordings unf
 
 
 @dataclass(frozen=True)
-class RecordingFile:
-    """A file with one recording, which becomes one sample, or one sample per piece."""
+class Recordings:
+    """Recordings become FLAC, mono, 16 kHz: one sample each, or one per piece."""
 
-    key: str
-    path: str
-    source_size: int
-    modified: int
-    label: int | None = None
-    text: str | None = None
-    """Transcript of the recording."""
     min_seconds: float = 0.0
     segment_seconds: float | None = None
+    modality: ClassVar[MediaModality] = "speech"
+    extensions: ClassVar[tuple[str, ...]] = AUDIO_EXTENSIONS
+    noun: ClassVar[str] = "recording"
 
-    @property
-    def size(self) -> int:
-        return 2048 + int(self.source_size * _FLAC_RATIO.get(extension(self.path), 0.5))
-
-    def facts(self) -> tuple:
+    def facts(self, suffix: str, size: int, modified: int, label: int | None, text: str | None) -> tuple:
         how = (self.min_seconds, self.segment_seconds, _READING)
-        return (self.key, extension(self.path), self.source_size, self.modified, self.label, self.text, *how)
+        return (suffix.lower().lstrip("."), size, modified, label, text, *how)
 
-    def samples(self, left_out: LeftOut) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def stored_size(self, size: int, extension: str, label: int | None) -> int:
+        return 2048 + int(size * _FLAC_RATIO.get(extension, 0.5))
+
+    def samples(self, encoded: Encoded, left_out: LeftOut) -> Iterator[tuple[str, Members]]:
         try:
-            data = read_unchanged(self.path, self.source_size)
-        except OSError as error:
-            left_out.add_unreadable(self.path, error)
-            return
-        try:
-            recording = read_recording(data)  # even if the bytes are stored unchanged, so that nothing damaged gets in
+            recording = read_recording(encoded.data)  # even if the bytes are stored unchanged: nothing damaged gets in
         except ValueError as error:
-            left_out.add("damaged or no audio", f"{self.path} ({error})")
+            left_out.add("damaged or no audio", f"{encoded.place} ({error})")
             return
-        if self._usable(recording, left_out):
-            yield from self._stored(data, recording.samples)
+        if self._usable(recording, encoded.place, left_out):
+            yield from self._stored(encoded, recording.samples)
 
-    def _usable(self, recording: Recording, left_out: LeftOut) -> bool:
+    def _usable(self, recording: Recording, place: str, left_out: LeftOut) -> bool:
         """True if a recording can be used; adds it to `left_out` if it cannot be, or not as it was."""
         if len(recording.samples) < self.min_seconds * SAMPLE_RATE:
-            left_out.add(f"shorter than min_seconds={self.min_seconds:g}", self.path)
+            left_out.add(f"shorter than min_seconds={self.min_seconds:g}", place)
         elif recording.cancels:
-            left_out.add("channels that cancel each other to silence; keep one of them", self.path)
+            left_out.add("channels that cancel each other to silence; keep one of them", place)
         else:
             if recording.clipped:
-                left_out.add_kept("louder than full scale, clipped", f"{self.path} ({recording.clipped} samples)")
+                left_out.add_kept("louder than full scale, clipped", f"{place} ({recording.clipped} samples)")
             return True
         return False
 
-    def _stored(self, data: bytes, audio: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield key and members of each piece. data: the file, which is stored if it has the form for that."""
-        pieces = self._pieces(audio)
-        as_is = len(pieces) == 1 and is_stored_form(data)
-        others = label_member(self.label) | ({} if self.text is None else {"txt": self.text.encode()})
+    def _stored(self, encoded: Encoded, audio: np.ndarray) -> Iterator[tuple[str, Members]]:
+        """Yield key and members of each piece. The bytes are stored as they are if they have the form for that."""
+        pieces = self._pieces(audio, whole=encoded.text is not None)
+        as_is = len(pieces) == 1 and is_stored_form(encoded.data)
         for number, piece in enumerate(pieces):
-            key = self.key if len(pieces) == 1 else f"{self.key}/piece{number:04d}"
-            yield key, {"flac": data if as_is else flac(piece), **others}
+            key = encoded.key if len(pieces) == 1 else f"{encoded.key}/piece{number:04d}"
+            yield key, {"flac": encoded.data if as_is else flac(piece), **encoded.others()}
 
-    def _pieces(self, audio: np.ndarray) -> list[np.ndarray]:
+    def _pieces(self, audio: np.ndarray, whole: bool) -> list[np.ndarray]:
         """Equal parts of at most `segment_seconds`. A recording with a transcript stays whole."""
-        if self.segment_seconds is None or self.text is not None:
+        if self.segment_seconds is None or whole:
             return [audio]
         return np.array_split(audio, max(1, -(-len(audio) // int(self.segment_seconds * SAMPLE_RATE))))
 
@@ -193,13 +184,14 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
         raise ValueError("; ".join([f"input={root} holds no recording ({_KINDS})", *left_out.notes()]))
     classes = sorted({label for label in labels if label is not None})
     number = {name: i for i, name in enumerate(classes)}
-    limits = (config.min_seconds, config.segment_seconds)
-    units, keys = [], _manifest_keys(files)
+    kind = Recordings(config.min_seconds, config.segment_seconds)
+    units: list[Unit] = []
+    keys = _manifest_keys(files)
     check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
-        units.append(RecordingFile(key, file.path, file.size, file.modified, numbered, text, *limits))
-    return Split(config.name, "speech", list(shuffled(units)), classes, left_out=left_out)
+        units.append(MediaFile(key, file.path, file.size, file.modified, kind, numbered, text))
+    return Split(config.name, "speech", shuffled(units), classes, left_out=left_out)
 
 
 def _manifest_keys(files: list[SourceFile]) -> list[str]:

@@ -6,7 +6,6 @@ order. A new tokenizer is trained once, from the same documents.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from configs.signals import BOS, EOS
 from data_shards.shards.index_file import TOKENIZER_NAME, TokenizerEntry
 from data_shards.sources.blocks import COMPRESSED, OTHER_ARCHIVES, bare_name, codec_of
 from data_shards.sources.documents import (
-    PARQUET_ERRORS,
     Document,
     Fields,
     Lines,
@@ -32,7 +30,8 @@ from data_shards.sources.documents import (
     check_columns,
 )
 from data_shards.sources.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
-from data_shards.sources.units import LeftOut, Split, Unit, Unusable, label_member
+from data_shards.sources.tables.fields import PARQUET_ERRORS
+from data_shards.sources.units import LeftOut, Split, Unit, Unusable, label_member, sorted_classes
 from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
 from data_shards.text.tokens import tokens_npy
 
@@ -41,7 +40,6 @@ TRAINING_BYTES = 2**28
 
 _MIB = 2**20
 _JSON = ("jsonl", "ndjson", "json")
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _wanted_files(config: BuildConfig) -> tuple[Callable[[str], bool], str]:
             return lambda name: extension(name) in ("parquet", "pq"), "parquet"
 
 
-def _source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
+def source_files(root: Path, config: BuildConfig, left_out: LeftOut) -> list[SourceFile]:
     """The source files. Raises ValueError if there are none."""
     if root.is_file():
         if extension(root.name) in OTHER_ARCHIVES:
@@ -203,9 +201,7 @@ def _group_parts(parts: Iterable[Part], most: int) -> list[tuple[Part, ...]]:
 def _labels_of(parts: Iterable[Part]) -> list[str]:
     """All classes of the documents, sorted by value if all are whole numbers, else by the alphabet."""
     found = {document.label for part in parts for document in part.documents(LeftOut()) if document.label is not None}
-    if all(_WHOLE_NUMBER.fullmatch(label) for label in found):
-        return sorted(found, key=lambda label: (int(label), label))
-    return sorted(found)
+    return sorted_classes(found)
 
 
 def _training_texts(parts: Iterable[Part], total: int) -> Iterator[str]:
@@ -251,7 +247,7 @@ def text_source(root: Path, config: BuildConfig) -> Split:
             "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
         )
     left_out = LeftOut()
-    files = _source_files(root, config, left_out)
+    files = source_files(root, config, left_out)
     parts: list[Part] = []
     keys = keys_of(files)
     check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from data_shards.shards.tar import BLOCK
 from data_shards.text.tokenizer import Tokenizer
 
 _NAMES_SHOWN = 5
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 UNREADABLE = "unreadable"
 """Beginning of the reasons that may no longer hold when the same command is given again."""
@@ -133,6 +135,14 @@ def read_unchanged(path: str, size: int) -> bytes:
     if len(data) != size:
         raise ValueError(f"{path} changed from {size} to {len(data)} bytes during the build; build again")
     return data
+
+
+def sorted_classes(found: Iterable[str]) -> list[str]:
+    """Classes, each once, sorted by value if all are whole numbers, else by the alphabet."""
+    names = set(found)
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def label_size(label: int | None) -> int:

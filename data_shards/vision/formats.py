@@ -29,7 +29,16 @@ _OTHERS = [
     (rb"\s*[{\[]", "JSON"),
     (rb"\x1f\x8b|PK\x03\x04|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "a compressed file"),
 ]
-_OURS = rb"\xff\xd8|\x89PNG|RIFF....WEBP|BM|GIF8|II\*\0|MM\0\*|P[1-6]\s|....ftypavi[fs]"
+_OURS = {
+    "jpg": rb"\xff\xd8", "png": rb"\x89PNG", "webp": rb"RIFF....WEBP", "bmp": rb"BM", "gif": rb"GIF8",
+    "tif": rb"II\*\0|MM\0\*", "ppm": rb"P[1-6]\s", "avif": rb"....ftypavi[fs]",
+}  # fmt: skip
+
+
+def extension_of(data: Data) -> str:
+    """Return the extension of the format that the first bytes show, "" if none that is read."""
+    start = bytes(data[:64])
+    return next((name for name, pattern in _OURS.items() if re.match(pattern, start, re.DOTALL)), "")
 
 
 def what_it_is(data: Data) -> str:
@@ -37,7 +46,7 @@ def what_it_is(data: Data) -> str:
     start = bytes(data[:64])
     if not start:
         return "0 bytes"
-    if re.match(_OURS, start, re.DOTALL):
+    if extension_of(start):
         return "damaged"
     for pattern, name in _OTHERS:
         if re.match(pattern, start, re.DOTALL):

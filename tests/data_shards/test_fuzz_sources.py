@@ -1,5 +1,6 @@
 """Across sources and making. Source files damaged as chance does it: left out by name, or built; the good ones stay."""
 
+import base64
 import bz2
 import gzip
 import io
@@ -20,6 +21,8 @@ from data_shards.shards.index import load_index
 from data_shards.sources.blocks import zstd
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.shard_tools import clip, encoded
+from tests.data_shards.sources.tables.test_parquet_media import image
+from tests.data_shards.sources.tables.test_parquet_media import table as pictures_table
 from tests.data_shards.sources.test_texts import article
 from tests.data_shards.test_fuzz import mutated
 
@@ -42,12 +45,24 @@ def sound(kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def pictures() -> bytes:
+    """A table of images as Hugging Face writes it."""
+    buffer = io.BytesIO()
+    parquet.write_table(pictures_table([(image(i), i % 3) for i in range(24)]), buffer, row_group_size=10)
+    return buffer.getvalue()
+
+
+INLINE = "".join(
+    json.dumps({"image": {"bytes": base64.b64encode(encoded(i)).decode()}, "c": i}) + "\n" for i in range(9)
+).encode()
 LINES = "".join(json.dumps({"text": article(i), "topic": i % 3}) + "\n" for i in range(20)).encode()
 PROSE = "\n\n".join(article(i) + " 漢字" for i in range(20)).encode()
 MANIFEST = "path\ttext\tlabel\n" + "".join(f"{i}.flac\tsaid {i}\t{i % 2}\n" for i in range(20))
 SOURCES = {
     "jsonl": ("jsonl", {"label_field": "topic"}, {"jsonl": LINES, "jsonl.gz": gzip.compress(LINES),
               "jsonl.bz2": bz2.compress(LINES), "jsonl.xz": lzma.compress(LINES), "jsonl.zst": zstd.compress(LINES)}),
+    "parquet images": ("parquet", {}, {"parquet": pictures()}),
+    "jsonl images": ("jsonl", {"modality": "vision", "data_field": "image"}, {"jsonl": INLINE}),
     "parquet": ("parquet", {"label_field": "topic"}, {"parquet": table()}),
     "text": ("textfiles", {"documents": "paragraphs"}, {"txt": PROSE, "txt.gz": gzip.compress(PROSE)}),
     "images": ("imagefolder", {}, {kind: encoded(0, kind) for kind in ("png", "webp", "bmp")} | {"jpg": encoded(0)}),

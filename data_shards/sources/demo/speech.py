@@ -27,7 +27,8 @@ import numpy as np
 
 from data_shards.sources.demo.packages import Package, debian_places, fetch_wheel, find_data, run_command
 from data_shards.sources.folders import shuffled
-from data_shards.sources.recordings import RecordingFile
+from data_shards.sources.media import MediaFile
+from data_shards.sources.recordings import Recordings
 from data_shards.sources.units import LeftOut, Split, Unit, label_member, read_unchanged
 from data_shards.speech.audio import flac, read_audio
 
@@ -186,7 +187,7 @@ def demo_speech(folder: str) -> list[Split]:
     for path, name, language, text in clips:
         size, side = path.stat().st_size, "test" if is_test(text) else "probe"
         if side == "probe":
-            units["train"].append(RecordingFile(f"train/{name}", str(path), size, 0, text=text))
+            units["train"].append(MediaFile(f"train/{name}", str(path), size, 0, Recordings(), text=text))
         sound, word = first_sound(text, language), f"{language} {_first_word(text)}"
         begun[word] += 1
         if sound and begun[word] <= _PER_WORD:
