@@ -20,6 +20,7 @@ from data_shards.loading.bad_sample_count import TooManyBadSamples
 from data_shards.order.mixture import mixture_of
 from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
+from pretrain.describing.table import run_table
 from pretrain.engine import distributed
 from pretrain.engine.engine import StepResult
 from pretrain.evaluation.probing import probes, table
@@ -52,7 +53,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
         start, text = _record_config(run)
         report = Report(Path(config.run.dir), config, run.engine, text)
     try:
-        report.say(f"{run.engine.description}; {run.loader.description}\n{start}")
+        report.say("\n".join([*run_table(config, run.engine, run.loader), start]))
         if run.engine.steps == 0:
             _probe(run, report, watchdog)
         with report.steps():

@@ -38,10 +38,9 @@ class MixtureLoader(StepStatistics):
         return {name: index for loader in self._loaders.values() for name, index in loader.indexes.items()}
 
     @property
-    def description(self) -> str:
-        """A line for the log."""
-        share = {name: f"{weight} of {sum(self._mixture.weights)} steps" for name, weight in self._mixture.shares()}
-        return "; ".join(f"{name} {share[name]}: {loader.description}" for name, loader in self._loaders.items())
+    def parts(self) -> dict[Modality, ModalityLoader]:
+        """The loader of each modality."""
+        return self._loaders
 
     @property
     def samples(self) -> int:

@@ -116,9 +116,13 @@ class ModalityLoader(StepStatistics):
         return {self._config.modality: self._index}
 
     @property
-    def description(self) -> str:
-        """A line for the log."""
-        return f"{self.samples} samples, {self.steps_per_epoch} steps per epoch"
+    def parts(self) -> dict[Modality, ModalityLoader]:
+        """The loader of each modality: this one."""
+        return {self._config.modality: self}
+
+    def micro_batch_sizes(self, step: int) -> list[int]:
+        """Return the number of samples in each of this rank's micro-batches of a step."""
+        return [len(request.samples) for request in self._plan.requests(step)]
 
     @property
     def samples(self) -> int:

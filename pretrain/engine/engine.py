@@ -136,13 +136,6 @@ class Engine:
         """The loss scale of fp16; None in other precisions."""
         return float(self.deepspeed.optimizer.loss_scale) if self.deepspeed.fp16_enabled() else None
 
-    @property
-    def description(self) -> str:
-        """One line for the log: parameters, precision, and the kernels with the reasons for their choice."""
-        count = sum(shape.numel() for shape in self.partitions.shapes.values())
-        size = f"{count / 1e6:.2f} M parameters in {self.precision}"
-        return f"{size}; LayerNorm: {kernels.layer_norm(self.device)}; Adam: {self.adam}"
-
     def step(self, micro_batches: Sequence[SampleBatch], judge: Judge = _finite) -> StepResult:
         """Run this rank's micro-batches forward and backward, then update student and teacher once if `judge` agrees.
 

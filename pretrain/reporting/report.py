@@ -25,6 +25,7 @@ from pretrain.engine.engine import Engine, StepResult
 from pretrain.health.collapse import ModuleHealth
 from pretrain.health.guard import Guard
 from pretrain.reporting import speed
+from pretrain.reporting.console import FirstSteps
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.metrics_file import MetricsFile
 from pretrain.reporting.tensorboard import Board
@@ -41,7 +42,7 @@ class Report:
         self._pictured: set[Modality] = set(config.modalities if engine.steps else ())
         self._modules: dict[Modality, dict[str, ModuleHealth]] = {}
         self._progress: Progress | None = None
-        self._speed = ""
+        self._speed, self._first_steps = "", FirstSteps()
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
@@ -78,6 +79,8 @@ class Report:
         if self._progress:
             last = step == self._config.train.steps
             self._progress.update(step, f"loss {result.loss:.4f}{self._speed}", last)
+            if line := self._first_steps.expected(seconds, self._config.train.steps - step):
+                self.say(line)
         return row
 
     @contextmanager

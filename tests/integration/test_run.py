@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_killed_and_resumed_mixture_gives_the_same_metrics_and_weights(all_shard
     assert newest(killed) < 18, "the kill has to come before the end for this to mean anything"
     done = train(2, arguments)
     assert "resuming from" in done.stderr, done.stderr[-4000:]
+    assert re.search(r"^speech batch +4 samples a step: 2 ranks x ", done.stderr, re.MULTILINE)
     assert_same_run(killed, straight)
     assert {row["modality"] for row in rows(straight)} == {"vision", "speech", "text"}
     padded = {row["modality"] for row in rows(straight) if row["padding"] > 0}

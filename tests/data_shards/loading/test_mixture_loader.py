@@ -42,7 +42,7 @@ def test_a_mixture_is_its_modalities_steps_in_turn(shards):
         assert same(own, pictures(ModalityLoader(config.for_modality(modality), 0, 1), 0, len(own)))
     assert same(pictures(open_loader(mixture_config(shards, workers=1), 0, 1), 5, 8), mixed[5:])
     assert loader.samples == 72 and loader.outcome.replaced.tolist() == [False] * 8
-    assert loader.description.startswith("vision 3 of 6 steps: 24 samples, 3 steps per epoch; speech 2 of 6")
+    assert list(loader.parts) == list(MODALITIES) and loader.parts["vision"].steps_per_epoch == 3
     last = loader.steps_per_epoch - 1
     assert loader.epoch_of(last) == 0 and all(loader.epoch_of(last + later) > 0 for later in range(1, 12))
 

@@ -38,7 +38,9 @@ def contents(config, world=1, first=0, steps=4):
     """Per step: sample -> its tensors; images in the order of the ranks, others by their ids."""
     loaders = [open_loader(config, rank, world) for rank in range(world)]
     found = []
-    for ranks in counted_steps(loaders, steps, first):
+    for step, ranks in enumerate(counted_steps(loaders, steps, first), first):
+        for loader, micro_batches in zip(loaders, ranks, strict=True):
+            assert loader.micro_batch_sizes(step) == [len(batch) for batch in micro_batches]
         assert len({len(micro_batches) for micro_batches in ranks}) == 1
         batches = [batch for micro_batches in ranks for batch in micro_batches]
         assert sum(map(len, batches)) == config.batch.global_ and max(map(len, batches)) <= config.batch.micro
@@ -88,7 +90,7 @@ def test_resuming_anywhere_gives_the_same_steps(of_modality, reference, first):
 def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order(of_modality, reference):
     loader = open_loader(of_modality(), 0, 1)
     assert loader.samples == 70 and loader.steps_per_epoch == 8
-    assert loader.description == "70 samples, 8 steps per epoch"
+    assert list(loader.parts.values()) == [loader]
     assert [loader.epoch_of(step) for step in (0, 7, 8, 16)] == [0, 0, 1, 2]
     epoch = [sample for step in reference[:8] for sample, _ in step]
     assert len(set(epoch)) == 64
