@@ -22,7 +22,7 @@ usage: ./run.sh COMMAND [key=value ...]
   config recipe=NAME                                      what pretrain would use: every key, and what differs from
                                                           the recipe and from published values
   pretrain [modality=speech|text]                         demo: real data, tiny model, minutes on a CPU
-  pretrain recipe=NAME data.shards=PATTERN run.dir=DIR    the real thing; the same command resumes
+  pretrain data.shards=PATTERN run.dir=DIR [recipe=NAME]  the real thing; the same command resumes
   reshard run=DIR [files=1]                               newest checkpoint -> whole parameters, for any number of ranks
   export run=DIR out=DIR weights=teacher|student          a folder that Hugging Face Transformers loads; of a mixture:
                                                           modality=vision|speech|text

@@ -40,7 +40,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     pairs = [(key, value) for key, value in pairs if key != "modality"]
     for key, value in pairs:
         _check_key(key, value)
-    recipe = dict(pairs).get("recipe") or _demo_of(asked or PretrainConfig().modalities)
+    recipe = dict(pairs).get("recipe") or _recipe_of(pairs, asked)
     keys = leaf_keys(PretrainConfig)
     # Hydra chooses files. Values do not pass through it: its grammar gives braces, commas and $ a meaning of its own.
     values = _hydra(
@@ -147,15 +147,30 @@ def _modalities(value: str) -> tuple[str, ...]:
     return names
 
 
-def _demo_of(modalities: tuple[str, ...]) -> str:
-    """The recipe if the user names none."""
-    match modalities:
-        case ("vision",):
+def _recipe_of(pairs: list[tuple[str, str]], asked: tuple[str, ...] | None) -> str:
+    """The recipe if the user names none: a demo, or with shards of the user's own the modality's neutral recipe.
+
+    Raises ValueError if there are shards, and the modality is not given or has no neutral recipe.
+    """
+    own = next((key for key, value in pairs if _names_shards(key) and value not in ("", "null")), None)
+    match asked or PretrainConfig().modalities:
+        case ("vision",) if not own:
             return "demo"
-        case (modality,):
+        case (modality,) if not own:
             return f"demo_{modality}"
+        case (modality,) if asked and modality in GROUPS["recipe"]:
+            return modality
+        case (_,) if not asked and own == "data.shards":
+            raise ValueError(f"{own} without recipe and modality: add modality={', '.join(MODALITIES)} or recipe=NAME")
+        case _ if own:
+            raise ValueError(f"{own} without recipe: add recipe=mixture_base, or recipe=demo_mixture for its numbers")
         case _:
             return "demo_mixture"
+
+
+def _names_shards(key: str) -> bool:
+    """True for keys of the shards that a run trains on."""
+    return key in ("data.shards", *(f"mixture.{modality}.shards" for modality in MODALITIES))
 
 
 def _chosen(recipe: str, theirs: str | list[str], asked: tuple[str, ...]) -> str | tuple[str, ...]:

@@ -46,14 +46,16 @@ class PretrainConfig:
     """`./run.sh pretrain`: Pretrain a model, or resume its run."""
 
     recipe: str = "demo"
-    """Name of a file in configs/recipe/ whose values replace the defaults. Not given: the demo of `modality`."""
+    """Name of a file in configs/recipe/ whose values replace the defaults. Not given: with shards of your own the
+    neutral recipe of their modality (vision, speech, text), without any the demo of `modality`."""
     demo: bool = False
     """Train on packaged images, recordings or texts. Their shards are built for each modality that names none in
     `data.shards` or `mixture.MODALITY.shards`."""
     objective: Objective = "v1"
     """Training objective. v1: data2vec (Baevski et al. 2022, arXiv 2202.03555)."""
     modality: Modality | tuple[Modality, ...] = "vision"
-    """Kind of samples: vision, speech or text. A list makes a mixture, e.g. [vision,speech,text]; see `mixture.*`."""
+    """Kind of samples: vision, speech or text. Not given: that of the recipe, or of `data.shards`. A list makes a
+    mixture, e.g. [vision,speech,text]; see `mixture.*`."""
     init: LocalPath = ""
     """Source of the student's initial weights: a run directory, or a Hugging Face folder of the same sizes. Optimizer,
     schedule and teacher begin anew. A run that resumes ignores it. "": random weights."""

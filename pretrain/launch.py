@@ -24,6 +24,7 @@ from pretrain.launching.exits import DONE, STOPPED, code_of, raise_at_notices
 from pretrain.launching.input_files import check_input_files
 from pretrain.launching.interfaces import GLOO_INTERFACE, check_interfaces, check_master
 from pretrain.launching.job import Job
+from pretrain.launching.own_data import own_data_overrides
 from pretrain.launching.plan import Launch, Machine, plan, this_machine
 from pretrain.launching.supervise import supervise
 from pretrain.reporting.metrics_file import probed_modalities
@@ -63,6 +64,7 @@ def main(overrides: list[str]) -> int:
     print_help(PretrainConfig, overrides)
     raise_at_notices()
     remove_leftovers()
+    overrides = [*overrides, *own_data_overrides(overrides)]
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     config, overrides = with_demo_shards(config, overrides)

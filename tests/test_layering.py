@@ -25,7 +25,7 @@ FLOORS = {
         "batch order",
         "vision speech text",
         "kinds",
-        "loading sources",
+        "loading sources facts",
         "making showing",
         "__main__",
     ],

@@ -9,13 +9,12 @@ import numpy as np
 
 from configs.schema_modalities import Modality
 from configs.schema_training import Patterns
+from data_shards.facts import first_members
 from data_shards.kinds import UNKNOWN_UNIT, Kind, Unit, kind_of, modality_of
 from data_shards.making.contents import Contents, class_lines, flaw_lines, look
 from data_shards.making.repeats import same_bytes, same_content
-from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.held_out import spread
 from data_shards.shards.index import Index, load_index
-from data_shards.shards.reader import Reader
 from data_shards.shards.storage import folder_of, is_remote, name_of
 
 _BINS = 12
@@ -24,8 +23,6 @@ _BAR_WIDTH = 40
 """Characters of the longest bar."""
 _WIDE_RATIO = 20.0
 """From this ratio of the longest to the shortest length, bins grow by a factor."""
-_LARGEST_FIRST_MB = 16
-"""Limit of the first sample, which is read to find the modality."""
 
 
 def describe(
@@ -135,13 +132,10 @@ def _histogram(lengths: np.ndarray, unit: Unit) -> Iterator[str]:
 def _first_sample_modality(index: Index, group: list[int]) -> Modality | None:
     """Modality of the samples, from the members of the first one; None if it is unknown or cannot be read."""
     first = next(shard for shard in group if index.entries[shard].nsamples)
-    reader = Reader(index, 1, _LARGEST_FIRST_MB)
     try:
-        return modality_of(reader.read(int(index.starts[first])).members)
-    except (BadSample, OSError):  # the index suffices for the rest of the description
+        return next((modality_of(names) for _, names in first_members(index, [first])), None)
+    except OSError:  # the index suffices for the rest of the description
         return None
-    finally:
-        reader.close()
 
 
 def _format_bytes(size: float) -> str:

@@ -59,9 +59,13 @@ def with_demo_shards(config: PretrainConfig, overrides: list[str]) -> tuple[Pret
 
 
 def demo_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
-    """Overrides for the demo's shards and its run directory, without the keys that the user has set in `overrides`."""
-    found = [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
+    """Overrides for the demo's recipe, shards and run directory, without the keys that the user has set in `overrides`.
+
+    The recipe is named because shards without a recipe are the user's own.
+    """
     given = {key for key, _ in map(split_override, overrides)}
+    found = [] if "recipe" in given else [f"recipe={config.recipe}"]
+    found += [] if config.run.dir else [f"run.dir=runs/{config.recipe}"]
     for modality in config.modalities:
         found += _demo_shards(config.for_modality(modality), f"mixture.{modality}" if config.is_mixture else "", given)
     return found

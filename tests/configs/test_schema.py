@@ -18,7 +18,8 @@ def test_a_modality_has_its_published_values_where_the_run_says_nothing() -> Non
 
 def test_the_runs_word_and_the_mixtures_share_win() -> None:
     config = compose_pretrain(
-        ["modality=[vision,text]", "mixture.text.shards=/t", "mixture.text.global=4", "teacher.layers=2", "loss.beta=1",
+        ["recipe=demo_mixture", "modality=[vision,text]", "mixture.text.shards=/t", "mixture.text.global=4",
+         "teacher.layers=2", "loss.beta=1",
          "model.dropout=0.2", "mixture.blocks=separate", "batch.global=64", "mixture.vision.weight=3"]
     )  # fmt: skip
     vision, text = config.for_modality("vision"), config.for_modality("text")

@@ -22,7 +22,10 @@ def test_shards_are_a_pattern_or_a_list_of_them(written: object, meant: object) 
 
 
 def test_commas_within_braces_do_not_part_a_list() -> None:
-    assert compose_pretrain(["data.shards=[/a/{1,{2,3}}.tar,/b]"]).data.shards == ("/a/{1,{2,3}}.tar", "/b")
+    assert compose_pretrain(["recipe=demo", "data.shards=[/a/{1,{2,3}}.tar,/b]"]).data.shards == (
+        "/a/{1,{2,3}}.tar",
+        "/b",
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,12 @@ def tiny(kind: str, size: int, micro: int) -> list[str]:
     Steps are of `size` samples, in the mixture half as many of speech; micro-batches of `micro`.
     """
     if kind != "mixture":
-        return [f"modality={kind}", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
+        recipe = "demo" if kind == "vision" else f"demo_{kind}"
+        return [f"recipe={recipe}", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
     parts = {"vision": size, "speech": size // 2, "text": size}
     sizes = [f"mixture.{name}.{key}" for name, size in parts.items() for key in (f"global={size}", f"micro={micro}")]
     shards = [f"mixture.{name}.shards=none" for name in parts]
-    return [f"modality=[{','.join(parts)}]", *TINY, *sizes, *shards]
+    return ["recipe=demo_mixture", *TINY, *sizes, *shards]
 
 
 def micro_batches(config: PretrainConfig, step: int) -> list[MaskedBatch]:

@@ -74,7 +74,7 @@ def test_the_config_is_read_in_any_locale(tmp_path):
 def test_credentials_are_not_kept_and_do_not_count_as_a_change(tmp_path):
     shards = ["probe.train_shards=[https://a:hush@h/x,/y]", "probe.test_shards=https://h/z?sig=hush"]
     for password in ("hush", "hush2"):
-        config = compose_pretrain([f"data.shards=https://me:{password}@host/a", *shards])
+        config = compose_pretrain(["recipe=demo", f"data.shards=https://me:{password}@host/a", *shards])
         changes, text = write_config(tmp_path, config, world=1)
         assert changes == "" and "hush" not in text + (tmp_path / "config.yaml").read_text()
     kept = from_yaml(tmp_path / "config.yaml")

@@ -97,7 +97,7 @@ def test_a_text_run_of_another_tokenizer_is_refused(tmp_path, run_of):
     source, shards = model("modality=text"), tmp_path / "shards"
     folder = run_of(source)
     shards.mkdir()
-    target = model("modality=text", f"data.shards={shards}/train-000000.tar")
+    target = model("recipe=demo_text", f"data.shards={shards}/train-000000.tar")
     load_student(target, str(folder))  # of tars that others made nothing is known
     theirs, own = (train_tokenizer([text], 300) for text in ("a text " * 9, "another one " * 9))
     entry = ShardEntry("train-000000.tar", 1, 1, "0" * 64, "0" * 64, 1, 1)

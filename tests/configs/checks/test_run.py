@@ -65,16 +65,16 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
             "text.mask.random=0.1 text.mask.keep=0.1",
         ),
         (f"{MIXED} teacher.layers=9", 2, "teacher.layers=9 must be at most", "teacher.layers=4"),
-        ("data.shards=/a data.weights=[2,1]", 2, "data.weights=[2,1] needs a list", "data.weights=null"),
-        ("data.shards=[/a,/b] data.weights=[2]", 2, "has 1 weights for the 2 items", "data.weights=[1,1]"),
+        ("recipe=demo data.shards=/a data.weights=[2,1]", 2, "data.weights=[2,1] needs a list", "data.weights=null"),
+        ("recipe=demo data.shards=[/a,/b] data.weights=[2]", 2, "has 1 weights for the 2 items", "data.weights=[1,1]"),
         (
-            "data.shards=[/a,/b] data.weights=[20000,1]",
+            "recipe=demo data.shards=[/a,/b] data.weights=[20000,1]",
             2,
             "at most 10000: e.g. data.weights=[4999,1]",
             "data.weights=[4999,1]",
         ),
         (
-            f"{MIXED} mixture.text.shards=[/a,/b] mixture.text.weights=[1]",
+            f"recipe=demo_mixture {MIXED} mixture.text.shards=[/a,/b] mixture.text.weights=[1]",
             2,
             "text: mixture.text.weights=[1] has 1 weights for the 2 items of mixture.text.shards",
             "mixture.text.weights=[1,1]",
@@ -140,7 +140,9 @@ def test_default_lanes_are_the_largest_divisor_up_to_768() -> None:
 
 
 def test_weights_of_a_modality_of_a_mixture_are_its_own() -> None:
-    config = compose_pretrain(["modality=[vision,text]", "mixture.text.shards=[/a,/b]", "mixture.text.weights=[2,1]"])
+    config = compose_pretrain(
+        ["recipe=demo_mixture", "modality=[vision,text]", "mixture.text.shards=[/a,/b]", "mixture.text.weights=[2,1]"]
+    )
     assert config.for_modality("text").data.weights == (2, 1) and config.for_modality("vision").data.weights is None
     check(config, 2)
     check(compose_pretrain(["data.epoch=source"]), 2)

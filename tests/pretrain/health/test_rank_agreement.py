@@ -60,7 +60,14 @@ def test_a_fact_that_one_rank_lacks_is_a_difference(ranks) -> None:
 def test_the_keys_of_a_node_exist_and_may_differ(tmp_path) -> None:
     assert NODE_KEYS.keys() <= leaf_keys(PretrainConfig).keys()
     index = load_index(make_shards(tmp_path / "a", (4, 4)))
-    own = ["cluster.node_rank=1", "data.shards=/other", "data.workers=7", "data.cache_dir=/scratch", "launch.threads=3"]
+    own = [
+        "recipe=demo",
+        "cluster.node_rank=1",
+        "data.shards=/other",
+        "data.workers=7",
+        "data.cache_dir=/scratch",
+        "launch.threads=3",
+    ]
     assert run_facts(compose_pretrain(own), {"vision": index}) == run_facts(compose_pretrain([]), {"vision": index})
 
 

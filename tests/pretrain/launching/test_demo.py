@@ -13,19 +13,19 @@ from tests.pretrain.launching.test_plan import config
 
 def test_the_demo_gets_what_the_user_did_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
-    run, data = "run.dir=runs/demo", "data.shards=/cache/shards/train-*.tar"
+    recipe, run, data = "recipe=demo", "run.dir=runs/demo", "data.shards=/cache/shards/train-*.tar"
     train, test = "probe.train_shards=/cache/shards/train-*.tar", "probe.test_shards=/cache/shards/test-*.tar"
 
     def added(*overrides: str) -> list[str]:
         return demo_overrides(config(*overrides), list(overrides))
 
-    assert added() == [run, data, train, test]
-    assert added("run.dir=there", "probe.test_shards=mine") == [data, train]
-    assert added("probe.train_shards=mine", "probe.test_shards=mine") == [run, data]
-    assert added("probe.train_shards=") == [run, data], "the probe is off"
-    assert added("data.shards=mine", "run.dir=there") == []
+    assert added() == [recipe, run, data, train, test]
+    assert added("run.dir=there", "probe.test_shards=mine") == [recipe, data, train]
+    assert added("probe.train_shards=mine", "probe.test_shards=mine") == [recipe, run, data]
+    assert added("probe.train_shards=") == [recipe, run, data], "the probe is off"
+    assert added("recipe=demo", "data.shards=mine", "run.dir=there") == []
     completed, overrides = with_demo_shards(config("train.steps=7"), ["train.steps=7"])
-    assert overrides == ["train.steps=7", run, data, train, test]
+    assert overrides == ["train.steps=7", recipe, run, data, train, test]
     assert (completed.train.steps, completed.data.shards) == (7, data.partition("=")[2])
     other = config("recipe=vision_base_imagenet")
     assert with_demo_shards(other, ["x"]) == (other, ["x"]), "no demo"
@@ -36,6 +36,7 @@ def test_every_modality_has_its_demo(monkeypatch: pytest.MonkeyPatch, modality: 
     monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
     overrides = [f"modality={modality}"]
     assert demo_overrides(config(*overrides), overrides) == [
+        f"recipe=demo_{modality}",
         f"run.dir=runs/demo_{modality}",
         f"data.shards=/cache/shards_{folder}/train-*.tar",
         f"probe.train_shards=/cache/shards_{folder}/{probe}-*.tar",
@@ -43,9 +44,20 @@ def test_every_modality_has_its_demo(monkeypatch: pytest.MonkeyPatch, modality: 
     ]
 
 
+def test_what_the_demo_adds_leaves_it_the_demo() -> None:
+    for own in ([], ["modality=text"], ["modality=[vision,text]"]):
+        added = demo_overrides(config(*own), own)
+        assert config(*own, *added).recipe == config(*own).recipe
+
+
 def test_a_mixture_gets_the_demo_data_of_those_without_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA2VEC_CACHE", "/cache")
-    overrides = ["modality=[vision,text]", "mixture.vision.shards=mine", "mixture.text.probe_test_shards=mine"]
+    overrides = [
+        "recipe=demo_mixture",
+        "modality=[vision,text]",
+        "mixture.vision.shards=mine",
+        "mixture.text.probe_test_shards=mine",
+    ]
     assert demo_overrides(config(*overrides), overrides) == [
         "run.dir=runs/demo_mixture",
         "mixture.text.shards=/cache/shards_text/train-*.tar",

@@ -1,0 +1,84 @@
+"""Shards of the user's own never train with a demo's numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.compose import GROUPS, compose_pretrain
+from configs.keys import flat, plain
+from configs.schema_modalities import MODALITIES
+from data_shards.shards.index_file import INDEX_NAME
+from pretrain import launch
+from pretrain.launching.own_data import own_data_overrides
+from pretrain.launching.plan import Machine
+from tests.data_shards.shard_tools import make_shards
+from tests.pretrain.test_launch import keep_signals  # noqa: F401
+
+DEMOS = [recipe for recipe in GROUPS["recipe"] if recipe.startswith("demo")]
+SAMPLES = ("vision.", "speech.", "text.")
+
+
+@pytest.fixture
+def started(monkeypatch, keep_signals) -> list[list[str]]:  # noqa: F811
+    """Overrides of the ranks that a launch would have started."""
+    found: list[list[str]] = []
+    monkeypatch.setattr(launch, "this_machine", lambda: Machine(gpus=[], cores=4))
+    monkeypatch.setattr(launch, "command_line", lambda launch, machine, overrides: found.append(overrides) or [])
+    monkeypatch.setattr(launch, "supervise", lambda job: 0)
+    return found
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("named", [True, False], ids=["modality given", "modality read"])
+def test_own_shards_never_train_with_a_demos_numbers(tmp_path: Path, started, capsys, modality, named) -> None:
+    shards = make_shards(tmp_path / "shards", (40, 40), modality=modality)
+    size = [f"text.vocab_size={300}"] if modality == "text" else []
+    own = [f"data.shards={shards}", f"run.dir={tmp_path}/run", *size, *([f"modality={modality}"] if named else [])]
+    assert launch.main(own) == 0
+    config = compose_pretrain(started[0])
+    assert (config.recipe, config.demo, config.modality) == (modality, False, modality)
+    assert f"recipe {modality}," in capsys.readouterr().out
+    ours, default = flat(plain(config)), flat(plain(compose_pretrain([f"recipe={modality}"])))
+    changed = {key for key in ours if ours[key] != default[key]}
+    assert changed <= {"data.shards", "run.dir", "text.vocab_size"}, "all other numbers are the neutral recipe's"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_neutral_recipe_has_no_sizes_of_a_demos_samples(modality) -> None:
+    """The demo's: images of 28 pixels in Fashion-MNIST's greys, clips of 3 seconds, texts of 64 tokens."""
+    demo = flat(plain(compose_pretrain([f"modality={modality}"])))
+    ours = flat(plain(compose_pretrain([f"recipe={modality}"])))
+    sizes = ("vision.image_size", "vision.mean", "vision.std", "speech.max_seconds", "text.max_tokens", "demo")
+    own = [key for key in sizes if key.startswith(modality) or key == "demo"]
+    assert not [key for key in own if demo[key] == ours[key]]
+
+
+def test_no_argument_and_a_recipe_stay_what_they_are(tmp_path: Path) -> None:
+    assert own_data_overrides([]) == own_data_overrides(["modality=speech"]) == []
+    assert own_data_overrides(["data.shards=null", "modality=text"]) == []
+    shards = make_shards(tmp_path / "shards", (4,))
+    assert own_data_overrides([f"data.shards={shards}", "recipe=vision_base_imagenet"]) == []
+
+
+def test_mistakes_are_a_line_with_the_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    make_shards(folder, (4, 4))
+
+    def mistake(*overrides: str) -> str:
+        with pytest.raises(ValueError) as error:
+            own_data_overrides(list(overrides))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    own = f"data.shards={folder}"
+    assert "modality=speech, but data.shards holds vision: leave out modality" in mistake(own, "modality=speech")
+    assert "no shards match" in mistake(f"data.shards={tmp_path}/nothing")
+    assert "unknown key 'trian.steps'" in mistake(own, "trian.steps=3")
+    (folder / "val-000000.tar").write_bytes((folder / "train-000000.tar").read_bytes())
+    assert f"several names: train-*.tar (2), val-*.tar (1); give one of them, as {folder}/train-*.tar" in mistake(own)
+    (folder / INDEX_NAME).unlink()
+    (folder / "val-000000.tar").unlink()
+    assert f"is not in an index.json beside it; make one: ./run.sh shards index shards={folder}" in mistake(own)
+    for key in ("data.shards", "mixture.text.shards"):
+        with pytest.raises(ValueError, match=f"{key} without recipe.*add .*recipe="):
+            compose_pretrain([f"{key}=/a", *(["modality=[vision,text]"] if "mixture" in key else [])])
