@@ -21,6 +21,7 @@ from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
 from configs.keys import build, help_text, leaf_keys, plain, split_override, typed
 from configs.output.secrets import masked
+from configs.resolve.numbers import resolve
 from configs.schema import PretrainConfig
 from configs.schema_modalities import MODALITIES
 
@@ -33,7 +34,8 @@ GROUPS = groups()
 def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     """`key=value` and `group=choice` of a command line -> the config. The command line wins over the YAML files.
 
-    Raises ValueError that names the key (or the group) and the remedy. Rules across keys: `configs.checks.run.check`.
+    Its numbers are final: percentages, and nulls that stand for a rule, are resolved. Raises ValueError that names the
+    key (or the group) and the remedy. Rules across keys: `configs.checks.run.check`.
     """
     pairs = [split_override(override) for override in overrides]
     asked = next((_modalities(value) for key, value in reversed(pairs) if key == "modality"), None)
@@ -53,6 +55,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     if asked:
         values["modality"] = _chosen(recipe, values["modality"], asked)
     _check_required(recipe, values)
+    resolve(values, {key for key, _ in pairs})
     return build(PretrainConfig, values)
 
 

@@ -14,6 +14,8 @@ Normalisation = Literal["layer", "instance", "none"]
 Averaged = Literal["all", "transformer", "blocks"]
 Target = Literal["block", "ffn"]
 Reduction = Literal["mean", "sqrt", "sum"]
+BASE_LAYERS, BASE_WIDTH = 12, 768
+"""Blocks and width of the Base models, for which the values below were published."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,15 @@ class Published:
     dropout: float
     average: Averaged
     layers: int
+    """K, of `BASE_LAYERS` blocks."""
     target: Target
     block_norm: Normalisation
     mean_norm: Normalisation
     beta: float
     reduction: Reduction
+    lr: float = 5e-4
+    """Peak learning rate at `batch` samples and `BASE_WIDTH` channels."""
+    batch: int = 256
 
 
 _RECIPES: dict[tuple[Modality, str], str] = {
@@ -60,7 +66,9 @@ def published_recipe(recipe: str, modalities: tuple[Modality, ...], size: str) -
 
 
 PUBLISHED: dict[tuple[Objective, Modality], Published] = {
-    ("v1", "vision"): Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean"),
-    ("v1", "speech"): Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt"),
-    ("v1", "text"): Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum"),
+    ("v1", "vision"): Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean", 2e-3, 2048),
+    ("v1", "speech"): Published(
+        "post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt", 5e-4, 320
+    ),
+    ("v1", "text"): Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum", 2e-4, 256),
 }

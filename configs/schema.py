@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig, TransformerConfig
-from configs.published import PUBLISHED, Objective
+from configs.published import BASE_LAYERS, PUBLISHED, Objective
 from configs.schema_modalities import MODALITIES, STRICT, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_running import (
     CheckpointConfig,
@@ -25,6 +25,7 @@ from configs.schema_running import (
     LogConfig,
     ProbeConfig,
     RunConfig,
+    TrainConfig,
     WatchdogConfig,
 )
 from configs.schema_training import (
@@ -37,7 +38,6 @@ from configs.schema_training import (
     OptimizerConfig,
     ScheduleConfig,
     TeacherConfig,
-    TrainConfig,
 )
 
 
@@ -105,6 +105,7 @@ class PretrainConfig:
         norm = own.norm if not self.is_mixture or self.mixture.blocks == "separate" else "pre"
         model = {"norm": norm, "dropout": own.dropout, "attention_dropout": own.dropout}
         targets = {field.name: getattr(own, field.name) for field in fields(TargetConfig)}
+        targets["layers"] = max(1, round(own.layers * self.model.layers / BASE_LAYERS))
         share = getattr(self.mixture, modality) if self.is_mixture else MixturePart()
         samples = {name: getattr(self, name) for name in MODALITIES}
         return ModalityConfig(

@@ -81,11 +81,12 @@ class VisionMaskConfig:
     """BEiT's block masks on the patch grid."""
 
     patches: Annotated[int, Field(ge=1)] = 120
-    """Largest number of masked patches per image. Must be below the number of patches. Published: 120 of 196."""
+    """Largest number of masked patches per image, or a percentage of the patches, e.g. 61%. Must be below their number.
+    Published: 120 of 196."""
     min_block: Annotated[int, Field(ge=1)] = 16
-    """Smallest area of a masked block, in patches. Published: 16."""
+    """Smallest area of a masked block, in patches or as a percentage of them. Published: 16."""
     max_block: Annotated[int, Field(ge=1)] = 196
-    """Largest area of a masked block, in patches. Published: 196, the whole grid."""
+    """Largest area of a masked block, in patches or as a percentage of them. Published: 196, the whole grid."""
     min_aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Smallest aspect ratio of a masked block, in (0, 1]. Ratios are log-uniform from this to its inverse. Published:
     0.3."""
@@ -101,7 +102,8 @@ class VisionConfig(SampleConfig):
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square crop in pixels. A multiple of `vision.patch_size`. Published: 224."""
     patch_size: Annotated[int, Field(ge=1)] = 16
-    """Side of a square patch in pixels. Must divide `vision.image_size`. Published: 16."""
+    """Side of a square patch in pixels. Must divide `vision.image_size`. Published: 16. Null: the largest divisor up to
+    16 that leaves 8 patches a side."""
     exif_orientation: bool = True
     """Turn images by their EXIF orientation. Published: false, since torchvision's loader ignores it."""
     max_pixels: Annotated[int, Field(ge=1)] = 89_478_485

@@ -31,6 +31,16 @@ class DeepSpeedConfig:
 
 
 @dataclass(config=STRICT)
+class TrainConfig:
+    """Length and seed of a run."""
+
+    steps: Annotated[int, Field(ge=0)] = 1000
+    """Step after which the run stops. 0: no step is taken."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of weights, order, masks, augmentation and dropout, from 0 to 2^31 - 1."""
+
+
+@dataclass(config=STRICT)
 class RunConfig:
     """The run directory."""
 

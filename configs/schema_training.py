@@ -1,5 +1,7 @@
 """The keys of training: model, teacher, loss, optimizer, schedule, batch, data, mixture.
 
+A percentage (`schedule.warmup=5%`) and a null that stands for a rule are numbers once `configs.resolve` has seen them.
+
 "Published" values are those of arXiv 2202.03555 and the authors' code; configs/recipe/*.yaml give the source of each.
 """
 
@@ -39,7 +41,7 @@ Shards = Annotated[Patterns, BeforeValidator(_listed)]
 
 @dataclass(config=STRICT)
 class ModelConfig:
-    """The Transformer's size and its regularisation (group `model`: tiny, base, large, huge)."""
+    """The Transformer's size and its regularisation (group `model`: tiny, small, medium, base, large, huge)."""
 
     size: str = "tiny"
     """Name of the model's size, for logs. It changes nothing."""
@@ -130,19 +132,23 @@ class TeacherConfig:
     """Decay of the teacher (tau), in [0, 1]: teacher = decay * teacher + (1 - decay) * student. Start of the ramp, if
     there is one: the first update is already a step up it, as in the authors' code. Published: vision 0.9998 (Large's
     second phase 0.9999), speech and text 0.999."""
+    horizon: Annotated[float | None, Field(ge=1)] = None
+    """Number of steps over which the teacher averages, in place of `teacher.decay_end`: the decay ends at
+    1 - 1 / horizon, and a start above that is lowered to it. Also a percentage of the schedule, e.g. 20%. Half of the
+    average is younger than 0.69 horizons. Null: the decays say it."""
     decay_end: Annotated[float | None, Field(ge=0, le=1)] = None
     """Decay of the teacher after `teacher.decay_steps` applied steps, in [0, 1]. Null: `teacher.decay` throughout, as
     published for vision. Published for speech and text: 0.9999."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
-    """Length of the linear ramp from `teacher.decay` to `teacher.decay_end`, in applied steps. 0: no ramp. Published:
-    speech 30,000; text 100,000 (paper) or 300,000 (code)."""
+    """Length of the linear ramp from `teacher.decay` to `teacher.decay_end`, in applied steps or as a percentage of the
+    schedule, e.g. 25%. 0: no ramp. Published: speech 30,000; text 100,000 (paper) or 300,000 (code)."""
     average: Literal["all", "transformer", "blocks"] | None = None
     """Modules that the teacher averages; for the others it takes the student's. all: every module. transformer:
     positions and blocks. blocks: the blocks. Null: vision all, speech transformer, text blocks. Published: the same,
     except blocks for speech on LibriSpeech."""
     layers: Annotated[int | None, Field(ge=1)] = None
-    """Number of top blocks whose outputs are averaged to a target, K. At most `model.layers`. Null: the published
-    number for Base (vision 6, speech 8, text 10). Published for AudioSet: 12."""
+    """Number of top blocks whose outputs make a target, K. At most `model.layers`. Or a percentage of them, as
+    50%. Null: the share published for Base (of 12: vision 6, speech 8, text 10). Published for AudioSet: 12."""
     target: Literal["block", "ffn"] | None = None
     """Output of a block that makes the targets. block: its last, after both residual sums. ffn: the feed-forward
     layer's, before dropout and residual sum; in pre-norm blocks also before LayerScale's gamma (`model.layer_scale`),
@@ -174,7 +180,8 @@ class OptimizerConfig:
     """AdamW: its constants, weight decay and gradient clipping."""
 
     lr: Annotated[float, Field(gt=0)] = 5e-4
-    """Peak learning rate, above 0. Published: vision 2e-3 (Base) and 1e-3 (Large), speech 5e-4, text 2e-4."""
+    """Peak learning rate, above 0. Published: vision 2e-3 (Base) and 1e-3 (Large), speech 5e-4, text 2e-4. Null:
+    Base's, times sqrt(`batch.global` / its batch of 2048, 320 or 256), times 768 / `model.width`."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the first and the second moment, each in [0, 1). Published: vision [0.9,0.999], speech and
     text [0.9,0.98]."""
@@ -202,11 +209,12 @@ class ScheduleConfig:
     steps: Annotated[int | None, Field(ge=1)] = None
     """Length of the learning-rate schedule in applied steps, warm-up and hold included. Null: `train.steps`."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Length of the linear warm-up from `schedule.lr_start` to `optimizer.lr`, in applied steps. 0: none. Published:
-    vision 10 epochs (Base) and 80 (Large), speech 3 % of the schedule, text 10,000 steps."""
+    """Length of the linear warm-up from `schedule.lr_start` to `optimizer.lr`, in applied steps or as a percentage of
+    the schedule, e.g. 5%. 0: none. Published: vision 10 epochs (Base) and 80 (Large), speech 3 % of the schedule, text
+    10,000 steps."""
     hold: Annotated[int, Field(ge=0)] = 0
-    """Applied steps at `optimizer.lr` between warm-up and decay. 0: none. Published for speech: 90 % of the schedule.
-    """
+    """Applied steps at `optimizer.lr` between warm-up and decay, or a percentage of the schedule. 0: none. Published
+    for speech: 90 % of the schedule."""
     lr_start: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate of the first warm-up step. At most `optimizer.lr`. Published: 0; for speech 1 % of the peak."""
     lr_end: Annotated[float, Field(ge=0)] = 0.0
@@ -286,13 +294,3 @@ class DataConfig:
     max_bad_streak: Annotated[int, Field(ge=1)] = 100
     """Number of bad samples in a row that stops the run. Samples follow each other step by step, and within a step lane
     by lane."""
-
-
-@dataclass(config=STRICT)
-class TrainConfig:
-    """Length and seed of a run."""
-
-    steps: Annotated[int, Field(ge=0)] = 1000
-    """Step after which the run stops. 0: no step is taken."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of weights, order, masks, augmentation and dropout, from 0 to 2^31 - 1."""

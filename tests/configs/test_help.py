@@ -70,7 +70,7 @@ def test_help_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\n  run=VALUE        Required. Run directory" in text and "\n  weights=teacher  " in text
     with pytest.raises(SystemExit):
         print_help(PretrainConfig, ["optimizer.lr=1", "-h"])
-    assert "model=      base, huge, large, tiny" in capsys.readouterr().out
+    assert "model=      base, huge, large, medium, small, tiny" in capsys.readouterr().out
 
 
 def test_long_descriptions_wrap_with_an_indent() -> None:

@@ -31,6 +31,7 @@ def test_the_published_numbers_of_speech_and_text() -> None:
     )
     assert [c.optimizer.lr for c in (speech, audioset, text)] == [5e-4, 5e-4, 2e-4]
     assert [c.teacher.layers for c in (speech, audioset, text)] == [8, 12, 10]
+    assert compose_pretrain(["recipe=vision_large_imagenet_phase1"]).teacher.layers == 6
     assert [(c.teacher.decay, c.teacher.decay_end, c.teacher.decay_steps) for c in (speech, audioset, text)] == [
         (0.999, 0.9999, 30_000), (0.999, 0.9999, 30_000), (0.999, 0.9999, 300_000)
     ]  # fmt: skip

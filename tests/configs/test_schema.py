@@ -2,10 +2,11 @@
 
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
+from configs.schema_training import ModelConfig
 
 
 def test_a_modality_has_its_published_values_where_the_run_says_nothing() -> None:
-    plain = PretrainConfig(modality=("vision", "speech", "text"))
+    plain = PretrainConfig(modality=("vision", "speech", "text"), model=ModelConfig(layers=12))
     configs = [plain.for_modality(modality) for modality in plain.modalities]
     assert [own.modality for own in configs] == ["vision", "speech", "text"]
     assert [own.model.norm for own in configs] == ["pre", "pre", "pre"], "shared blocks have one form"

@@ -23,7 +23,8 @@ from configs.schema_modalities import (
     VisionConfig,
     VisionMaskConfig,
 )
-from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, MixturePart, TrainConfig
+from configs.schema_running import TrainConfig
+from configs.schema_training import BatchConfig, DataConfig, MixtureConfig, MixturePart
 from data_shards.batch import BOS, EOS, UNK, SampleBatch
 from data_shards.loading.loader import Loader
 from data_shards.making.build import build

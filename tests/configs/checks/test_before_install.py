@@ -31,7 +31,7 @@ def test_keys_are_those_of_the_schema() -> None:
 def test_groups_are_those_of_the_files() -> None:
     assert groups() == GROUPS
     assert list(groups()) == ["cluster", "data", "deepspeed", "modality", "model", "recipe"]
-    assert groups()["model"] == ["base", "huge", "large", "tiny"]
+    assert groups()["model"] == ["base", "huge", "large", "medium", "small", "tiny"]
 
 
 @pytest.mark.parametrize(
