@@ -31,6 +31,7 @@ import psutil  # type: ignore[import-untyped]
 from data_shards.shards.index_file import read_folder_index
 from pretrain.checkpoints.folders import checkpoint_folders
 from pretrain.launching.exits import DONE, FAILED, MISTAKE, STALLED, STOPPED
+from pretrain.launching.plan import free_port
 from tests.data_shards.http_store import serve
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
@@ -235,7 +236,7 @@ def cache_among_own_files(arena: Arena, trial: Trial, folder: Path, dice: random
 
 def outage(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
     """The store answers 404 to everything, or is gone, or the folder of the shards is: 76, and nothing replaced."""
-    kind, run = dice.choice(["404", "refused", "unmounted"]), folder / "run"
+    kind, run = dice.choice(["404", "refused", "refused", "unmounted"]), folder / "run"
     shards = arena.shards(folder)
     if kind == "unmounted":
         command = train(trial, str(shards), run, "data.workers=1", "train.steps=400", "checkpoint.every=50")
@@ -245,7 +246,8 @@ def outage(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> Non
     else:
         with serve(shards) as store:
             pattern = f"{store.url}/train-000000.tar"
-            command = train(trial, pattern, run, "train.steps=400", "checkpoint.every=50", "data.retries=1")
+            small = ["data.cache_gb=0.00002", f"data.cache_dir={folder}/cache", "data.read_ahead_mb=0"]
+            command = train(trial, pattern, run, "train.steps=400", "checkpoint.every=50", "data.retries=1", *small)
             command.wait_for(lambda: len(rows(run)) >= 2)
             if kind == "404":
                 store.folder = folder / "empty"
@@ -303,6 +305,53 @@ def wrong_value(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -
     said = train(trial, f"{arena.data['vision']}/shards", run, f"{key}={value}").end(MISTAKE)
     trial.expect(said.count("\n") <= 6, "code: more than a few lines", said)
     trial.expect(not (run / "checkpoints").exists(), "lost: a run was begun")
+
+
+def ranks_that_differ(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
+    """Two nodes with another value of one key: both end before the first step with 2 and name the key."""
+    key, values = dice.choice([("optimizer.lr", "0.01 1.0"), ("train.seed", "0 1"), ("teacher.decay", "0.9 0.8")])
+    common = ["cluster=manual", "cluster.nodes=2", "cluster.master=127.0.0.1", f"launch.port={free_port()}"]
+    nodes = [
+        train(trial, f"{arena.data['vision']}/shards", folder / "run", *common, "launch.ranks=1",
+              f"cluster.node_rank={node}", f"{key}={value}")
+        for node, value in enumerate(values.split())
+    ]  # fmt: skip
+    for node in nodes:
+        said = node.end(MISTAKE)
+        trial.expect(key in said and "do not agree" in said, f"silent: {key} is not named", said)
+    trial.expect(not rows(folder / "run"), "lost: a step was taken")
+
+
+def held_out_samples_in_training(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
+    """A probe on samples of the training data: refused before the run is begun."""
+    shards = f"{arena.data['vision']}/shards"
+    probe = [f"probe.test_shards={shards}", f"probe.train_shards={shards}", "probe.train_samples=20"]
+    said = train(trial, shards, folder / "run", *probe).end(MISTAKE)
+    trial.expect("not held out" in said, "silent: no word of held-out samples", said)
+
+
+def credentials(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
+    """A password in the address of the shards: in no file of the run and in no line."""
+    secret, run = f"hush{dice.randrange(10**6)}", folder / "run"
+    with serve(arena.data["vision"] / "shards") as store:
+        pattern = f"{store.url.replace('://', f'://me:{secret}@')}/train-000000.tar"
+        said = train(trial, pattern, run, f"data.cache_dir={folder}/cache").end(DONE)
+    told = [str(path) for path in run.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    trial.expect(secret not in said and not told, f"lost: the password is in {told or 'the output'}")
+
+
+def leftovers(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
+    """`kill -9` of everything at once: the next command removes what is left in /tmp and /dev/shm."""
+    shards, run = f"{arena.data['vision']}/shards", folder / "run"
+    command = train(trial, shards, run)
+    command.wait_for(lambda: len(rows(run)) >= dice.randrange(1, 5))
+    pids = {str(process.pid) for process in command.everything()}
+    signal_all(command.everything(), signal.SIGKILL)
+    command.end(-signal.SIGKILL)
+    arena.finish(trial, shards, run)
+    there = [*Path(tempfile.gettempdir()).glob("data2vec_*"), *Path("/dev/shm").glob("sem.data2vec_*")]
+    left = [path.name for path in there if path.name.split("data2vec_")[1].partition("_")[0] in pids]
+    trial.expect(not left, f"lost: {left} stayed behind")
 
 
 def killed_build(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
@@ -395,6 +444,10 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "index": (flipped_sidecar_or_index, 3),
     "sample": (damaged_sample, 1),
     "value": (wrong_value, 2),
+    "ranks": (ranks_that_differ, 1),
+    "held out": (held_out_samples_in_training, 1),
+    "credentials": (credentials, 1),
+    "leftovers": (leftovers, 2),
     "killed build": (killed_build, 3),
     "another input": (another_input, 1),
     "sources": (damaged_sources, 3),

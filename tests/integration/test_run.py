@@ -203,7 +203,8 @@ def test_an_unreadable_image_is_counted_and_named_and_the_run_goes_on(tmp_path):
     for number in range(32):
         Image.fromarray(np.full((20, 20, 3), number * 8, np.uint8)).save(folder / f"{number:02d}.png")
     cut_off(folder / "13.png")
-    build(BuildConfig(source="imagefolder", input=str(folder), output=str(tmp_path / "shards"), workers=1))
+    keys = {"source": "imagefolder", "input": str(folder), "output": str(tmp_path / "shards"), "workers": 1}
+    build(BuildConfig(**keys, decode=False))
     run = tmp_path / "run"
     done = train(2, overrides(tmp_path / "shards", run, "train.steps=4", "deepspeed=zero1"))
     assert rows(run)[-1]["step"] == 4, done.stderr[-3000:]
