@@ -52,7 +52,8 @@ class BuildConfig:
     """
     tokenizer: LocalPath = ""
     """Byte-level BPE tokenizer of text: a folder or a pair of files (vocab.json and merges.txt, or GPT-2's encoder.json
-    and vocab.bpe). "": the tokenizer in `output`, or else one trained on the input."""
+    and vocab.bpe). "": the tokenizer in `output`, or else one trained on the input. A held-out split, and an output
+    beside shards with a tokenizer, ask for one of these. new: one trained on the input even so."""
     vocab_size: Annotated[int, Field(ge=300)] = 50265
     """Number of types of a tokenizer that is trained here, special ones included. Published: 50265."""
     max_tokens: Annotated[int, Field(ge=8)] = 512

@@ -37,7 +37,11 @@ from data_shards.text.tokens import tokens_npy
 
 TRAINING_BYTES = 2**28
 """Approximate limit of the text that trains a tokenizer, in bytes. Larger sources are sampled evenly."""
+TRAIN_ANEW = "new"
+"""Value of `tokenizer` that trains one where a second tokenizer would otherwise be a mistake."""
 
+_HELD_OUT = ("val", "valid", "validation", "dev", "test", "eval", "probe", "heldout", "held_out")
+"""Names of splits that come beside another one."""
 _MIB = 2**20
 _JSON = ("jsonl", "ndjson", "json")
 
@@ -217,7 +221,7 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
     It is the tokenizer that `config` names, else the output folder's, else one trained from the parts.
     """
     there = Path(config.output) / TOKENIZER_NAME
-    if config.tokenizer:
+    if config.tokenizer not in ("", TRAIN_ANEW):
         path = Path(config.tokenizer)
         return load_tokenizer(path), f"from {path}"
     if all((there / name).is_file() for name in FILES):
@@ -226,6 +230,24 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
     print(f"training a tokenizer of {config.vocab_size:,} types from {total / _MIB:,.1f} MiB of text", flush=True)
     tokenizer = train_tokenizer(_training_texts(parts, total), config.vocab_size)
     return tokenizer, f"trained from {min(total, TRAINING_BYTES) / _MIB:,.1f} MiB of text"
+
+
+def check_first_split(config: BuildConfig) -> None:
+    """Raise ValueError if a second tokenizer would be trained by mistake: shards of two cannot be used in one run.
+
+    It would if the name is that of a held-out split, or if a folder beside the output holds a tokenizer.
+    """
+    output = Path(config.output)
+    if config.tokenizer or all((output / TOKENIZER_NAME / name).is_file() for name in FILES):
+        return
+    others = sorted(file.parent for file in output.absolute().parent.glob(f"*/{TOKENIZER_NAME}/{FILES[0]}"))
+    others = [other for other in others if other.parent != output.absolute()]
+    if others or config.name in _HELD_OUT:
+        first = (
+            f"name={config.name} is a second split" if not others else f"{others[0]} is the tokenizer of other shards"
+        )
+        use = others[0] if others else "FOLDER, that of the first split,"
+        raise ValueError(f"{first}: add tokenizer={use} to use it, or tokenizer={TRAIN_ANEW} to train another one")
 
 
 def text_split(
@@ -246,6 +268,7 @@ def text_source(root: Path, config: BuildConfig) -> Split:
         raise ValueError(
             "pack=full joins documents, which have a class each; set pack=documents or leave out label_field"
         )
+    check_first_split(config)
     left_out = LeftOut()
     files = source_files(root, config, left_out)
     parts: list[Part] = []

@@ -52,18 +52,25 @@ def _copy_matches(copy: Path, entry: TokenizerEntry | None) -> bool:
 
 
 def tokenizer_of(data: DataConfig) -> tuple[TokenizerEntry, Path] | None:
-    """Return (tokenizer entry, its folder) of text shards, according to index.json alone.
+    """Return (tokenizer entry, its folder) of text shards, according to index.json alone, as `tokenizer_entry`."""
+    entry, folder = tokenizer_entry(data)
+    return (entry, _local_copy(folder, storage_of(data), entry)) if entry else None
 
-    Returns None if there are no shards, no index or no text. Raises ValueError if shards have different tokenizers.
+
+def tokenizer_entry(data: DataConfig) -> tuple[TokenizerEntry | None, str]:
+    """Return (tokenizer entry, folder of the first shard) of text shards; nothing but index.json is read.
+
+    The entry is None if there are no shards, no index or no text. Raises ValueError if shards have different
+    tokenizers.
     """
-    storage = storage_of(data)
-    folders = FolderIndexes(storage)
+    folders = FolderIndexes(storage_of(data))
     try:
         paths = expand(data.shards, folders=folders)
     except (ValueError, Unreachable):
-        return None
-    entry = common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths})
-    return (entry, _local_copy(folder_of(paths[0]), storage, entry)) if entry else None
+        return None, ""
+    return common_tokenizer(data.shards, {folder_of(path): folders[folder_of(path)] for path in paths}), folder_of(
+        paths[0]
+    )
 
 
 def check_tokenizer(config: ModalityConfig, index: Index) -> None:

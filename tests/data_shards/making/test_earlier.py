@@ -128,7 +128,7 @@ def test_a_tokenizer_of_others_stays(tmp_path, linked):
     """The user's own tokenizer in the output, or one that a link there points to."""
     folder = write_source(tmp_path / "in", "jsonl", [article(i) for i in range(20)])
     for name, size in (("mine", 300), ("other", 310)):
-        build_text("jsonl", folder, tmp_path / name, vocab_size=size)
+        build_text("jsonl", folder, tmp_path / name, vocab_size=size, tokenizer="new")
     mine, place = tmp_path / "mine" / "tokenizer", tmp_path / "out" / "tokenizer"
     (mine / "tokenizer_config.json").write_text('{"model_max_length": 77}')
     place.parent.mkdir()
@@ -143,7 +143,7 @@ def test_a_tokenizer_of_others_stays(tmp_path, linked):
 def test_the_tokenizer_of_an_earlier_build_is_replaced(tmp_path):
     folder = write_source(tmp_path / "in", "jsonl", [article(i) for i in range(20)])
     for name, size in (("out", 300), ("other", 310)):
-        build_text("jsonl", folder, tmp_path / name, vocab_size=size)
+        build_text("jsonl", folder, tmp_path / name, vocab_size=size, tokenizer="new")
     build_text("jsonl", folder, tmp_path / "out", tokenizer=str(tmp_path / "other" / "tokenizer"), overwrite=True)
     assert tree(tmp_path / "out" / "tokenizer") == tree(tmp_path / "other" / "tokenizer")
 

@@ -204,5 +204,5 @@ def test_a_parquet_column_may_be_text_and_class(tmp_path):
 def test_classes_of_parquet_that_are_false_or_zero_are_classes(tmp_path):
     for name, values in (("number", [0, 1]), ("truth", [False, True])):
         parquet.write_table(pyarrow.table({"text": ["b", "a"], name: values}), tmp_path / f"{name}.parquet")
-        build_text("parquet", tmp_path / f"{name}.parquet", tmp_path / name, label_field=name)
+        build_text("parquet", tmp_path / f"{name}.parquet", tmp_path / name, label_field=name, tokenizer="new")
         assert load_index(str(tmp_path / name)).classes == tuple(map(str, values))

@@ -158,21 +158,42 @@ def test_one_folder_has_one_tokenizer(tmp_path):
     lines = build_text("jsonl", folder, tmp_path / "out", name="val", vocab_size=300)
     assert lines[0] == f"tokenizer: 310 types, from {tmp_path}/out/tokenizer"
     other = tmp_path / "other"
-    build_text("jsonl", folder, other, vocab_size=300)
+    build_text("jsonl", folder, other, vocab_size=300, tokenizer="new")
     with pytest.raises(ValueError, match=r"holds shards of another tokenizer, as train-000000\.tar"):
         build_text("jsonl", folder, tmp_path / "out", name="val", tokenizer=str(other / "tokenizer"))
     with pytest.raises(ValueError, match=r"different tokenizers: .*310 types.*300 types"):
         load_index(f"{{{tmp_path}/out,{other}}}")
 
 
+def test_a_second_split_asks_for_the_tokenizer_of_the_first(tmp_path):
+    folder = write_source(tmp_path / "in", "jsonl", [article(i) for i in range(20)])
+    with pytest.raises(
+        ValueError, match="^name=val is a second split: add tokenizer=FOLDER.* or tokenizer=new to train"
+    ):
+        build_text("jsonl", folder, tmp_path / "first", name="val")
+    build_text("jsonl", folder, tmp_path / "first")
+    theirs = tmp_path / "first" / "tokenizer"
+    for name in ("train", "val"):
+        with pytest.raises(
+            ValueError, match=f"^{theirs} is the tokenizer of other shards: add tokenizer={theirs} to use"
+        ):
+            build_text("jsonl", folder, tmp_path / "second", name=name)
+    assert not (tmp_path / "second").exists(), "nothing is trained or written"
+    build_text("jsonl", folder, tmp_path / "second", name="val", tokenizer=str(theirs))
+    assert len(load_index(f"{tmp_path}/{{first,second}}").paths) == 2, "both are of one tokenizer"
+    build_text("jsonl", folder, tmp_path / "second", name="val", tokenizer=str(theirs), overwrite=True)
+    build_text("jsonl", folder, tmp_path / "third", vocab_size=300, tokenizer="new")
+    assert load_tokenizer(tmp_path / "third" / "tokenizer").vocab_size == 300
+
+
 def test_same_bytes_for_any_number_of_processes_and_after_a_kill(tmp_path):
     folder = write_source(tmp_path / "in", "jsonl", [article(i, 400) for i in range(600)])
     for name, workers in (("one", 1), ("two", 2)):
-        build_text("jsonl", folder, tmp_path / name, workers=workers, shard_mb=1, max_tokens=512)
+        build_text("jsonl", folder, tmp_path / name, workers=workers, shard_mb=1, max_tokens=512, tokenizer="new")
     straight = tree(tmp_path / "one")
     assert straight == tree(tmp_path / "two") and "train-000001.tar" in straight
     (tmp_path / "two/train-000001.tar").unlink()  # as if killed before it was written
     untouched = (tmp_path / "two/train-000000.tar").stat().st_mtime_ns
-    build_text("jsonl", folder, tmp_path / "two", workers=1, shard_mb=1, max_tokens=512)
+    build_text("jsonl", folder, tmp_path / "two", workers=1, shard_mb=1, max_tokens=512, tokenizer="new")
     assert tree(tmp_path / "two") == straight
     assert (tmp_path / "two/train-000000.tar").stat().st_mtime_ns == untouched

@@ -32,8 +32,7 @@ def started(monkeypatch, keep_signals) -> list[list[str]]:  # noqa: F811
 @pytest.mark.parametrize("named", [True, False], ids=["modality given", "modality read"])
 def test_own_shards_never_train_with_a_demos_numbers(tmp_path: Path, started, capsys, modality, named) -> None:
     shards = make_shards(tmp_path / "shards", (40, 40), modality=modality)
-    size = [f"text.vocab_size={300}"] if modality == "text" else []
-    own = [f"data.shards={shards}", f"run.dir={tmp_path}/run", *size, *([f"modality={modality}"] if named else [])]
+    own = [f"data.shards={shards}", f"run.dir={tmp_path}/run", *([f"modality={modality}"] if named else [])]
     assert launch.main(own) == 0
     config = compose_pretrain(started[0])
     assert (config.recipe, config.demo, config.modality) == (modality, False, modality)
@@ -58,6 +57,18 @@ def test_no_argument_and_a_recipe_stay_what_they_are(tmp_path: Path) -> None:
     assert own_data_overrides(["data.shards=null", "modality=text"]) == []
     shards = make_shards(tmp_path / "shards", (4,))
     assert own_data_overrides([f"data.shards={shards}", "recipe=vision_base_imagenet"]) == []
+
+
+def test_the_vocabulary_is_that_of_the_shards(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", (4,), modality="text")
+    for own in (["recipe=text"], ["recipe=text_large"]):
+        assert own_data_overrides([f"data.shards={shards}", *own]) == ["text.vocab_size=300"]
+    assert own_data_overrides([f"data.shards={shards}"]) == ["recipe=text", "text.vocab_size=300"]
+    mixed = ["recipe=mixture_base", f"mixture.text.shards={shards}"]
+    assert own_data_overrides(mixed) == ["text.vocab_size=300"]
+    assert own_data_overrides([*mixed, "text.vocab_size=400"]) == [], "the user's word; a wrong one is refused later"
+    (tmp_path / "shards" / INDEX_NAME).unlink()
+    assert own_data_overrides(["recipe=text", f"data.shards={tmp_path}/shards/*.tar"]) == []
 
 
 def test_mistakes_are_a_line_with_the_remedy(tmp_path: Path) -> None:
