@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from configs.schema_modalities import Modality
 from configs.schema_training import DataConfig
@@ -14,7 +17,27 @@ from data_shards.shards.reader import Reader
 _LOOKED_AT = 8
 """Shards whose first samples tell the modality, at most: one sample may be damaged, or a shard of another kind."""
 _LARGEST_FIRST_MB = 16
+_MEASURED = 10_000
+"""Samples whose lengths tell the usual one, at most."""
 """Limit of a sample that is read for its modality alone."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Amount of data."""
+
+    samples: int
+    length: int
+    """Median of the samples' `length` (a column of the index, see `sidecar.ROW`) in the first shard; 0 if unknown."""
+
+
+def amount_of(data: DataConfig) -> Amount:
+    """Return the amount of data in `data.shards`. Raises ValueError and Unreachable as `load_index`."""
+    index = load_index(data)
+    first = next(shard for shard, entry in enumerate(index.entries) if entry.nsamples)
+    lengths = index.rows(first)["length"][:_MEASURED]
+    known = lengths[lengths > 0]
+    return Amount(index.samples, int(np.median(known)) if len(known) else 0)
 
 
 def modality_of_shards(data: DataConfig) -> Modality:

@@ -24,7 +24,7 @@ from pretrain.launching.exits import DONE, STOPPED, code_of, raise_at_notices
 from pretrain.launching.input_files import check_input_files
 from pretrain.launching.interfaces import GLOO_INTERFACE, check_interfaces, check_master
 from pretrain.launching.job import Job
-from pretrain.launching.own_data import own_data_overrides
+from pretrain.launching.own_data import fitted_overrides, own_data_overrides
 from pretrain.launching.plan import Launch, Machine, plan, this_machine
 from pretrain.launching.supervise import supervise
 from pretrain.reporting.metrics_file import probed_modalities
@@ -70,6 +70,10 @@ def main(overrides: list[str]) -> int:
     config, overrides = with_demo_shards(config, overrides)
     machine = this_machine()
     launch = plan(config, machine, os.environ)
+    if fitted := fitted_overrides(config, overrides, launch, machine):
+        overrides = [*overrides, *fitted]
+        config = compose_pretrain(overrides)
+        print(f"for this amount of data on this machine: {' '.join(fitted)}")
     if not launch.hostfile:  # else the ranks may run on other machines, where they check it themselves
         check_interfaces(os.environ, bool(machine.gpus))
         check_master(launch.master)

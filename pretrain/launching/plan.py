@@ -25,6 +25,8 @@ class Machine:
     """Ids of the visible GPUs. Without any, the run is on CPUs."""
     cores: int
     """Number of cores that this process may use."""
+    memory_gib: float = 0.0
+    """Memory of the smallest visible GPU in GiB; 0 without any."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def this_machine() -> Machine:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     count = torch.cuda.device_count()
     ids = [part.strip() for part in visible.split(",")] if visible else [str(gpu) for gpu in range(count)]
-    return Machine(gpus=ids[:count], cores=len(os.sched_getaffinity(0)))
+    memory = min((torch.cuda.get_device_properties(gpu).total_memory for gpu in range(count)), default=0)
+    return Machine(gpus=ids[:count], cores=len(os.sched_getaffinity(0)), memory_gib=memory / 2**30)
 
 
 def plan(config: PretrainConfig, machine: Machine, environment: Mapping[str, str]) -> Launch:

@@ -4,7 +4,7 @@ import pytest
 
 from configs.schema_modalities import MODALITIES
 from configs.schema_training import DataConfig
-from data_shards.facts import modality_of_shards
+from data_shards.facts import Amount, amount_of, modality_of_shards
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.shards.index_file import FolderIndex
 from tests.data_shards.http_store import serve
@@ -42,3 +42,7 @@ def test_a_damaged_first_sample_does_not_hide_the_others_and_unknown_members_are
     save_folder_index(other, FolderIndex((write_shard(other / "a-0.tar", [("k", {"xyz": b"1"})]),)))
     with pytest.raises(ValueError, match="no image, recording or token ids among its members: xyz; give shards of"):
         modality_of_shards(DataConfig(shards=str(other)))
+
+
+def test_the_amount_is_read_from_the_index(tmp_path) -> None:
+    assert amount_of(DataConfig(shards=make_shards(tmp_path, (0, 2, 3)))) == Amount(5, 2)

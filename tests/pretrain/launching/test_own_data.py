@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.compose import GROUPS, compose_pretrain
+from configs.compose import GROUPS, compose_pretrain, to_yaml
 from configs.keys import flat, plain
 from configs.schema_modalities import MODALITIES
 from data_shards.shards.index_file import INDEX_NAME
@@ -39,7 +39,9 @@ def test_own_shards_never_train_with_a_demos_numbers(tmp_path: Path, started, ca
     assert f"recipe {modality}," in capsys.readouterr().out
     ours, default = flat(plain(config)), flat(plain(compose_pretrain([f"recipe={modality}"])))
     changed = {key for key in ours if ours[key] != default[key]}
-    assert changed <= {"data.shards", "run.dir", "text.vocab_size"}, "all other numbers are the neutral recipe's"
+    chosen = {"data.shards", "run.dir", "batch.micro", "batch.global", "optimizer.lr", "text.vocab_size"}
+    others = [key for key in changed - chosen if key.partition(".")[0] != modality]
+    assert not others, "what the amount of data and the device do not choose is the neutral recipe's"
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -57,6 +59,35 @@ def test_no_argument_and_a_recipe_stay_what_they_are(tmp_path: Path) -> None:
     assert own_data_overrides(["data.shards=null", "modality=text"]) == []
     shards = make_shards(tmp_path / "shards", (4,))
     assert own_data_overrides([f"data.shards={shards}", "recipe=vision_base_imagenet"]) == []
+
+
+def test_a_run_keeps_its_sizes_on_another_device(tmp_path: Path, started, monkeypatch) -> None:
+    own = [f"data.shards={make_shards(tmp_path / 'shards', (40, 40))}", f"run.dir={tmp_path}/run"]
+
+    def launched(*overrides: str):
+        assert launch.main([*own, *overrides]) == 0
+        return compose_pretrain(started.pop())
+
+    first = launched("batch.global=16")
+    assert (first.model.size, first.batch.global_, first.batch.micro, first.train.steps) == ("tiny", 16, 16, 1000)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(first))
+    monkeypatch.setattr(launch, "this_machine", lambda: Machine(gpus=["0", "1"], cores=16, memory_gib=80))
+    again = launched()
+    assert (again.model, again.vision, again.train, again.optimizer) == (
+        first.model, first.vision, first.train, first.optimizer
+    )  # fmt: skip
+    assert (again.batch.global_, again.batch.micro, again.data.workers) == (16, 8, 7)
+    (tmp_path / "run" / "config.yaml").write_text("damaged: [")
+    assert launched().model.size == "small"
+
+
+def test_what_the_user_gives_is_left_alone(tmp_path: Path, started) -> None:
+    own = ["model=small", "vision.image_size=32", "batch.micro=5", "batch.global=10", "train.steps=7"]
+    assert launch.main([f"data.shards={make_shards(tmp_path / 'shards', (40,))}", f"run.dir={tmp_path}/run", *own]) == 0
+    config = compose_pretrain(started.pop())
+    assert (config.model.size, config.vision.image_size, config.train.steps) == ("small", 32, 7)
+    assert (config.batch.global_, config.batch.micro) == (10, 5)
 
 
 def test_the_vocabulary_is_that_of_the_shards(tmp_path: Path) -> None:
