@@ -20,7 +20,7 @@ from data_shards.loading.bad_sample_count import TooManyBadSamples
 from data_shards.order.mixture import mixture_of
 from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
-from pretrain.describing.table import run_table
+from pretrain.describing.table import run_table, run_warnings
 from pretrain.engine import distributed
 from pretrain.engine.engine import StepResult
 from pretrain.evaluation.probing import probes, table
@@ -54,6 +54,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
         report = Report(Path(config.run.dir), config, run.engine, text)
     try:
         report.say("\n".join([*run_table(config, run.engine, run.loader), start]))
+        for line in run_warnings(config, run.engine, run.loader) if distributed.rank() == 0 else ():
+            log.warning("%s", line)
         if run.engine.steps == 0:
             _probe(run, report, watchdog)
         with report.steps():

@@ -14,10 +14,12 @@ from configs.checks.run import check, resolve_lanes
 from configs.command import guarded
 from configs.compose import compose_pretrain, compose_recipe, print_help
 from configs.keys import flat, plain, written
+from configs.output.lines import say
 from configs.output.secrets import masked
 from configs.published import published_recipe
 from configs.schema import PretrainConfig
 from configs.schema_commands import ConfigCommandConfig
+from pretrain.describing.unworkable import of_configuration
 from pretrain.launching.demo import with_demo_shards
 from pretrain.launching.plan import plan, this_machine
 
@@ -80,11 +82,16 @@ def _resolved(config: PretrainConfig) -> dict[str, Any]:
 
 
 def main(overrides: list[str]) -> None:
-    """Print the configuration. Raises ValueError, after it, if the run could not start with it on this machine."""
+    """Print the configuration, and warnings of what such a run cannot achieve.
+
+    Raises ValueError, after the configuration, if the run could not start with it on this machine.
+    """
     print_help(ConfigCommandConfig, overrides)
     config, _ = with_demo_shards(compose_pretrain(overrides), overrides)
     print(masked("\n".join(describe(config))), flush=True)
     check(config, plan(config, this_machine(), os.environ).world)
+    for line in of_configuration(config):
+        say(f"WARNING {line}")
 
 
 if __name__ == "__main__":

@@ -86,3 +86,13 @@ def _front_bytes(config: ModalityConfig, tokens: int, width: int) -> int:
     if config.model.activation_checkpointing:
         kept //= _FRONT_COPIES
     return (kept + _FRONT_COPIES * speech.position_layers * tokens * config.model.width) * width
+
+
+def number(value: float) -> str:
+    """Return a count or a share with three digits, or with all digits before the point."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with its unit."""
+    return f"{number(count / GIB)} GiB" if count >= GIB / 10 else f"{number(count / 2**20)} MiB"

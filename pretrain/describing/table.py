@@ -16,7 +16,8 @@ from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.order.cursor import local_ranks
 from data_shards.order.mixture import mixture_of
 from models import kernels
-from pretrain.describing.memory import GIB, Memory, activation_bytes, state_bytes
+from pretrain.describing import unworkable
+from pretrain.describing.memory import Memory, activation_bytes, number, size, state_bytes
 from pretrain.engine import distributed
 from pretrain.engine.engine import Engine
 from pretrain.engine.schedules import learning_rate, teacher_decay
@@ -43,9 +44,14 @@ def run_table(config: PretrainConfig, engine: Engine, loader: Loader) -> list[st
     return [f"{name:{width}}{text}" for name, text in rows]
 
 
-def number(value: float) -> str:
-    """Return a count or a share with three digits, or with all digits before the point."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+def run_warnings(config: PretrainConfig, engine: Engine, loader: Loader) -> list[str]:
+    """Return a line for everything that this run cannot achieve."""
+    sizes = {modality: (one.samples, one.steps_per_epoch) for modality, one in loader.parts.items()}
+    return [
+        *unworkable.of_configuration(config),
+        *unworkable.of_data(config, sizes, distributed.world()),
+        *unworkable.of_memory(memory(config, engine), available(engine.device)),
+    ]
 
 
 def _data(config: PretrainConfig, modality: Modality, loader: ModalityLoader) -> str:
@@ -160,11 +166,6 @@ def _memory(config: PretrainConfig, engine: Engine) -> str:
     needed, there = memory(config, engine), available(engine.device)
     parts = f"{size(needed.states)} of states, {size(needed.activations)} of activations"
     return f"about {size(needed.total)} a rank: {parts}; there are {size(there)}"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes with its unit."""
-    return f"{number(count / GIB)} GiB" if count >= GIB / 10 else f"{number(count / 2**20)} MiB"
 
 
 def _time(config: PretrainConfig, engine: Engine) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,14 +18,18 @@ from configs.schema_modalities import Modality
 from data_shards.batch import LabelledBatch, SampleBatch
 from data_shards.loading.probe_samples import labelled_samples
 from data_shards.progress import Progress
+from data_shards.shards.index import load_index
 from models.data2vec import Data2Vec, Weights
 from pretrain.engine import distributed
 from pretrain.evaluation.baselines import NAMES, baseline
 from pretrain.evaluation.classifiers import knn_top1, linear_top1
 from pretrain.reporting.metrics import ProbeResult
 
+log = logging.getLogger(__name__)
+
 FEATURE_BATCH = 256  # most samples in a forward pass
 FEATURE_TOKENS = 8192  # most tokens in it: speech's feature encoder holds 300 times their bytes
+_NAMED = 5  # classes that a warning names
 _LINE_S = 10.0  # seconds between two lines of progress in a log
 
 _NOUNS: dict[Modality, str] = {"vision": "images", "speech": "recordings", "text": "texts"}
@@ -110,7 +117,34 @@ def _read(config: ModalityConfig, part: Callable[[int, int, str], Reached]) -> t
     """Return reference and held-out samples."""
     options = config.probe
     train = labelled_samples(options.train_shards, config, options.train_samples, part(0, 25, "reading"))
+    if distributed.rank() == 0:
+        _warn_of_lone_classes(config, train)
     return train, labelled_samples(options.test_shards, config, options.test_samples, part(25, 40, "reading"))
+
+
+def _warn_of_lone_classes(config: ModalityConfig, train: LabelledBatch) -> None:
+    """Warn of classes that have a single reference sample, by name if the shards name them."""
+    shards, lone = config.probe.train_shards, lone_classes(train)
+    if lone:
+        names = load_index(replace(config.data, shards=shards, weights=None)).classes
+        some = ", ".join(names[number] if number < len(names) else str(number) for number in lone[:_NAMED])
+        _warn_once(
+            f"probe.train_shards: {len(lone)} classes have one sample ({some}{', ...' * (len(lone) > _NAMED)}), which "
+            f"is too few: add samples to them, or raise probe.train_samples if it leaves some out"
+        )
+
+
+def lone_classes(samples: LabelledBatch) -> list[int]:
+    """Return the numbers of the classes of which there is one sample."""
+    assert samples.labels is not None
+    classes, counts = torch.unique(samples.labels, return_counts=True)
+    return classes[counts == 1].tolist()
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Warn of the data, and not again at the next probe of the same run."""
+    log.warning("%s", text)
 
 
 def _classify(

@@ -78,6 +78,15 @@ def test_the_command_hides_credentials_and_says_why_a_run_could_not_start(capsys
     assert "batch.micro=3" in out and "secret" not in out and "https://***@host/x" in out
 
 
+def test_the_command_warns_of_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipe=vision_base_imagenet", "train.steps=60"])
+    warmup, teacher = capsys.readouterr().err.splitlines()
+    assert warmup.startswith("WARNING train.steps=60 ends within schedule.warmup=6250: ")
+    assert teacher.startswith("WARNING teacher.decay=0.9998: ")
+    main(["recipe=vision_base_imagenet"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_typing_error_is_a_line_and_code_2() -> None:
     command = [sys.executable, "-m", "pretrain.describing.configuration", "optimizer.rl=1"]
     done = subprocess.run(command, capture_output=True, text=True)

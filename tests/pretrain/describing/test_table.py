@@ -11,7 +11,8 @@ import pytest
 
 from configs.compose import compose_pretrain
 from configs.schema_modalities import MODALITIES
-from pretrain.describing.table import half_life, half_life_text, number, size
+from pretrain.describing.memory import number, size
+from pretrain.describing.table import half_life, half_life_text
 from tests.golden.worker import SAMPLES, STEPS, make_shards, overrides
 from tests.integration.made_up import KINDS
 from tests.integration.processes import ROOT, launch

@@ -11,9 +11,10 @@ from torch import distributed as dist
 from configs.schema_running import LogConfig, ProbeConfig
 from configs.schema_training import BatchConfig
 from data_shards.batch import MaskedBatch, TokenSpan
+from data_shards.loading.probe_samples import labelled_samples
 from models.data2vec import Data2Vec
 from pretrain.evaluation import probing
-from pretrain.evaluation.probing import features, probe, probes, table
+from pretrain.evaluation.probing import features, lone_classes, probe, probes, table
 from pretrain.reporting.metrics import ProbeResult
 from tests.models.common import tiny_config
 from tests.own import own
@@ -126,6 +127,17 @@ def test_a_probe_shows_how_far_it_is_and_that_it_lives(coloured_shards, capsys, 
     ]
     probes(model, replace(config, log=LogConfig(progress=False)))
     assert capsys.readouterr().err == ""
+
+
+def test_classes_of_one_sample_are_named_once(coloured_shards, caplog):
+    samples = ProbeConfig(train_shards=coloured_shards, test_shards=coloured_shards, train_samples=3, test_samples=10)
+    config = replace(tiny_config(), probe=samples)
+    model = Data2Vec(config)
+    for _ in range(2):
+        probe(model, own(config))
+    (line,) = [record.getMessage() for record in caplog.records]
+    (lone,) = lone_classes(labelled_samples(coloured_shards, own(config), 3))
+    assert line.startswith(f"probe.train_shards: 1 classes have one sample ({lone}), which is too few: add samples")
 
 
 def test_probe_of_a_network_reads_what_its_images_show(coloured_shards):
