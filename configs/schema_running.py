@@ -54,11 +54,11 @@ class LogConfig:
     """Metrics, pictures and the progress bar."""
 
     every: Annotated[int, Field(ge=1)] = 10
-    """Number of steps between rows of metrics.jsonl and TensorBoard."""
+    """Number of steps between rows of metrics.jsonl, TensorBoard and the screen."""
     pictures_every: Annotated[int, Field(ge=0)] = 500
     """Number of steps between pictures of a masked batch in TensorBoard. 0: no pictures."""
     progress: bool = True
-    """Show a progress bar (rank 0)."""
+    """Show a progress bar, and a row of figures every `log.every` steps (rank 0)."""
     peak_tflops: Annotated[float | None, Field(gt=0)] = None
     """Peak of a device in TFLOP/s, above 0, for the model FLOPs utilisation (MFU). Null: the known peak of the GPU, or
     on a CPU a measured one; without either no MFU is reported."""

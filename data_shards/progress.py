@@ -16,6 +16,8 @@ from configs.output.lines import say
 _REFRESH_S = 0.5
 _SHARDS_LINE_S = 30.0
 _BYTES_LINE_S = 10.0
+_STAGE_WAIT_S = 2.0
+_STAGE_LINE_S = 10.0
 
 Line = Callable[["Progress"], str]
 """Text of a line in a log."""
@@ -27,7 +29,7 @@ class Progress:
     total, unit, title: of the bar and of the lines. line: makes the text of a line in a log. wait_s: seconds before the
     first line. every_s: least seconds between lines. done: units done before `open`; the rate leaves them out.
     shown: False shows only the texts of `say`. shards: number of shards to `add`; a thread then shows the progress, so
-    that it moves while the caller waits. begun: units of shards that are not finished.
+    that it moves while the caller waits. A bar on a terminal always does. begun: units of shards that are not finished.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Progress:
             self._bar = tqdm(
                 total=self.total, initial=self.first, unit=self.unit, desc=self.title, file=self._stream, **style
             )
-        if self._shards:
+        if self._shards or self._draws:  # the time on a bar moves while the caller works on a unit
             self._thread.start()
         return self
 
@@ -96,15 +98,19 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, done: int, facts: str = "", last: bool = False) -> None:
-        """Show that `done` units are done. last: print a line even if the one before is recent."""
+    def update(self, done: int, facts: str = "") -> None:
+        """Show that `done` units are done."""
         self.done, self.facts = done, facts
         if self._bar is not None:
             self._bar.set_postfix_str(facts, refresh=False)
             self._bar.update(done - self._bar.n)
-        if self.prints and (last or time.monotonic() >= self._print_at):
-            self._print_at = time.monotonic() + self._every_s
+        if self.prints and time.monotonic() >= self._print_at:
+            self.postpone()
             self.say(self._line(self))
+
+    def postpone(self) -> None:
+        """Print the next line in a log as if one had just been printed: the caller has said what it says."""
+        self._print_at = time.monotonic() + self._every_s
 
     def advance(self, units: int) -> None:
         """Show that `units` more are done."""
@@ -140,6 +146,39 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Stage:
+    """Work whose length nobody knows, as a context manager: says its title and its time once it takes two seconds."""
+
+    def __init__(self, title: str, shown: bool = True, stream: TextIO | None = None) -> None:
+        self._title, self._shown, self._stream = title, shown, stream or sys.stderr
+        self._start, self._closed = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._show_until_closed, daemon=True, name="stage")
+
+    def _show_until_closed(self) -> None:
+        if self._closed.wait(_STAGE_WAIT_S):
+            return
+        if self._stream.isatty():
+            with tqdm(desc=self._title, bar_format="{desc}: {elapsed}", file=self._stream, leave=False) as bar:
+                while not self._closed.wait(_REFRESH_S):
+                    bar.refresh()
+        else:
+            say(f"{self._title} ...", self._stream)
+            while not self._closed.wait(_STAGE_LINE_S):
+                say(f"{self._title}: {time.monotonic() - self._start:.0f} s", self._stream)
+
+    def __enter__(self) -> Stage:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self._shown:
+            self._thread.join()
 
 
 def shards_progress(title: str, total: int, shards: int, begun: Callable[[], int] = lambda: 0) -> Progress:

@@ -17,6 +17,7 @@ from configs.compose import compose_pretrain, print_help
 from configs.output.lines import prepare_lines
 from configs.schema import PretrainConfig
 from data_shards.leftovers import remove_leftovers
+from data_shards.progress import Stage
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
 from pretrain.launching.demo import build_demo_shards, with_demo_shards
@@ -68,7 +69,8 @@ def main(overrides: list[str]) -> int:
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     config, overrides = with_demo_shards(config, overrides)
-    machine = this_machine()
+    with Stage("looking for GPUs"):
+        machine = this_machine()
     launch = plan(config, machine, os.environ)
     if fitted := fitted_overrides(config, overrides, launch, machine):
         overrides = [*overrides, *fitted]
@@ -92,6 +94,7 @@ def main(overrides: list[str]) -> int:
     command = command_line(launch, machine, overrides)
     print(f"recipe {config.recipe}, model {config.model.size}, ZeRO {config.deepspeed.stage}, {precision}")
     print(f"{_ranks_text(launch, machine, environment)}; run.dir={config.run.dir}")
+    print("starting the processes: loading torch and DeepSpeed takes them some seconds", flush=True)
     if len(launch.hosts) > 1 and GLOO_INTERFACE in environment:
         print(f"{GLOO_INTERFACE}={environment[GLOO_INTERFACE]}")
     ranks = 0 if launch.hostfile else launch.local_ranks
@@ -102,7 +105,7 @@ def main(overrides: list[str]) -> int:
 def _ranks_text(launch: Launch, machine: Machine, environment: dict[str, str]) -> str:
     devices = f"{len(machine.gpus)} GPUs" if machine.gpus else f"{machine.cores} CPU cores"
     threads = f"OMP_NUM_THREADS={environment['OMP_NUM_THREADS']}"
-    return f"{launch.world} ranks, {launch.local_ranks} of them here ({devices}, {threads})"
+    return f"{launch.world} rank{'s' * (launch.world > 1)}, {launch.local_ranks} of them here ({devices}, {threads})"
 
 
 def run(overrides: list[str]) -> NoReturn:

@@ -18,6 +18,7 @@ from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.bad_sample_count import TooManyBadSamples
 from data_shards.order.mixture import mixture_of
+from data_shards.progress import Stage
 from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
 from pretrain.describing.table import run_table, run_warnings
@@ -29,6 +30,7 @@ from pretrain.health.guard import Finding, RunStopped
 from pretrain.health.non_finite import first_not_finite
 from pretrain.health.preempt import Preemption
 from pretrain.health.watchdog import Watchdog
+from pretrain.reporting.console import ending, next_commands
 from pretrain.reporting.metrics import ProbeResult
 from pretrain.reporting.metrics_file import keep_rows, read_rows
 from pretrain.reporting.report import Report
@@ -46,7 +48,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     configuration does not fit the data or the checkpoint, RunStopped if the run had to stop by itself, OSError if its
     last checkpoint cannot be written.
     """
-    preemption = Preemption(Path(config.run.dir))
+    preemption, began = Preemption(Path(config.run.dir)), time.monotonic()
     watchdog = Watchdog(Path(config.run.dir), config.watchdog, distributed.rank())
     with watchdog.watch("start", config.watchdog.start_s, 0):
         run = assemble(config, device)
@@ -63,8 +65,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
         if finished:
             results = _probe(run, report, watchdog)
             if distributed.rank() == 0:
-                for result in results:
-                    report.say(_summary(config, run.engine.steps, result))
+                report.say(_end(run, results, time.monotonic() - began))
         return finished
     finally:
         run.loader.close()
@@ -220,7 +221,9 @@ class Training:
 
     def _save(self, wait: bool) -> None:
         """Start a checkpoint; with `wait`, return once it is complete. Raises OSError if that fails."""
-        with self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps):
+        shown = self._config.log.progress and distributed.rank() == 0
+        watched = self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps)
+        with watched, Stage("saving a checkpoint", shown):
             self._run.save(wait)
         if wait and self._checkpoints.failure:
             raise OSError(
@@ -254,6 +257,14 @@ def _probe(run: Assembly, report: Report, watchdog: Watchdog) -> list[ProbeResul
     for result in results:
         report.probe(result)
     return results
+
+
+def _end(run: Assembly, results: list[ProbeResult], seconds: float) -> str:
+    """Return the lines that end a complete run: its checkpoint, the probes before and after, the next commands."""
+    config, engine = run.config, run.engine
+    done = ending(engine.steps, sum(engine.samples.values()), seconds, str(run.checkpoints.newest))
+    tables = [_summary(config, engine.steps, result) for result in results]
+    return "\n".join([done, *tables, "next:", *(f"  {line}" for line in next_commands(config, bool(results)))])
 
 
 def _summary(config: PretrainConfig, steps: int, trained: ProbeResult) -> str:

@@ -25,7 +25,7 @@ from pretrain.engine.engine import Engine, StepResult
 from pretrain.health.collapse import ModuleHealth
 from pretrain.health.guard import Guard
 from pretrain.reporting import speed
-from pretrain.reporting.console import FirstSteps
+from pretrain.reporting.console import Console, FirstSteps
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.metrics_file import MetricsFile
 from pretrain.reporting.tensorboard import Board
@@ -43,6 +43,7 @@ class Report:
         self._modules: dict[Modality, dict[str, ModuleHealth]] = {}
         self._progress: Progress | None = None
         self._speed, self._first_steps = "", FirstSteps()
+        self._console: Console | None = None
         self._writes = distributed.rank() == 0
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
@@ -77,10 +78,8 @@ class Report:
             self._board.write(row)
             self._speed = f", {row.samples_per_s:.1f} samples/s"
         if self._progress:
-            last = step == self._config.train.steps
-            self._progress.update(step, f"loss {result.loss:.4f}{self._speed}", last)
-            if line := self._first_steps.expected(seconds, self._config.train.steps - step):
-                self.say(line)
+            self._show(row, seconds)
+            self._progress.update(step, f"loss {result.loss:.4f}{self._speed}")
         return row
 
     @contextmanager
@@ -88,6 +87,7 @@ class Report:
         """Show the steps that are taken within this context, at each of them."""
         if self._writes:
             self._progress = steps_progress(self._engine.steps, self._config.train.steps, self._config.log.progress)
+            self._console = Console(self._config, self._engine.steps) if self._config.log.progress else None
         try:
             yield
         finally:
@@ -117,6 +117,16 @@ class Report:
             self._progress.say(text)
         elif self._writes:
             print(text, file=sys.stderr, flush=True)
+
+    def _show(self, row: MetricsRow | None, seconds: float) -> None:
+        """Print the row on the screen, and once how long the steps to come will take."""
+        if not (self._progress and self._console):
+            return
+        lines = [*self._console.lines(row)] if row else []
+        expected = self._first_steps.expected(seconds, self._config.train.steps - self._engine.steps)
+        for line in [*lines, *([expected] if expected else [])]:
+            self._progress.say(line)
+            self._progress.postpone()
 
     def close(self) -> None:
         """Flush and close the files. A second call does nothing."""

@@ -8,7 +8,7 @@ import pytest
 
 from data_shards import progress as progress_module
 from data_shards.making.build import _begun_bytes
-from data_shards.progress import bytes_progress, shards_progress, steps_progress
+from data_shards.progress import Stage, bytes_progress, shards_progress, steps_progress
 
 
 class Terminal(io.StringIO):
@@ -57,11 +57,45 @@ def test_progress_in_a_log_file_is_a_line_now_and_then():
     stream = io.StringIO()
     progress = steps_progress(first=10, total=1000, every_s=3600, stream=stream)
     for step in range(11, 1001):
-        progress.update(step, "loss 0.2500, 12.5 samples/s", last=step == 1000)
+        progress.update(step, "loss 0.2500, 12.5 samples/s")
     progress.close()
-    first, last = stream.getvalue().splitlines()
+    (first,) = stream.getvalue().splitlines()
     assert re.fullmatch(r"step 11/1000, loss 0.2500, 12.5 samples/s, [\d:]+ left", first)
-    assert last == "step 1000/1000, loss 0.2500, 12.5 samples/s, 00:00 left"
+
+
+def test_a_line_of_the_caller_takes_the_place_of_the_next_one():
+    stream = io.StringIO()
+    progress = steps_progress(first=0, total=9, every_s=3600, stream=stream)
+    progress.postpone()
+    progress.update(1, "loss 0.2500")
+    progress.close()
+    assert stream.getvalue() == ""
+
+
+def test_the_time_on_a_bar_moves_while_a_step_lasts(monkeypatch):
+    monkeypatch.setattr(progress_module, "_REFRESH_S", 0.02)
+    stream = Terminal()
+    progress = steps_progress(first=0, total=9, stream=stream)
+    before = len(stream.getvalue())
+    time.sleep(0.3)
+    assert len(stream.getvalue()) > before
+    progress.close()
+
+
+def test_a_stage_that_lasts_says_what_it_does_and_a_short_one_is_quiet(monkeypatch):
+    monkeypatch.setattr(progress_module, "_REFRESH_S", 0.02)
+    monkeypatch.setattr(progress_module, "_STAGE_LINE_S", 0.02)
+    log, bar, short, hidden = io.StringIO(), Terminal(), Terminal(), io.StringIO()
+    with Stage("reading the index", stream=short):
+        pass
+    monkeypatch.setattr(progress_module, "_STAGE_WAIT_S", 0.02)
+    with Stage("reading the index", stream=log), Stage("reading", stream=bar), Stage("x", shown=False, stream=hidden):
+        time.sleep(0.3)
+    first, second, *_ = log.getvalue().splitlines()
+    assert (first, second) == ("reading the index ...", "reading the index: 0 s")
+    assert "reading: 00:00" in bar.getvalue() and short.getvalue() == hidden.getvalue() == ""
+    with pytest.raises(ValueError, match="as it was"), Stage("reading", stream=bar):
+        raise ValueError("as it was")
 
 
 def test_progress_on_a_terminal_is_a_bar():
@@ -78,7 +112,7 @@ def test_progress_on_a_terminal_is_a_bar():
 def test_progress_that_is_off_still_says_warnings():
     stream = io.StringIO()
     progress = steps_progress(first=0, total=1, shown=False, stream=stream)
-    progress.update(1, "loss 1.0000, 1.0 samples/s", last=True)
+    progress.update(1, "loss 1.0000, 1.0 samples/s")
     progress.say("a warning")
     assert stream.getvalue() == "a warning\n"
 
