@@ -36,6 +36,15 @@ LocalPath = Annotated[str, AfterValidator(_expanded)]
 """A file or folder of this machine; `~` is expanded."""
 
 
+def is_command_or_url(path: str) -> bool:
+    """True for what webdataset opens beside files: `pipe:COMMAND` and URLs."""
+    return path.startswith("pipe:") or "://" in path
+
+
+AnyPath = Annotated[str, AfterValidator(lambda path: path if is_command_or_url(path) else _expanded(path))]
+"""A path as `LocalPath`, a URL, or `pipe:COMMAND`."""
+
+
 Modality = Literal["vision", "speech", "text"]
 """Kind of samples."""
 

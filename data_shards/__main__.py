@@ -23,6 +23,7 @@ USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [nam
            textfiles | jsonl | parquet  a folder or a file of documents [tokenizer=DIR] [vocab_size=50265]
                                         [max_tokens=512] [pack=full] [documents=lines] [label_field=NAME]
            jsonl | parquet              tables of images or recordings [data_field=NAME] [label_field=NAME]
+           webdataset                   tars of other tools: folders, URLs, pipe:COMMAND [data_field='jpg;png']
        ./run.sh shards build source=demo|demo_speech|demo_text output=DIR [input=DIR]
        ./run.sh shards validate shards=PATTERN [deep=true] [workers=N]   every difference from the index
        ./run.sh shards index shards=PATTERN                             for tars that others built

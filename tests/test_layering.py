@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,13 @@ def files(package: str, root: Path = ROOT) -> list[Path]:
 
 def imported(file: Path) -> set[str]:
     """Dotted names that a file imports, at any depth of its code; `from a import b` counts as a.b."""
+    return imported_by(file.read_text(), file)
+
+
+@cache
+def imported_by(text: str, file: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import():
                 names |= {alias.name for alias in node.names}

@@ -41,6 +41,7 @@ from data_shards.sources.demo.text import demo_text
 from data_shards.sources.images import image_folder
 from data_shards.sources.recordings import audio_folder
 from data_shards.sources.tables.tables import table_source
+from data_shards.sources.tars.tars import tar_source
 from data_shards.sources.texts import text_source
 from data_shards.sources.units import LeftOut, Split, Unit
 
@@ -227,7 +228,8 @@ def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
     unit = kind_of(split.modality).unit
     if unit.summary:
         facts.append(unit.summary.format(length * unit.total_one))
-    facts.append(f"{len(split.classes)} classes" if split.classes else "no labels")
+    unnamed = "class numbers as they were" if split.numbered else "no labels"
+    facts.append(f"{len(split.classes)} classes" if split.classes else unnamed)
     return f"{split.name}: {', '.join(facts)}: {output}"
 
 
@@ -262,6 +264,8 @@ def open_source(config: BuildConfig) -> list[Split]:
             return [text_source(root, config)]
         case "jsonl" | "parquet":
             return [table_source(root, config)]
+        case "webdataset":
+            return [tar_source(config)]
         case "demo":
             return demo_images(config.input)
         case "demo_speech":

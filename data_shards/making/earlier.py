@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from configs.output.secrets import masked
 from configs.schema_commands import BuildConfig
+from configs.schema_modalities import is_command_or_url
 from data_shards.files import replace_text
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
@@ -51,7 +53,12 @@ def existing_shards(output: Path, name: str) -> set[Path]:
 def _keys(config: BuildConfig) -> dict[str, object]:
     """The keys that determine the shards' content, with absolute paths."""
     keys = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    return keys | {key: str(Path(str(keys[key])).expanduser().resolve()) for key in _PATHS if keys[key]}
+    return keys | {key: _absolute(str(keys[key])) for key in _PATHS if keys[key]}
+
+
+def _absolute(path: str) -> str:
+    """Absolute form of a path; of a URL or a command, the text without credentials."""
+    return masked(path) if is_command_or_url(path) else str(Path(path).expanduser().resolve())
 
 
 def save_keys(config: BuildConfig, output: Path, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pyarrow import parquet
 
+from configs.output.secrets import masked
 from configs.schema_commands import BuildConfig
 from configs.signals import BOS, EOS
 from data_shards.shards.index_file import TOKENIZER_NAME, TokenizerEntry
@@ -281,8 +282,13 @@ def text_source(root: Path, config: BuildConfig) -> Split:
             add_unread(left_out, file.path, error)
         except Unusable as error:
             error.add_to(left_out, file.path)
+    return document_split(parts, config, left_out)
+
+
+def document_split(parts: list[Part], config: BuildConfig, left_out: LeftOut) -> Split:
+    """Split of documents. Raises ValueError if there are none, or settings contradict."""
     if not parts:
-        raise ValueError("; ".join([f"input={root} holds no documents", *left_out.notes()]))
+        raise ValueError("; ".join([f"input={masked(config.input)} holds no documents", *left_out.notes()]))
     classes = _labels_of(parts) if config.label_field else []
     chosen, shards = choose_tokenizer(config, parts), _group_parts(parts, config.shard_mb * _MIB)
     split = text_split(config, config.name, shards, chosen, classes)

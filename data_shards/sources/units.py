@@ -124,6 +124,8 @@ class Split:
     """Lines for the user about the source."""
     left_out: LeftOut = field(default_factory=LeftOut)
     """Items that the source left out before the build."""
+    numbered: bool = False
+    """Samples may have the numbers of classes that have no names."""
 
 
 def read_unchanged(path: str, size: int) -> bytes:

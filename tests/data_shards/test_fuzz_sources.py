@@ -23,6 +23,7 @@ from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.shard_tools import clip, encoded
 from tests.data_shards.sources.tables.test_parquet_media import image
 from tests.data_shards.sources.tables.test_parquet_media import table as pictures_table
+from tests.data_shards.sources.tars.test_members import tar
 from tests.data_shards.sources.test_texts import article
 from tests.data_shards.test_fuzz import mutated
 
@@ -52,6 +53,7 @@ def pictures() -> bytes:
     return buffer.getvalue()
 
 
+TAR = tar([(f"{i:03d}.{name}", data) for i in range(20) for name, data in (("jpg", encoded(i)), ("cls", b"1"))])
 INLINE = "".join(
     json.dumps({"image": {"bytes": base64.b64encode(encoded(i)).decode()}, "c": i}) + "\n" for i in range(9)
 ).encode()
@@ -63,6 +65,7 @@ SOURCES = {
               "jsonl.bz2": bz2.compress(LINES), "jsonl.xz": lzma.compress(LINES), "jsonl.zst": zstd.compress(LINES)}),
     "parquet images": ("parquet", {}, {"parquet": pictures()}),
     "jsonl images": ("jsonl", {"modality": "vision", "data_field": "image"}, {"jsonl": INLINE}),
+    "tars": ("webdataset", {}, {"tar": TAR, "tar.gz": gzip.compress(TAR)}),
     "parquet": ("parquet", {"label_field": "topic"}, {"parquet": table()}),
     "text": ("textfiles", {"documents": "paragraphs"}, {"txt": PROSE, "txt.gz": gzip.compress(PROSE)}),
     "images": ("imagefolder", {}, {kind: encoded(0, kind) for kind in ("png", "webp", "bmp")} | {"jpg": encoded(0)}),

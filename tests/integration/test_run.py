@@ -116,7 +116,7 @@ def test_killed_and_resumed_mixture_gives_the_same_metrics_and_weights(all_shard
     done = train(2, arguments)
     assert "resuming from" in done.stderr, done.stderr[-4000:]
     assert re.search(r"^ +18/18 .* (vision|speech|text)$", done.stderr, re.MULTILINE), "a row at the last step"
-    ends = rf"^done: 18 steps and \d+ samples; .* saved {killed}/checkpoints/step_00000018\nnext:\n  ./run.sh probe run="
+    ends = rf"^done: 18 steps and \d+ samples; .* saved {killed}/checkpoints/step_00000018\nnext:\n  ./run.sh probe "
     assert re.search(ends, done.stderr, re.MULTILINE)
     assert re.search(r"^speech batch +4 samples a step: 2 ranks x ", done.stderr, re.MULTILINE)
     assert_same_run(killed, straight)

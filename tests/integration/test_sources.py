@@ -11,6 +11,7 @@ from pyarrow import parquet
 from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import command
 from tests.data_shards.sources.tables.test_parquet_media import image, table
+from tests.data_shards.sources.tars.test_tars import other_tool
 from tests.integration.made_up import tiny
 from tests.integration.processes import launch
 from tests.integration.runs import rows
@@ -36,12 +37,17 @@ def parquet_images(folder: Path) -> Path:
     return built(folder / "shards", "source=parquet", f"input={folder}/a.parquet")
 
 
+def foreign_tars(folder: Path) -> Path:
+    """A WebDataset of another tool, with gzip members and mixed-case extensions."""
+    return built(folder / "shards", "source=webdataset", f"input={other_tool(folder, 60)}", samples=60)
+
+
 def test_images_are_trained(tmp_path):
-    shards = [parquet_images(tmp_path / "parquet")]
+    shards = [parquet_images(tmp_path / "parquet"), foreign_tars(tmp_path / "tars")]
     run = tmp_path / "run"
     arguments = [
-        *tiny("vision", 12, 6), f"data.shards=[{','.join(map(str, shards))}]", f"run.dir={run}", "train.steps=3",
-        "log.every=1", "precision=fp32", "data.workers=0",
+        *tiny("vision", 12, 6), f"data.shards=[{','.join(map(str, shards))}]", "data.weights=[1,1]",
+        f"run.dir={run}", "train.steps=3", "log.every=1", "precision=fp32", "data.workers=0",
     ]  # fmt: skip
     done = launch(1, "--module", "pretrain.train", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
