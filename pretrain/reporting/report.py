@@ -48,7 +48,7 @@ class Report:
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
             self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
-            self._board.write_config(engine.steps, config_text)
+            self._board.write_config(engine.steps, config, config_text)
 
     def step(
         self,

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch
 from data_shards.text.tokenizer import Tokenizer
 from pretrain.reporting.metrics import MetricsRow, ProbeResult, metrics
+from pretrain.reporting.overview import hparams_summaries, layout
 from pretrain.reporting.pictures import images_picture, spectrograms_picture, texts_markdown
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Board:
         self._purge_step: int | None = resume_step + 1 if resume_step > 0 else 0
         self._writer: SummaryWriter | None = None
         self._failed = False
+        self._session_end: Any = None
 
     def write(self, row: MetricsRow) -> None:
         """Add every figure of the row at its step. Figures that are None are left out."""
@@ -51,9 +55,17 @@ class Board:
         figures = {name: value for name, value in asdict(result).items() if name.endswith("top1")}
         self._add(step, result.modality, {f"probe/{name}": value for name, value in figures.items()})
 
-    def write_config(self, step: int, yaml: str) -> None:
-        """Add the resolved configuration as text, in a code block."""
-        self._write(lambda writer: writer.add_text("config", f"```yaml\n{yaml.rstrip()}\n```", step))
+    def write_config(self, step: int, config: PretrainConfig, yaml: str) -> None:
+        """Add the resolved configuration as text, in a code block; the hyperparameters; and the charts to see first."""
+        *begin, self._session_end = hparams_summaries(config)
+
+        def add(writer: SummaryWriter) -> None:
+            writer.add_custom_scalars(layout())
+            for summary in begin:
+                writer._get_file_writer().add_summary(summary, step)  # add_hparams would make a run of its own
+            writer.add_text("config", f"```yaml\n{yaml.rstrip()}\n```", step)
+
+        self._write(add)
 
     def write_picture(self, step: int, batch: MaskedBatch) -> None:
         """Add the first samples of a micro-batch as the student and the teacher see them."""
@@ -71,9 +83,12 @@ class Board:
                     self._write(lambda writer: writer.add_text(tag, text, step))
 
     def close(self) -> None:
-        """Write buffered figures and close. A second call does nothing."""
+        """Write buffered figures and the end of the session, and close. A second call does nothing."""
         if self._writer:
             with suppress(OSError):
+                if self._session_end is not None:
+                    self._writer._get_file_writer().add_summary(self._session_end)
+                    self._session_end = None
                 self._writer.close()
 
     def _write(self, add: Callable[[SummaryWriter], object]) -> None:

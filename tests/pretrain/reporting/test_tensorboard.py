@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from configs.compose import compose_pretrain
 from pretrain.reporting import tensorboard
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.pictures import images_picture, spectrograms_picture
@@ -23,6 +24,9 @@ OPTIONAL = {"loss_scale", *NAMED}
 
 
 NUMBERS = {f.name: 0.5 for f in fields(MetricsRow) if f.name not in OPTIONAL | {"step", "modality"}}
+
+
+CONFIG = compose_pretrain(["recipe=demo"])
 
 
 ROW = MetricsRow(step=1, modality="vision", **NUMBERS)
@@ -88,7 +92,7 @@ def test_resume_after_a_kill_that_left_half_an_event(tmp_path):
 def test_probe_and_config(tmp_path):
     board = Board(tmp_path, 0)
     board.write_probe(0, ProbeResult("vision", 0.25, 0.5, 0.75, 1.0, k=20, train_samples=50, test_samples=20))
-    board.write_config(0, "model:\n  width: 128\n")
+    board.write_config(0, CONFIG, "model:\n  width: 128\n")
     board.close()
     events = read(tmp_path)
     assert [e.value for e in events.Scalars("probe/knn_top1")] == [0.25]
@@ -151,7 +155,7 @@ def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch, caplog
         patch.setattr(tensorboard, "SummaryWriter", full)
         for step in (2, 3):
             writer.write(replace(ROW, step=step))
-        writer.write_config(3, "a: 1")
+        writer.write_config(3, CONFIG, "a: 1")
     assert caplog.text.count("No space left on device") == 1, "said once"
     writer.write(replace(ROW, step=4))
     writer.close()
