@@ -57,6 +57,9 @@ class LogConfig:
     """Number of steps between rows of metrics.jsonl, TensorBoard and the screen."""
     pictures_every: Annotated[int, Field(ge=0)] = 500
     """Number of steps between pictures of a masked batch in TensorBoard. 0: no pictures."""
+    wandb: bool = False
+    """Send the figures to Weights & Biases, too. Needs the package wandb. Its own variables say where they go, e.g.
+    WANDB_PROJECT=NAME or WANDB_MODE=offline."""
     progress: bool = True
     """Show a progress bar, and a row of figures every `log.every` steps (rank 0)."""
     peak_tflops: Annotated[float | None, Field(gt=0)] = None

@@ -29,6 +29,7 @@ from pretrain.launching.own_data import fitted_overrides, own_data_overrides
 from pretrain.launching.plan import Launch, Machine, plan, this_machine
 from pretrain.launching.supervise import supervise
 from pretrain.reporting.metrics_file import probed_modalities
+from pretrain.reporting.mirror import check_installed
 
 
 def completed_step(config: PretrainConfig) -> int | None:
@@ -80,6 +81,7 @@ def main(overrides: list[str]) -> int:
         check_interfaces(os.environ, bool(machine.gpus))
         check_master(launch.master)
     check(config, launch.world)
+    check_installed(config.log.wandb)
     precision = precision_text(config, launch, machine)
     for modality in demo_sets:
         if code := build_demo_shards(modality):

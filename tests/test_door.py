@@ -276,9 +276,9 @@ def test_ci_and_the_readme_run_the_same_command() -> None:
 
 def test_every_requirement_is_bounded_and_none_is_apex() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|s3|gs|export|test|docs) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    lists = re.findall(r"^(?:dependencies|s3|gs|wandb|export|test|docs) = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
     requirements = re.findall(r'"(.+?)"', "".join(lists))
-    assert len(lists) == 6 and len(requirements) > 15
+    assert len(lists) == 7 and len(requirements) > 15
     for requirement in requirements:
         assert "<" in requirement and not requirement.startswith("apex"), requirement
 

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import yaml
 
 from configs.deepspeed import NEVER
+from configs.keys import flat
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch
@@ -28,7 +30,8 @@ from pretrain.reporting import speed
 from pretrain.reporting.console import Console, FirstSteps
 from pretrain.reporting.metrics import MetricsRow, ProbeResult
 from pretrain.reporting.metrics_file import MetricsFile
-from pretrain.reporting.tensorboard import Board
+from pretrain.reporting.mirror import Mirror
+from pretrain.reporting.tensorboard import Board, probe_figures, row_figures
 
 
 class Report:
@@ -48,6 +51,8 @@ class Report:
         if self._writes:
             self._metrics = MetricsFile(folder / "metrics.jsonl", engine.steps)
             self._board = Board(folder / "tensorboard", engine.steps, config.is_mixture, _tokenizer(folder))
+            keys = flat(yaml.safe_load(config_text)) if config.log.wandb else {}
+            self._mirror = Mirror(folder, keys) if config.log.wandb else None
             self._board.write_config(engine.steps, config, config_text)
 
     def step(
@@ -76,6 +81,8 @@ class Report:
         if self._writes and row:
             self._metrics.write(row)
             self._board.write(row)
+            if self._mirror:
+                self._mirror.write(step, row_figures(row, self._config.is_mixture))
             self._speed = f", {row.samples_per_s:.1f} samples/s"
         if self._progress:
             self._show(row, seconds)
@@ -110,6 +117,8 @@ class Report:
         if self._writes:
             self._metrics.write_probe(self._engine.steps, result)
             self._board.write_probe(self._engine.steps, result)
+            if self._mirror:
+                self._mirror.write(self._engine.steps, probe_figures(result, self._config.is_mixture))
 
     def say(self, text: str) -> None:
         """Print a line on rank 0, beside the progress bar if there is one."""
@@ -134,6 +143,8 @@ class Report:
         if self._writes:
             self._metrics.close()
             self._board.close()
+            if self._mirror:
+                self._mirror.close()
 
     def _end_progress(self) -> None:
         if self._progress:

@@ -41,19 +41,11 @@ class Board:
 
     def write(self, row: MetricsRow) -> None:
         """Add every figure of the row at its step. Figures that are None are left out."""
-        figures: dict[str, float | None] = {}
-        for field, metric in metrics().items():
-            value = getattr(row, field)
-            if isinstance(value, dict):
-                figures |= {f"{metric.tag}/{name}": inner for name, inner in value.items()}
-            elif metric.tag:
-                figures[metric.tag] = value
-        self._add(row.step, row.modality, figures)
+        self._add(row.step, row_figures(row, self._mixture))
 
     def write_probe(self, step: int, result: ProbeResult) -> None:
         """Add the accuracies of a probe taken after `step` steps."""
-        figures = {name: value for name, value in asdict(result).items() if name.endswith("top1")}
-        self._add(step, result.modality, {f"probe/{name}": value for name, value in figures.items()})
+        self._add(step, probe_figures(result, self._mixture))
 
     def write_config(self, step: int, config: PretrainConfig, yaml: str) -> None:
         """Add the resolved configuration as text, in a code block; the hyperparameters; and the charts to see first."""
@@ -69,7 +61,7 @@ class Board:
 
     def write_picture(self, step: int, batch: MaskedBatch) -> None:
         """Add the first samples of a micro-batch as the student and the teacher see them."""
-        tag = self._tag("masked_batch", batch.modality)
+        tag = _tag("masked_batch", batch.modality, self._mixture)
         match batch.modality:
             case "vision":
                 picture = images_picture(batch)
@@ -108,13 +100,32 @@ class Board:
                 log.warning("%s cannot be written (%s): figures will be missing there", self._folder, error.strerror)
             self._failed, self._writer = True, None
 
-    def _tag(self, name: str, modality: str) -> str:
-        return f"{name}/{modality}" if self._mixture else name
-
-    def _add(self, step: int, modality: str, figures: dict[str, float | None]) -> None:
+    def _add(self, step: int, figures: dict[str, float | None]) -> None:
         def add(writer: SummaryWriter) -> None:
             for name, value in figures.items():
                 if value is not None:
-                    writer.add_scalar(self._tag(name, modality), value, step)
+                    writer.add_scalar(name, value, step)
 
         self._write(add)
+
+
+def row_figures(row: MetricsRow, mixture: bool) -> dict[str, float | None]:
+    """Return every figure of a row by its tag; in a mixture the tags end with the modality."""
+    figures: dict[str, float | None] = {}
+    for field, metric in metrics().items():
+        value = getattr(row, field)
+        if isinstance(value, dict):
+            figures |= {f"{metric.tag}/{name}": inner for name, inner in value.items()}
+        elif metric.tag:
+            figures[metric.tag] = value
+    return {_tag(name, row.modality, mixture): value for name, value in figures.items()}
+
+
+def probe_figures(result: ProbeResult, mixture: bool) -> dict[str, float | None]:
+    """Return the accuracies of a probe by their tags."""
+    figures = {name: value for name, value in asdict(result).items() if name.endswith("top1")}
+    return {_tag(f"probe/{name}", result.modality, mixture): value for name, value in figures.items()}
+
+
+def _tag(name: str, modality: str, mixture: bool) -> str:
+    return f"{name}/{modality}" if mixture else name
