@@ -9,6 +9,7 @@ from configs.checks.nearest import nearest
 from configs.command import FAILED, MISTAKE, fail, run
 from configs.output.lines import say
 from configs.output.secrets import masked
+from configs.output.stages import LOADING_TORCH, stage
 from configs.schema_commands import BenchConfig, BuildConfig, IndexConfig, InfoConfig, ShowConfig, ValidateConfig
 from data_shards.leftovers import remove_leftovers
 from data_shards.making.build import build
@@ -56,13 +57,15 @@ def _info(config: InfoConfig) -> None:
 
 
 def _show(config: ShowConfig) -> None:
-    from data_shards.showing.show import show  # torch takes seconds to import
+    with stage(LOADING_TORCH):
+        from data_shards.showing.show import show
 
     print(masked("\n".join(show(config))))
 
 
 def _bench(config: BenchConfig) -> None:
-    from data_shards.loading.bench import bench
+    with stage(LOADING_TORCH):
+        from data_shards.loading.bench import bench
 
     for line in bench(config):
         print(masked(line), flush=True)

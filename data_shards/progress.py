@@ -6,18 +6,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from configs.output.lines import say
+from configs.output.stages import on_screen
 
 _REFRESH_S = 0.5
 _SHARDS_LINE_S = 30.0
 _BYTES_LINE_S = 10.0
-_STAGE_WAIT_S = 2.0
-_STAGE_LINE_S = 10.0
 
 Line = Callable[["Progress"], str]
 """Text of a line in a log."""
@@ -28,8 +28,8 @@ class Progress:
 
     total, unit, title: of the bar and of the lines. line: makes the text of a line in a log. wait_s: seconds before the
     first line. every_s: least seconds between lines. done: units done before `open`; the rate leaves them out.
-    shown: False shows only the texts of `say`. shards: number of shards to `add`; a thread then shows the progress, so
-    that it moves while the caller waits. A bar on a terminal always does. begun: units of shards that are not finished.
+    shown: False shows only the texts of `say`. shards: number of shards to `add`. begun: units of shards that are not
+    finished. A thread moves the bar's clock, and shows shards in a log too, while the caller waits.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Progress:
         self.prints = shown and not self._draws
         """True if lines are printed, because there is no terminal."""
         self._bar: tqdm | None = None
+        self._lock, self._screen = threading.Lock(), ExitStack()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._show_until_closed, daemon=True, name="progress")
         self._shards, self._finished, self._samples = shards, 0, 0
@@ -86,7 +87,8 @@ class Progress:
             self._bar = tqdm(
                 total=self.total, initial=self.first, unit=self.unit, desc=self.title, file=self._stream, **style
             )
-        if self._shards or self._draws:  # the time on a bar moves while the caller works on a unit
+            self._screen.enter_context(on_screen(self))
+        if self._shards or self._draws:
             self._thread.start()
         return self
 
@@ -97,13 +99,15 @@ class Progress:
             self._thread.join()
         if self._bar is not None:
             self._bar.close()
+        self._screen.close()
 
     def update(self, done: int, facts: str = "") -> None:
         """Show that `done` units are done."""
         self.done, self.facts = done, facts
         if self._bar is not None:
-            self._bar.set_postfix_str(facts, refresh=False)
-            self._bar.update(done - self._bar.n)
+            with self._lock:
+                self._bar.set_postfix_str(facts, refresh=False)
+                self._bar.update(done - self._bar.n)
         if self.prints and time.monotonic() >= self._print_at:
             self.postpone()
             self.say(self._line(self))
@@ -133,9 +137,10 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(self.facts, refresh=False)
-            self._bar.n = self.place
-            self._bar.refresh()
+            with self._lock:
+                self._bar.set_postfix_str(self.facts, refresh=False)
+                self._bar.n = self.place
+                self._bar.refresh()
         else:
             self.say(self._line(self))
 
@@ -146,39 +151,6 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Stage:
-    """Work whose length nobody knows, as a context manager: says its title and its time once it takes two seconds."""
-
-    def __init__(self, title: str, shown: bool = True, stream: TextIO | None = None) -> None:
-        self._title, self._shown, self._stream = title, shown, stream or sys.stderr
-        self._start, self._closed = time.monotonic(), threading.Event()
-        self._thread = threading.Thread(target=self._show_until_closed, daemon=True, name="stage")
-
-    def _show_until_closed(self) -> None:
-        if self._closed.wait(_STAGE_WAIT_S):
-            return
-        if self._stream.isatty():
-            with tqdm(desc=self._title, bar_format="{desc}: {elapsed}", file=self._stream, leave=False) as bar:
-                while not self._closed.wait(_REFRESH_S):
-                    bar.refresh()
-        else:
-            say(f"{self._title} ...", self._stream)
-            while not self._closed.wait(_STAGE_LINE_S):
-                say(f"{self._title}: {time.monotonic() - self._start:.0f} s", self._stream)
-
-    def __enter__(self) -> Stage:
-        if self._shown:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closed.set()
-        if self._shown:
-            self._thread.join()
 
 
 def shards_progress(title: str, total: int, shards: int, begun: Callable[[], int] = lambda: 0) -> Progress:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.loader import Loader, open_loader
-from data_shards.progress import Stage
 from models.data2vec import Data2Vec
 from models.objective import Objective
 from pretrain.checkpoints.reading import RunState
@@ -91,20 +91,20 @@ def assemble(
     on them; OSError if not even one checkpoint fits on the disk.
     """
     shown = config.log.progress and distributed.rank() == 0
-    with Stage("reading the index", shown):
+    with stage("reading the index", shown):
         loader = open_loader(config, distributed.rank(), distributed.world(), labels)
         check_ranks_agree(run_facts(config, loader.indexes))
     checkpoints = Checkpoints(Path(config.run.dir), config.checkpoint)
-    with Stage("checking the newest checkpoint", shown):
+    with stage("checking the newest checkpoint", shown):
         newest = checkpoints.newest_good() if resume else None
-    with Stage("building the model", shown):
+    with stage("building the model", shown):
         model = objective(config)
     start = "student and teacher start at random"
     if config.init and not newest:
         assert isinstance(model, Data2Vec), "init= is data2vec's"
         start = load_student(model, config.init)
         check_ranks_agree(weight_facts(model.student.state_dict()))
-    with Stage("handing the model to DeepSpeed", shown):
+    with stage("handing the model to DeepSpeed", shown):
         engine = Engine(model, config, device)
         checkpoints.prepare(engine)
     guards = Guard(config.guard), CollapseGuard(config.guard)

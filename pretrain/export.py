@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from configs.command import run
 from configs.compose import from_yaml
 from configs.modality_config import ModalityConfig
+from configs.output.stages import LOADING_TORCH, stage
 from configs.schema import PretrainConfig
 from configs.schema_commands import ExportConfig
 from configs.schema_modalities import Modality
@@ -35,13 +36,15 @@ def export(command: ExportConfig) -> tuple[Modality, int]:
     modality = _modality(command, config)
     own = config.for_modality(modality)
     # Seconds to import, with torch: not for --help and mistakes on the command line.
-    from models.data2vec import part_state
-    from models.huggingface import layout_of
-    from pretrain.checkpoints.reading import load_weights
+    with stage(LOADING_TORCH):
+        from models.data2vec import part_state
+        from models.huggingface import layout_of
+        from pretrain.checkpoints.reading import load_weights
 
     layout_of(own)  # raises its ValueError before anything is read
-    state, step = load_weights(Path(command.run), command.weights)
-    _write(out, part_state(state, config, modality), own, Path(command.run) / "tokenizer")
+    with stage(f"exporting {command.run}"):
+        state, step = load_weights(Path(command.run), command.weights)
+        _write(out, part_state(state, config, modality), own, Path(command.run) / "tokenizer")
     return modality, step
 
 

@@ -15,9 +15,9 @@ from configs.checks.run import check, resolve_precision
 from configs.command import Temporary, fail
 from configs.compose import compose_pretrain, print_help
 from configs.output.lines import prepare_lines
+from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from data_shards.leftovers import remove_leftovers
-from data_shards.progress import Stage
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
 from pretrain.launching.demo import build_demo_shards, with_demo_shards
@@ -70,7 +70,7 @@ def main(overrides: list[str]) -> int:
     config = compose_pretrain(overrides)
     demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
     config, overrides = with_demo_shards(config, overrides)
-    with Stage("looking for GPUs"):
+    with stage("looking for GPUs"):
         machine = this_machine()
     launch = plan(config, machine, os.environ)
     if fitted := fitted_overrides(config, overrides, launch, machine):
@@ -87,8 +87,10 @@ def main(overrides: list[str]) -> int:
         if code := build_demo_shards(modality):
             return code
     run = Path(config.run.dir)
-    check_input_files(config, resumes=bool(checkpoint_folders(run / "checkpoints")))
-    if steps := completed_step(config):
+    with stage(f"checking the data and {config.run.dir}"):
+        check_input_files(config, resumes=bool(checkpoint_folders(run / "checkpoints")))
+        steps = completed_step(config)
+    if steps:
         print(f"{config.run.dir} is complete at step {steps}: nothing to do.")
         print(f"For more steps, raise train.steps; for a new run, give run.dir=DIR or remove {config.run.dir}.")
         return DONE
@@ -101,7 +103,7 @@ def main(overrides: list[str]) -> int:
         print(f"{GLOO_INTERFACE}={environment[GLOO_INTERFACE]}")
     ranks = 0 if launch.hostfile else launch.local_ranks
     requeued = os.environ.get("SLURM_JOB_ID", "") if config.cluster.kind == "slurm" and launch.node == 0 else ""
-    return supervise(Job(command, environment, run, ranks, lambda: describe_newest(run), requeued))
+    return supervise(Job(command, environment, run, ranks, lambda: describe_newest(run), requeued, config.log.progress))
 
 
 def _ranks_text(launch: Launch, machine: Machine, environment: dict[str, str]) -> str:

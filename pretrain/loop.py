@@ -14,11 +14,11 @@ import torch
 
 from configs.deepspeed import NEVER
 from configs.output.secrets import masked
+from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.bad_sample_count import TooManyBadSamples
 from data_shards.order.mixture import mixture_of
-from data_shards.progress import Stage
 from models.data2vec import Data2Vec
 from pretrain.assemble import Assembly, assemble
 from pretrain.describing.table import run_table, run_warnings
@@ -50,7 +50,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> bool:
     """
     preemption, began = Preemption(Path(config.run.dir)), time.monotonic()
     watchdog = Watchdog(Path(config.run.dir), config.watchdog, distributed.rank())
-    with watchdog.watch("start", config.watchdog.start_s, 0):
+    shown = config.log.progress and distributed.rank() == 0
+    with watchdog.watch("start", config.watchdog.start_s, 0), stage("preparing model and data", shown):
         run = assemble(config, device)
         start, text = _record_config(run)
         report = Report(Path(config.run.dir), config, run.engine, text)
@@ -223,7 +224,7 @@ class Training:
         """Start a checkpoint; with `wait`, return once it is complete. Raises OSError if that fails."""
         shown = self._config.log.progress and distributed.rank() == 0
         watched = self._watchdog.watch("save", self._config.watchdog.save_s, self._engine.steps)
-        with watched, Stage("saving a checkpoint", shown):
+        with watched, stage("saving a checkpoint", shown):
             self._run.save(wait)
         if wait and self._checkpoints.failure:
             raise OSError(

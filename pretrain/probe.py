@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from configs.command import run
 from configs.compose import from_yaml
 from configs.modality_config import ModalityConfig
+from configs.output.lines import say
 from configs.output.secrets import is_masked
+from configs.output.stages import LOADING_TORCH, stage
 from configs.schema import PretrainConfig
 from configs.schema_commands import ProbeCommandConfig
 from data_shards.shards.held_out import check_held_out
@@ -31,17 +33,20 @@ def main(command: ProbeCommandConfig) -> None:
     """Print the accuracies of a run's weights, of the untrained network and of the baseline, for each modality."""
     config = from_yaml(Path(command.run) / "config.yaml")
     probed = _configs_to_probe(config, command)
-    for own in probed:
-        _check_held_out(own)
+    with stage("comparing the test samples with the others"):
+        for own in probed:
+            _check_held_out(own)
     # Seconds to import: not for --help and mistakes on the command line.
-    import torch
+    with stage(LOADING_TORCH):
+        import torch
 
-    from models.data2vec import Data2Vec
-    from pretrain.checkpoints.reading import load_weights
-    from pretrain.evaluation.probing import probe, table
+        from models.data2vec import Data2Vec
+        from pretrain.checkpoints.reading import load_weights
+        from pretrain.evaluation.probing import probe, table
 
-    state, step = load_weights(Path(command.run), command.weights)
-    model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # its weights are those of step 0
+    with stage("reading the weights"):
+        state, step = load_weights(Path(command.run), command.weights)
+        model = Data2Vec(config).to("cuda" if torch.cuda.is_available() else "cpu")  # its weights are those of step 0
     untrained = [probe(model, own, command.weights, f"untrained network, {own.modality}", True) for own in probed]
     with torch.no_grad():
         _load_both(model, state)
@@ -87,7 +92,7 @@ def _check_held_out(config: ModalityConfig) -> None:
         if data.shards:
             resolve(data.shards, folders=FolderIndexes(storage_of(data)))
     except ValueError as error:
-        print(f"the test samples are not compared with the run's data.shards: {error}", file=sys.stderr)
+        say(f"the test samples are not compared with the run's data.shards: {error}")
         data = replace(data, shards="")
     check_held_out(data, config.probe)
 

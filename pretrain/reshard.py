@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from configs.command import run
+from configs.output.stages import LOADING_TORCH, stage
 from configs.schema_commands import ReshardConfig
 
 
@@ -23,11 +24,12 @@ def reshard(command: ReshardConfig) -> Path:
     if not (Path(command.run) / "checkpoints").is_dir():
         raise ValueError(f"run={command.run} is no run directory: it has no checkpoints/")
     # Seconds to import, with torch: not for --help and mistakes on the command line.
-    from pretrain.checkpoints.reading import newest_good_of
-    from pretrain.checkpoints.resharding import rewrite_whole
-    from pretrain.run_directory import lock
+    with stage(LOADING_TORCH):
+        from pretrain.checkpoints.reading import newest_good_of
+        from pretrain.checkpoints.resharding import rewrite_whole
+        from pretrain.run_directory import lock
 
-    with lock(Path(command.run)):
+    with lock(Path(command.run)), stage("comparing checkpoints with their manifests"):
         folder = newest_good_of(Path(command.run))
         rewrite_whole(folder, command.files)
         return folder

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from configs.output.secrets import masked
 
-_CLEAR = "\r\033[K"
+CLEAR = "\r\033[K"
 """Begins a line over the bar of another process on this terminal; its next refresh draws it again below."""
 
 
@@ -22,7 +22,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line on standard error, or on `stream`. One that is closed loses the line."""
     stream = stream or sys.stderr
     with contextlib.suppress(OSError):
-        line = (_CLEAR if stream.isatty() else "") + masked(text) + "\n"
+        line = (CLEAR if stream.isatty() else "") + masked(text) + "\n"
         tqdm.write(line, file=stream, end="")  # in one piece, and above the bar of this process
         stream.flush()
 

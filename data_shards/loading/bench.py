@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from configs.modality_config import ModalityConfig
+from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from configs.schema_commands import BenchConfig
 from configs.schema_modalities import Modality
@@ -52,8 +53,9 @@ def bench(config: BenchConfig) -> Iterator[str]:
     Raises ValueError if there are no shards, or no sample that can be used.
     """
     torch.set_num_threads(1)
-    index = load_index(DataConfig(shards=config.shards))
-    members = _readable_samples(index)
+    with stage("reading the index and the first samples"):
+        index = load_index(DataConfig(shards=config.shards))
+        members = _readable_samples(index)
     modality = config.modality or modality_of(members[0])
     if modality is None:
         names = ", .".join(sorted(members[0]))
@@ -61,15 +63,19 @@ def bench(config: BenchConfig) -> Iterator[str]:
     run = _run_config(config, index, modality)
     yield f"{index.samples} samples, {modality}; one thread, but for the loader's {config.workers} processes"
     yield HEADER
-    for name, work in _stages(run, index, members):
-        yield _measure(name, work, config.seconds).line
+    for name, make in _stages(run, index, members).items():
+        with stage(name):
+            measured = _measure(name, make(), config.seconds)
+        yield measured.line
     for name, workers in (
         ("read to masked batch, this process", 0),
         (f"loader, workers={config.workers}", config.workers),
     ):
-        loader = ModalityLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
-        yield _measure(name, _load_steps(loader, 1 + workers * run.data.prefetch), config.seconds).line
-        loader.close()
+        with stage(name):
+            loader = ModalityLoader(replace(run, data=replace(run.data, workers=workers)), 0, 1)
+            measured = _measure(name, _load_steps(loader, 1 + workers * run.data.prefetch), config.seconds)
+            loader.close()
+        yield measured.line
 
 
 def _readable_samples(index: Index) -> list[Members]:
@@ -103,15 +109,17 @@ def _run_config(config: BenchConfig, index: Index, modality: Modality) -> Modali
 
 def _stages(
     config: ModalityConfig, index: Index, held: list[Members]
-) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
-    """Yield the name of each stage without batches, and its endless work: samples and bytes of each piece."""
+) -> dict[str, Callable[[], Iterator[tuple[int, int]]]]:
+    """Stages without batches by name, each a function that begins its endless work: samples and bytes of each piece."""
     kind = kind_of(config.modality)
     samples = kind.samples(config)
     limit = config.longest or 0
     draws = cycle(np.random.default_rng(0).random((len(held), samples.draws)))
-    yield "read, checksum, parse", _read_samples(index)
-    yield "decode", _apply(lambda members: kind.decode(kind.content(members), None), held)
-    yield "decode, augment", _apply(lambda members: samples.load(members, next(draws), limit), held)
+    return {
+        "read, checksum, parse": lambda: _read_samples(index),
+        "decode": lambda: _apply(lambda members: kind.decode(kind.content(members), None), held),
+        "decode, augment": lambda: _apply(lambda members: samples.load(members, next(draws), limit), held),
+    }
 
 
 def _read_samples(index: Index) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
 from data_shards.files import atomic_write, locked, replace_text
 from data_shards.kinds import kind_of
@@ -242,8 +243,10 @@ def build(config: BuildConfig) -> list[str]:
         raise ValueError(f"name={config.name!r} is to be part of a file name; use letters, digits, - and _")
     output = Path(config.output)
     lines = []
-    for split in open_source(config):
-        with locked(output):
+    with stage(f"reading {config.input or f'source={config.source}'}"):
+        splits = open_source(config)
+    for split in splits:
+        with stage(f"planning and closing {split.name}"), locked(output):
             entries = _build_split(split, output, config)
         notes = split.left_out.notes(left_out_path(output, split.name))
         lines += [*split.notes, *notes, _summary(split, entries, output)]

@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
+from configs.output.stages import stage
 from configs.schema_modalities import Modality
 from configs.schema_training import Patterns
 from data_shards.facts import first_members
@@ -34,12 +35,15 @@ def describe(
     all, but remote ones, which are read for `deep` alone. workers: processes, None for one per core.
     Raises ValueError as `load_index`, Unreachable as `Reader.read`.
     """
-    index = load_index(shards)
+    with stage("reading the index"):
+        index = load_index(shards)
     chosen = None if samples is None else np.array(spread(index, samples))
     groups, decoded = _groups(index), Contents()
     for number, group in enumerate(groups):
         yield from ("",) * (number > 0)
-        yield from _group_lines(index, group)
+        with stage("reading the sidecars"):
+            lines = list(_group_lines(index, group))
+        yield from lines
         if deep or samples or not any(is_remote(index.paths[shard]) for shard in group):
             contents = look(index, group, chosen, deep, workers)
             yield from class_lines(contents, index.classes, chosen is not None)
@@ -62,7 +66,8 @@ def _closing_lines(index: Index, groups: int, decoded: Contents | None) -> Itera
     if groups > 1:
         size = sum(entry.filesize for entry in index.entries)
         yield from ("", f"in all: {index.samples:,} samples in {len(index.paths):,} shards, {_format_bytes(size)}")
-    found = [same_bytes(index), same_content(index, decoded.ids, decoded.hashes) if decoded else ""]
+    with stage("looking for samples that are there twice"):
+        found = [same_bytes(index), same_content(index, decoded.ids, decoded.hashes) if decoded else ""]
     yield from (f"attention: {words}" for words in found if words)
     if decoded is None:
         yield "not decoded: deep=true finds damage, silence, images of one colour, content that is there twice"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs.output.stages import stage
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256
 from data_shards.kinds import KINDS, nothing_known
@@ -208,9 +209,10 @@ def validate_shards(shards: Patterns, deep: bool = False, workers: int | None = 
     deep: decode every image and recording, and check every token id; workers: processes, None for one per core.
     Raises ValueError if `shards` names none.
     """
-    paths = local_shards(shards)
-    folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
-    sizes = {path: file_size(path) for path in paths}
+    with stage("reading the index"):
+        paths = local_shards(shards)
+        folders = {folder: read_folder_index(folder) for folder in sorted({path.parent for path in paths})}
+        sizes = {path: file_size(path) for path in paths}
     found: dict[Path, _Findings] = {}
     with shards_progress("validate", sum(sizes.values()), len(paths)) as progress:
         for checked in map_unordered(_check_shard, _jobs(paths, folders, deep), workers):

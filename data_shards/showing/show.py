@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.checks.run import check_samples
 from configs.modality_config import ModalityConfig
+from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from configs.schema_commands import ShowConfig
 from configs.schema_modalities import Modality, TextConfig
@@ -42,10 +43,11 @@ def show(config: ShowConfig) -> list[str]:
     `out` cannot be written.
     """
     out = _checked_out(config.out)
-    index = load_index(config.shards)
-    chosen = spread(index, config.n)
-    run = _run_config(config, index, _modality(config, index, chosen))
-    drawing = Drawing(index, run, _decoder(index))
+    with stage("reading the index"):
+        index = load_index(config.shards)
+        chosen = spread(index, config.n)
+        run = _run_config(config, index, _modality(config, index, chosen))
+        drawing = Drawing(index, run, _decoder(index))
     with samples_progress("show", len(chosen)) as progress:
         cards = []
         for card in drawing.cards(chosen):

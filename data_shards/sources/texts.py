@@ -6,6 +6,7 @@ order. A new tokenizer is trained once, from the same documents.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Literal
 
 from pyarrow import parquet
 
+from configs.output.lines import say
 from configs.output.secrets import masked
+from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
 from configs.signals import BOS, EOS
 from data_shards.shards.index_file import TOKENIZER_NAME, TokenizerEntry
@@ -228,8 +231,10 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
     if all((there / name).is_file() for name in FILES):
         return load_tokenizer(there), f"from {there}"
     total = sum(part.size for part in parts)
-    print(f"training a tokenizer of {config.vocab_size:,} types from {total / _MIB:,.1f} MiB of text", flush=True)
-    tokenizer = train_tokenizer(_training_texts(parts, total), config.vocab_size)
+    title = f"training a tokenizer of {config.vocab_size:,} types from {total / _MIB:,.1f} MiB of text"
+    say(title, sys.stdout)
+    with stage(title):
+        tokenizer = train_tokenizer(_training_texts(parts, total), config.vocab_size)
     return tokenizer, f"trained from {min(total, TRAINING_BYTES) / _MIB:,.1f} MiB of text"
 
 

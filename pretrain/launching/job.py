@@ -29,6 +29,8 @@ class Job:
     """Names in words the checkpoint from which the run would resume."""
     slurm: str = ""
     """Slurm job to requeue after a signal has stopped the run; "" for none."""
+    shown: bool = True
+    """Show that the ranks are starting, until they listen to notices."""
 
 
 def start(job: Job, notes: Path) -> subprocess.Popen[bytes]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from configs.output.lines import say
+from configs.output.stages import stage
 from data_shards.leftovers import temporary_folder
 from pretrain.launching import exits
 from pretrain.launching.exits import Notices
@@ -66,6 +67,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Wait for the launcher and everything it started to end; return the exit code."""
+        with stage(f"starting {self._job.ranks} ranks", self._job.shown and self._job.ranks > 0):
+            while self._launcher.poll() is None and not self._started():
+                self._react()
+                time.sleep(POLL_S)
         while self._launcher.poll() is None or self._living():
             self._react()
             time.sleep(POLL_S)
@@ -73,6 +78,11 @@ class Supervisor:
         if not self._job.ranks and self._stop_file_at:
             (self._job.run / exits.STOP_FILE).unlink(missing_ok=True)
         return self._exit_code() if self._code is None else self._code
+
+    def _started(self) -> bool:
+        """True if every rank listens to notices, and rank 0 shows what goes on; and with a notice to tell of."""
+        told = self._notified or self._code is not None or not self._job.ranks
+        return told or (len(self._ranks) >= self._job.ranks and all(map(listens, self._ranks)))
 
     def _note_second(self) -> None:
         self._second_notice = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import yaml
 
 from configs.deepspeed import NEVER
 from configs.keys import flat
+from configs.output.lines import say
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch
@@ -125,7 +125,7 @@ class Report:
         if self._progress:
             self._progress.say(text)
         elif self._writes:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _show(self, row: MetricsRow | None, seconds: float) -> None:
         """Print the row on the screen, and once how long the steps to come will take."""

@@ -8,7 +8,7 @@ import pytest
 
 from data_shards import progress as progress_module
 from data_shards.making.build import _begun_bytes
-from data_shards.progress import Stage, bytes_progress, shards_progress, steps_progress
+from data_shards.progress import bytes_progress, samples_progress, shards_progress, steps_progress
 
 
 class Terminal(io.StringIO):
@@ -82,22 +82,6 @@ def test_the_time_on_a_bar_moves_while_a_step_lasts(monkeypatch):
     progress.close()
 
 
-def test_a_stage_that_lasts_says_what_it_does_and_a_short_one_is_quiet(monkeypatch):
-    monkeypatch.setattr(progress_module, "_REFRESH_S", 0.02)
-    monkeypatch.setattr(progress_module, "_STAGE_LINE_S", 0.02)
-    log, bar, short, hidden = io.StringIO(), Terminal(), Terminal(), io.StringIO()
-    with Stage("reading the index", stream=short):
-        pass
-    monkeypatch.setattr(progress_module, "_STAGE_WAIT_S", 0.02)
-    with Stage("reading the index", stream=log), Stage("reading", stream=bar), Stage("x", shown=False, stream=hidden):
-        time.sleep(0.3)
-    first, second, *_ = log.getvalue().splitlines()
-    assert (first, second) == ("reading the index ...", "reading the index: 0 s")
-    assert "reading: 00:00" in bar.getvalue() and short.getvalue() == hidden.getvalue() == ""
-    with pytest.raises(ValueError, match="as it was"), Stage("reading", stream=bar):
-        raise ValueError("as it was")
-
-
 def test_progress_on_a_terminal_is_a_bar():
     stream = Terminal()
     progress = steps_progress(first=90, total=100, stream=stream)
@@ -134,3 +118,27 @@ def test_bytes_on_a_terminal_are_a_bar(monkeypatch, capsys):
     with bytes_progress("loading", 4096) as progress:
         progress.advance(4096)
     assert "loading: 100%" in (shown := capsys.readouterr().err.split("\r")[-1]) and "4.00k/4.00k" in shown
+
+
+def test_the_clock_of_every_bar_ticks_while_the_caller_waits(monkeypatch):
+    monkeypatch.setattr(progress_module, "_REFRESH_S", 0.02)
+    for make in (bytes_progress, samples_progress):
+        screen = Terminal()
+        monkeypatch.setattr("sys.stderr", screen)
+        with make("loading", 4096):
+            time.sleep(0.3)
+            ticks = screen.getvalue().count("\r")
+        assert ticks > 5
+    progress = steps_progress(first=0, total=9, stream=(screen := Terminal()))
+    time.sleep(0.3)
+    assert screen.getvalue().count("\r") > 5
+    progress.close()
+
+
+def test_a_bar_that_is_updated_while_it_ticks_ends_where_it_is(monkeypatch):
+    monkeypatch.setattr(progress_module, "_REFRESH_S", 0.0001)
+    progress = steps_progress(first=0, total=3000, stream=(screen := Terminal()))
+    for step in range(1, 3001):
+        progress.update(step, "loss 1")
+    progress.close()
+    assert "3000/3000" in screen.getvalue().split("\r")[-1]
