@@ -6,7 +6,6 @@ order. A new tokenizer is trained once, from the same documents.
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Literal
 
 from pyarrow import parquet
 
-from configs.output.lines import say
 from configs.output.secrets import masked
 from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
@@ -232,7 +230,6 @@ def choose_tokenizer(config: BuildConfig, parts: list[Part]) -> tuple[Tokenizer,
         return load_tokenizer(there), f"from {there}"
     total = sum(part.size for part in parts)
     title = f"training a tokenizer of {config.vocab_size:,} types from {total / _MIB:,.1f} MiB of text"
-    say(title, sys.stdout)
     with stage(title):
         tokenizer = train_tokenizer(_training_texts(parts, total), config.vocab_size)
     return tokenizer, f"trained from {min(total, TRAINING_BYTES) / _MIB:,.1f} MiB of text"
