@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
-from configs.keys import build, help_text, leaf_keys, plain, split_override, typed
+from configs.keys import build, flat, help_text, leaf_keys, plain, split_override, typed
 from configs.output.secrets import masked
 from configs.resolve.numbers import resolve
 from configs.schema import PretrainConfig
@@ -91,10 +91,16 @@ def _of_recipe(recipe: str, sections: list[str]) -> dict[str, Any]:
 
 
 def print_help(cls: type, arguments: list[str]) -> None:
-    """Print the keys of `cls` and end the process if the user asks for help."""
+    """Print the keys of `cls` and end the process if the user asks for help.
+
+    The keys of `pretrain` have the values of the recipe and the keys that are given beside `--help`. Raises ValueError
+    as `compose_pretrain`.
+    """
     if {"-h", "--help"} & set(arguments):
+        composes, given = issubclass(cls, PretrainConfig), [word for word in arguments if word not in ("-h", "--help")]
+        values = flat(plain(compose_pretrain(given))) if composes and given else None
         try:
-            print(help_text(cls, GROUPS if issubclass(cls, PretrainConfig) else None), flush=True)
+            print(help_text(cls, GROUPS if composes else None, values), flush=True)
         except BrokenPipeError:  # the reader, `head` for instance, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0)

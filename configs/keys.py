@@ -5,13 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import groupby
 from textwrap import wrap
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from configs.checks.nearest import unknown_key
+from configs.output.examples import EXAMPLES
 from configs.schema_training import Patterns
 
 T = TypeVar("T")
@@ -171,26 +173,52 @@ def _describe(mistake: Any, keys: dict[str, Key]) -> str:
             return f"{key}={written(mistake['input'])}: expected {expected}"
 
 
-def help_text(cls: type, groups: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Usage, purpose, groups of values and keys of `cls`, at most 120 columns wide.
+def help_text(
+    cls: type, groups: Mapping[str, Sequence[str]] | None = None, values: Mapping[str, Any] | None = None
+) -> str:
+    """Usage, purpose, an example, groups of values and keys of `cls`, at most 120 columns wide.
 
-    The class's docstring is "`./run.sh COMMAND`: purpose". groups: name -> choices.
+    The class's docstring is "`./run.sh COMMAND`: purpose". groups: name -> choices. values: of keys, to show in
+    place of their defaults.
     """
     command, _, purpose = (cls.__doc__ or "").partition("`: ")
-    keys = list(leaf_keys(cls).values())
-    required = [f"{key.name}=VALUE" for key in keys if key.required]
-    lines = [f"usage: {' '.join([command.removeprefix('`'), *required])} [key=value ...]", "", purpose, ""]
+    command, keys = command.removeprefix("`"), list(leaf_keys(cls).values())
+    required = [key for key in keys if key.required]
+    usage = " ".join([command, *(f"{key.name}=VALUE" for key in required), "[key=value ...]"])
+    lines = [
+        f"usage: {usage}",
+        "",
+        purpose,
+        "",
+        f"Example: {command} {EXAMPLES[command.removeprefix('./run.sh ')]}",
+        "",
+    ]
     if groups:
         choices = [(f"{name}=", ", ".join(groups[name])) for name in groups]
         lines += ["Groups, each with its choices:", *_rows(choices), ""]
-    return "\n".join([*lines, "Keys, each with its default:", *_rows([_entry(key) for key in keys])])
+    if required:
+        lines += ["Required keys:", *_rows([_entry(key) for key in required]), ""]
+    shown = [replace(key, default=(values or {}).get(key.name, key.default)) for key in keys if not key.required]
+    title = f"Keys, each with its {'value in this configuration' if values else 'default'}"
+    return "\n".join([*lines, *_sections(cls, title, shown)])
+
+
+def _sections(cls: type, title: str, keys: list[Key]) -> Iterator[str]:
+    """Lines of the keys: those without a section, and below its name and purpose those of each section."""
+    purposes = {name: field.annotation.__doc__ for name, field in cls.__pydantic_fields__.items()  # type: ignore[attr-defined]
+                if isinstance(field.annotation, type) and is_dataclass(field.annotation)}  # fmt: skip
+    yield f"{title}:"
+    for name, some in groupby(keys, key=lambda key: key.name.partition(".")[0] if "." in key.name else ""):
+        if name:
+            yield from ("", *wrap(f"{name}: {' '.join((purposes[name] or '').split())}", COLUMNS))
+        yield from _rows([_entry(key) for key in some])
 
 
 def _entry(key: Key) -> tuple[str, str]:
     """The two columns of a key's help: key and default, and meaning."""
     meaning = " ".join(key.description.split())
     if key.required:
-        return f"{key.name}=VALUE", f"Required. {meaning}"
+        return f"{key.name}=VALUE", meaning
     return f"{key.name}={written(key.default)}", meaning
 
 

@@ -59,9 +59,15 @@ def _teacher(config: PretrainConfig, steps: int) -> Iterator[str]:
         ramp = " teacher.decay_end=null teacher.decay_steps=0" if config.teacher.decay_end is not None else ""
         decay = 0.5 ** (1 / max(1, steps / _SHARE))
         yield (
-            f"teacher.decay={config.teacher.decay:g}: its half-life is longer than this run of {steps} steps, so the "
+            f"{_decays(config)}: its half-life is longer than this run of {steps} steps, so the "
             f"teacher stays near its start; for a run of this length set teacher.decay={decay:.4g}{ramp}"
         )
+
+
+def _decays(config: PretrainConfig) -> str:
+    """Return the keys of the decay with their values."""
+    end = config.teacher.decay_end
+    return f"teacher.decay={config.teacher.decay:g}" + ("" if end is None else f" teacher.decay_end={end:g}")
 
 
 def forgotten(config: PretrainConfig, steps: int) -> float:

@@ -48,7 +48,8 @@ FORBIDDEN = re.compile(r"(^|[.;!?] +)(What|Of|Where|As|Whether|Which)\b")
 def test_help_begins_with_usage_and_purpose(command: str) -> None:
     cls = COMMANDS[command]
     required = [f" {key.name}=VALUE" for key in leaf_keys(cls).values() if key.required]
-    usage, empty, purpose, *_ = help_text(cls).splitlines()
+    usage, empty, purpose, _, example, *_ = help_text(cls).splitlines()
+    assert example.startswith(f"Example: ./run.sh {command} ")
     assert usage == f"usage: ./run.sh {command}{''.join(required)} [key=value ...]"
     assert not empty and purpose.endswith(".")
 
@@ -59,7 +60,33 @@ def test_help_fits_the_terminal_and_names_every_key(command: str) -> None:
     lines = help_text(cls, GROUPS).splitlines()
     assert max(map(len, lines)) <= COLUMNS
     firsts = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
-    assert [first.partition("=")[0] for first in firsts] == [*GROUPS, *leaf_keys(cls)]
+    keys = sorted(leaf_keys(cls).values(), key=lambda key: not key.required)
+    assert [first.partition("=")[0] for first in firsts] == [*GROUPS, *(key.name for key in keys)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_required_keys_come_before_the_others(command: str) -> None:
+    text = help_text(COMMANDS[command])
+    required = [key.name for key in leaf_keys(COMMANDS[command]).values() if key.required]
+    assert ("\nRequired keys:\n" in text) == bool(required)
+    assert all(text.index(f"\n  {name}=VALUE ") < text.index("Keys, each with its default:") for name in required)
+
+
+def test_sections_have_their_purpose_above_their_keys() -> None:
+    lines = help_text(PretrainConfig).splitlines()
+    place = lines.index("optimizer: AdamW: its constants, weight decay and gradient clipping.")
+    assert not any("  " in line for line in lines if line[:9] == "watchdog:")
+    assert lines[place - 1] == "" and lines[place + 1].startswith("  optimizer.lr=0.0005 ")
+
+
+def test_help_beside_a_recipe_shows_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        print_help(PretrainConfig, ["recipe=vision_base_imagenet", "--help", "optimizer.eps=1e-3"])
+    text = capsys.readouterr().out
+    assert "Keys, each with its value in this configuration:" in text
+    assert all(f"\n  {entry} " in text for entry in ("optimizer.lr=0.002", "optimizer.eps=0.001", "model.layers=12"))
+    with pytest.raises(ValueError, match="unknown recipe 'vison'"):
+        print_help(PretrainConfig, ["recipe=vison", "-h"])
 
 
 def test_help_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +94,7 @@ def test_help_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
         parse(ExportConfig, ["--help"])
     text = capsys.readouterr().out
     assert end.value.code == 0
-    assert "\n  run=VALUE        Required. Run directory" in text and "\n  weights=teacher  " in text
+    assert "\n  run=VALUE  Run directory; " in text and "\n  weights=teacher  " in text
     with pytest.raises(SystemExit):
         print_help(PretrainConfig, ["optimizer.lr=1", "-h"])
     assert "model=      base, huge, large, medium, small, tiny" in capsys.readouterr().out
