@@ -28,7 +28,7 @@ FLOORS = {
         "kinds",
         "loading sources facts",
         "making showing",
-        "__main__",
+        "api __main__",
     ],
     "pretrain": [
         "engine launching",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +21,13 @@ from configs.schema_commands import BuildConfig
 from data_shards.files import atomic_write, locked, replace_text
 from data_shards.kinds import kind_of
 from data_shards.making.earlier import (
+    check_name,
     check_same_build,
     check_tokenizer,
     existing_shards,
     record_folder,
     record_path,
+    remove_shard,
     save_keys,
     save_tokenizer,
 )
@@ -145,17 +146,11 @@ def _retract_changed(
     if len(kept) < len(index.shards):
         save_folder_index(output, FolderIndex(kept, index.classes, index.tokenizer))
     for path in surplus:
-        _remove_shard(path)
+        remove_shard(path)
     for path in there:  # left by a build that was killed
         for file in (path, sidecar(path)):
             file.with_name(f"{file.name}.tmp").unlink(missing_ok=True)
     return len(surplus)
-
-
-def _remove_shard(path: Path) -> None:
-    """Remove a shard, and at last the record that says that it is ours."""
-    for file in (path, sidecar(path), record_path(path)):
-        file.unlink(missing_ok=True)
 
 
 def _tokenizer(split: Split) -> TokenizerEntry | None:
@@ -181,7 +176,7 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     entries = {one.entry.url: one.entry for one in written}
     if not sum(entry.nsamples for entry in entries.values()):
         for plan in plans:  # or another input would find them in its way
-            _remove_shard(plan.path)
+            remove_shard(plan.path)
         notes = split.left_out.notes(left_out_path(output, split.name))
         raise ValueError("; ".join([f"{split.name}: no sample is left of input={config.input}", *notes]))
     others = [e for e in read_folder_index(output).shards if e.url not in entries]
@@ -239,8 +234,7 @@ def build(config: BuildConfig) -> list[str]:
 
     Raises ValueError for mistakes that the user can mend (see `sources`), OSError if the disk is full or unreadable.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]", config.name):
-        raise ValueError(f"name={config.name!r} is to be part of a file name; use letters, digits, - and _")
+    check_name(config.name)
     output = Path(config.output)
     lines = []
     with stage(f"reading {config.input or f'source={config.source}'}"):

@@ -21,6 +21,7 @@ from configs.schema_commands import BuildConfig
 from configs.schema_modalities import is_command_or_url
 from data_shards.files import replace_text
 from data_shards.shards.index_file import TOKENIZER_NAME
+from data_shards.shards.sidecar import sidecar
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 
 _FREE = ("output", "name", "workers", "overwrite")  # keys that do not change the content of a shard
@@ -63,11 +64,28 @@ def _absolute(path: str) -> str:
 
 def save_keys(config: BuildConfig, output: Path, name: str) -> None:
     """Record the keys of this build of the shards NAME-000000.tar."""
+    write_keys(_keys(config), output, name)
+
+
+def write_keys(keys: dict[str, object], output: Path, name: str) -> None:
+    """Record what determines the content of the shards NAME-000000.tar."""
     record_folder(output, name).mkdir(parents=True, exist_ok=True)
-    replace_text(record_folder(output, name) / "build.json", json.dumps(_keys(config), indent=1) + "\n")
+    replace_text(record_folder(output, name) / "build.json", json.dumps(keys, indent=1) + "\n")
 
 
-def _read_keys(output: Path, name: str) -> dict[str, object]:
+def remove_shard(path: Path) -> None:
+    """Remove a shard, and at last the record that says that it is ours."""
+    for file in (path, sidecar(path), record_path(path)):
+        file.unlink(missing_ok=True)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError if a name cannot be that of shards."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]", name):
+        raise ValueError(f"name={name!r} is to be part of a file name; use letters, digits, - and _")
+
+
+def read_keys(output: Path, name: str) -> dict[str, object]:
     """The keys of the last build; empty if a version before `build.json` made it."""
     try:
         keys = json.loads((record_folder(output, name) / "build.json").read_text("utf-8"))
@@ -84,7 +102,7 @@ def check_same_build(config: BuildConfig, output: Path, name: str, changing: Ite
     listed = sorted(changing)
     if not listed or config.overwrite:
         return
-    now, before = _keys(config), _read_keys(output, name)
+    now, before = _keys(config), read_keys(output, name)
     other = [key for key in now if key in before and now[key] != before[key]]
     if before and not other:
         return
