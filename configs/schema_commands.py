@@ -28,15 +28,15 @@ class BuildConfig:
         "imagefolder", "audiofolder", "textfiles", "jsonl", "parquet", "webdataset", "demo", "demo_speech", "demo_text"
     ]
     """Kind of source. imagefolder: images in class folders or in one flat folder. audiofolder: a folder of recordings
-    (LibriSpeech's and Libri-light's layouts included) or a TSV manifest. textfiles: documents. jsonl, parquet: tables
-    of images, recordings or documents. webdataset: tars of samples. demo, demo_speech, demo_text: packaged images,
-    recordings, texts."""
+    (LibriSpeech's and Libri-light's layouts included). Both: or a TSV or CSV manifest. textfiles: documents. jsonl,
+    parquet: tables of images, recordings or documents. webdataset: tars of samples. demo, demo_speech, demo_text:
+    packaged images, recordings, texts."""
     output: LocalPath
     """Folder for the shards, their index and, for text, the tokenizer."""
     input: AnyPath = ""
-    """Folder of source files, or one file: a manifest (audiofolder), documents (textfiles), a table (jsonl, parquet).
-    webdataset: all that its library opens too, URLs and `pipe:COMMAND`, with braces; several with `::` between them.
-    Packaged data: a folder that holds it already. "": none; only packaged data needs no input."""
+    """Folder of source files, or one file: a manifest (imagefolder, audiofolder), documents (textfiles), a table
+    (jsonl, parquet). webdataset: all that its library opens too, URLs and `pipe:COMMAND`, with braces; several with
+    `::` between them. Packaged data: a folder that holds it already. "": none; only packaged data needs no input."""
     name: str = "train"
     """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
@@ -73,15 +73,17 @@ class BuildConfig:
     if there is a column of {bytes, path}, for jsonl no text but the names of files, in tars such a member; else texts.
     """
     data_field: str = ""
-    """Name of the field (jsonl) or column (parquet) that holds images or recordings: {bytes, path}, bytes (base64 in
-    jsonl), or a path relative to the table. webdataset: extensions of members, as `jpg;png`, the first that is there.
-    "": the only one that holds any."""
+    """Name of the field (jsonl) or column (parquet, manifest) that holds images or recordings: {bytes, path}, bytes
+    (base64 in jsonl), or a path relative to the table. webdataset: extensions of members, as `jpg;png`, the first that
+    is there. "": the only one that holds any."""
     text_field: str = "text"
-    """Name of the field (jsonl), column (parquet) or member (webdataset: txt or text by default, or as `json.caption`)
-    that holds the text: the document, or the caption or transcript of an image or a recording, which need none."""
+    """Name of the field (jsonl), column (parquet, manifest) or member (webdataset: txt or text by default, or as
+    `json.caption`) that holds the text: the document, or the caption or transcript of an image or a recording, which
+    need none."""
     label_field: str = ""
-    """Name of the field (jsonl), column (parquet) or member (webdataset) that holds a class, for probes. "": no labels,
-    but for images and recordings the only column that Hugging Face's metadata call ClassLabel, or the member cls."""
+    """Name of the field (jsonl), column (parquet, manifest) or member (webdataset) that holds a class, for probes. "":
+    no labels, but for images and recordings the only column that Hugging Face's metadata call ClassLabel, or the member
+    cls."""
 
 
 @dataclass(config=STRICT)

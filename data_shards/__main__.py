@@ -18,8 +18,8 @@ from data_shards.making.info import describe
 from data_shards.making.validate import validate_shards
 
 USAGE = """usage: ./run.sh shards build source=SOURCE input=PATH output=DIR [name=train] [shard_mb=256] [workers=N] ...
-           imagefolder                  class folders, or one flat folder
-           audiofolder                  the same with recordings, LibriSpeech's layout, or a TSV manifest
+           imagefolder                  class folders, one flat folder, or a TSV or CSV manifest
+           audiofolder                  the same with recordings; LibriSpeech's layout; Common Voice's tables
                                         [min_seconds=2] [segment_seconds=20]
            textfiles | jsonl | parquet  a folder or a file of documents [tokenizer=DIR] [vocab_size=50265]
                                         [max_tokens=512] [pack=full] [documents=lines] [label_field=NAME]

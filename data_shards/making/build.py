@@ -41,8 +41,10 @@ from data_shards.sources.demo.images import demo_images
 from data_shards.sources.demo.speech import demo_speech
 from data_shards.sources.demo.text import demo_text
 from data_shards.sources.images import image_folder
+from data_shards.sources.media import MediaModality
 from data_shards.sources.recordings import audio_folder
-from data_shards.sources.tables.tables import table_source
+from data_shards.sources.tables.manifests import manifest_split
+from data_shards.sources.tables.tables import media_kind, table_source
 from data_shards.sources.tars.tars import tar_source
 from data_shards.sources.texts import text_source
 from data_shards.sources.units import LeftOut, Split, Unit
@@ -254,9 +256,9 @@ def open_source(config: BuildConfig) -> list[Split]:
     root = Path(config.input)
     match config.source:
         case "imagefolder":
-            return [image_folder(root, config.name, config.decode)]
+            return [_files_split(root, "vision", config)]
         case "audiofolder":
-            return [audio_folder(root, config)]
+            return [_files_split(root, "speech", config)]
         case "textfiles":
             return [text_source(root, config)]
         case "jsonl" | "parquet":
@@ -269,3 +271,14 @@ def open_source(config: BuildConfig) -> list[Split]:
             return demo_speech(config.input)
         case "demo_text":
             return demo_text(config)
+
+
+def _files_split(root: Path, modality: MediaModality, config: BuildConfig) -> Split:
+    """Split of the files of a folder, or of a manifest. Raises ValueError if it cannot be read."""
+    if root.is_file():
+        return manifest_split(root, media_kind(modality, config), config)
+    if not root.is_dir():
+        wrong = "a folder; give the folder that holds the images or the class folders"
+        wrong = f"not {wrong}" if modality == "vision" else "not there; give a folder of recordings"
+        raise ValueError(f"input={root} is {wrong}, or a TSV or CSV manifest")
+    return image_folder(root, config.name, config.decode) if modality == "vision" else audio_folder(root, config)

@@ -53,11 +53,9 @@ class Images:
 def image_folder(root: Path, name: str, decode: bool) -> Split:
     """Split of the images in a folder: ROOT/class/.../image.jpg with labels, or ROOT/image.jpg without.
 
-    A label is the number of the class folder in alphabetical order. Raises ValueError if there is no such folder, if
-    it holds no image, or if images lie beside class folders. decode: leave out what cannot be decoded.
+    A label is the number of the class folder in alphabetical order. Raises ValueError if it
+    holds no image, or if images lie beside class folders. decode: leave out what cannot be decoded.
     """
-    if not root.is_dir():
-        raise ValueError(f"input={root} is not a folder; give the folder that holds the images or the class folders")
     kinds, left_out = " ".join(IMAGE_EXTENSIONS), LeftOut()
     files = list(Walk(lambda name: extension(name) in IMAGE_EXTENSIONS, kinds, left_out).files(root))
     if not files:

@@ -1,14 +1,11 @@
 """source=audiofolder: recordings of any format -> FLAC, mono, 16 kHz, with transcripts and classes if there are any.
 
-The input is a folder or a manifest. A folder has class folders, or is flat. Its transcripts are those of LibriSpeech
-(FOLDER/*.trans.txt with lines `NAME text`), or NAME.txt beside a recording. A manifest is fairseq's (the root folder,
-then lines `path<TAB>samples`), or a table whose first line names its columns: path, text, label.
+A folder has class folders, or is flat. Its transcripts are those of LibriSpeech (FOLDER/*.trans.txt with lines
+`NAME text`), or NAME.txt beside a recording.
 """
 
 from __future__ import annotations
 
-import os
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +23,6 @@ from data_shards.sources.folders import (
     extension,
     keys_of,
     shuffled,
-    source_file,
 )
 from data_shards.sources.media import Encoded, MediaFile, MediaModality, Members
 from data_shards.sources.units import LeftOut, Split, Unit
@@ -129,72 +125,19 @@ def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str |
     return files, texts, [file.parts[0] if labelled else None for file in files]
 
 
-def _table(path: Path, left_out: LeftOut) -> tuple[Path, list[dict[str, str]]]:
-    """(root, rows) of a manifest, without lines that are not UTF-8.
-
-    Raises ValueError if it is neither fairseq's nor a table with a column `path`.
-    """
-    lines = []
-    for number, line in enumerate(path.read_bytes().removeprefix(BOM_UTF8).splitlines(), 1):
-        try:
-            lines.append(line.decode())
-        except UnicodeDecodeError as error:
-            left_out.add("not UTF-8", f"{path}, line {number} ({error.reason} {error.start} bytes into it)")
-    lines = [line for line in lines if line.strip()]
-    columns = lines[0].split("\t") if lines else []
-    if "path" in columns:
-        return path.parent, [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[1:]]
-    if len(columns) == 1:
-        return path.parent / columns[0], [{"path": line.split("\t")[0]} for line in lines[1:]]
-    raise ValueError(
-        f"input={path} is no manifest: its first line is neither a folder (as fairseq's) nor column names with 'path' "
-        f"(and, where you have them, 'text' and 'label') between tabs; give a folder or a TSV manifest"
-    )
-
-
-def _manifest(path: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
-    """(recordings that a manifest names, their texts, names of their classes)."""
-    root, rows = _table(path, left_out)
-    files, texts, labels, seen = [], [], [], set[tuple[str, ...]]()
-    for row in rows:
-        parts = Path(row.get("path", "")).parts
-        if parts in seen:
-            left_out.add("named twice", row.get("path", ""))
-            continue
-        seen.add(parts)
-        if not os.path.isfile(root.joinpath(*parts)):
-            left_out.add("not there", row.get("path", ""))
-            continue
-        files.append(source_file(root, parts))
-        texts.append(row.get("text") or None)
-        labels.append(row.get("label") or None)
-    return files, texts, labels
-
-
 def audio_folder(root: Path, config: BuildConfig) -> Split:
-    """Split of the recordings of a folder or a manifest. Raises ValueError if there are none, or `root` is neither."""
+    """Split of the recordings of a folder. Raises ValueError if there are none."""
     left_out = LeftOut()
-    if root.is_dir():
-        files, texts, labels = _folder(root, left_out)
-    elif root.is_file():
-        files, texts, labels = _manifest(root, left_out)
-    else:
-        raise ValueError(f"input={root} is not there; give a folder of recordings or a TSV manifest")
+    files, texts, labels = _folder(root, left_out)
     if not files:
         raise ValueError("; ".join([f"input={root} holds no recording ({_KINDS})", *left_out.notes()]))
     classes = sorted({label for label in labels if label is not None})
     number = {name: i for i, name in enumerate(classes)}
     kind = Recordings(config.min_seconds, config.segment_seconds)
     units: list[Unit] = []
-    keys = _manifest_keys(files)
+    keys = keys_of(files)
     check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
         units.append(MediaFile(key, file.path, file.size, file.modified, kind, numbered, text))
     return Split(config.name, "speech", shuffled(units), classes, left_out=left_out)
-
-
-def _manifest_keys(files: list[SourceFile]) -> list[str]:
-    """Keys as `keys_of`, without the `/` and `..` with which paths of a manifest may begin."""
-    plain = [tuple(part for part in file.parts if part not in ("/", "..")) for file in files]
-    return keys_of([SourceFile(file.root, parts, 0, 0) for file, parts in zip(files, plain, strict=True)])
