@@ -64,6 +64,7 @@ def compose_recipe(name: str) -> PretrainConfig:
     values = {**_hydra([f"recipe={name}"]), "recipe": name}
     for key in OmegaConf.missing_keys(OmegaConf.create(values)):
         _set(values, key, "")
+    resolve(values, ())
     return build(PretrainConfig, values)
 
 

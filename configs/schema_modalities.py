@@ -27,7 +27,8 @@ def _expanded(path: str) -> str:
     if expanded.startswith("~"):
         user = path.partition("/")[0]
         raise ValueError(f"{user} is the home folder of no user here; for a folder of that name write ./{path}")
-    if len(os.fsencode(expanded)) > 4000 or any(len(os.fsencode(name)) > 255 for name in expanded.split("/")):
+    encoded = expanded.encode("utf-8", "surrogateescape")  # not os.fsencode, which an ASCII locale limits
+    if len(encoded) > 4000 or any(len(name) > 255 for name in encoded.split(b"/")):
         raise ValueError("no file system takes a path of this length: at most 255 bytes a name, and 4000 in all")
     return expanded
 

@@ -13,20 +13,20 @@ from typing import NoReturn
 
 from configs.checks.run import check, resolve_precision
 from configs.command import Temporary, fail
-from configs.compose import compose_pretrain, print_help
+from configs.compose import print_help
 from configs.output.lines import prepare_lines
 from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from data_shards.leftovers import remove_leftovers
 from pretrain.checkpoints.folders import checkpoint_folders, describe_newest, step_of
 from pretrain.launching.command_line import command_line, rank_environment
-from pretrain.launching.demo import build_demo_shards, with_demo_shards
+from pretrain.launching.demo import build_demo_shards
 from pretrain.launching.exits import DONE, STOPPED, code_of, raise_at_notices
 from pretrain.launching.input_files import check_input_files
 from pretrain.launching.interfaces import GLOO_INTERFACE, check_interfaces, check_master
 from pretrain.launching.job import Job
-from pretrain.launching.own_data import fitted_overrides, own_data_overrides
-from pretrain.launching.plan import Launch, Machine, plan, this_machine
+from pretrain.launching.plan import Launch, Machine
+from pretrain.launching.resolved import resolve_run
 from pretrain.launching.supervise import supervise
 from pretrain.reporting.metrics_file import probed_modalities
 from pretrain.reporting.mirror import check_installed
@@ -66,16 +66,8 @@ def main(overrides: list[str]) -> int:
     print_help(PretrainConfig, overrides)
     raise_at_notices()
     remove_leftovers()
-    overrides = [*overrides, *own_data_overrides(overrides)]
-    config = compose_pretrain(overrides)
-    demo_sets = [m for m in config.modalities if config.demo and not config.for_modality(m).data.shards]
-    config, overrides = with_demo_shards(config, overrides)
-    with stage("looking for GPUs"):
-        machine = this_machine()
-    launch = plan(config, machine, os.environ)
-    if fitted := fitted_overrides(config, overrides, launch, machine):
-        overrides = [*overrides, *fitted]
-        config = compose_pretrain(overrides)
+    config, overrides, fitted, demo_sets, launch, machine = resolve_run(overrides)
+    if fitted:
         print(f"for this amount of data on this machine: {' '.join(fitted)}")
     if not launch.hostfile:  # else the ranks may run on other machines, where they check it themselves
         check_interfaces(os.environ, bool(machine.gpus))

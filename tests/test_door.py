@@ -238,7 +238,7 @@ def test_a_typing_error_is_answered_before_anything_is_installed(door: Door, arg
     ("arguments", "error"),
     [
         (["pretrain", "modalty=speech"], "error: unknown key 'modalty': did you mean 'modality'?"),
-        (["pretrain", "model=tny"], "error: unknown model 'tny': one of base, huge, large, tiny"),
+        (["pretrain", "model=tny"], "error: unknown model 'tny': one of base, huge, large, medium, small, tiny"),
         (["shards", "build", "sorce=x"], "error: unknown key 'sorce': did you mean 'source'?"),
         (["config", "recipe=x"], "error: unknown recipe 'x': one of demo"),
         (["export", "run=a", "wieghts=x"], "error: unknown key 'wieghts': did you mean 'weights'?"),

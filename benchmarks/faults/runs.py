@@ -194,6 +194,15 @@ def credentials(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -
     trial.expect(secret not in said and not told, f"lost: the password is in {told or 'the output'}")
 
 
+def ended(command: Command) -> bool:
+    """True once every killed process of a command has ended; the kernel takes a moment."""
+    for _ in range(100):
+        if not command.everything():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def leftovers(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
     """`kill -9` of everything at once: the next command removes what is left in /tmp and /dev/shm."""
     shards, run = f"{arena.data['vision']}/shards", folder / "run"
@@ -202,6 +211,7 @@ def leftovers(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> 
     pids = {str(process.pid) for process in command.everything()}
     signal_all(command.everything(), signal.SIGKILL)
     command.end(-signal.SIGKILL)
+    trial.expect(ended(command), "trial: killed processes are still there")
     arena.finish(trial, shards, run)
     there = [*Path(tempfile.gettempdir()).glob("data2vec_*"), *Path("/dev/shm").glob("sem.data2vec_*")]
     left = [path.name for path in there if path.name.split("data2vec_")[1].partition("_")[0] in pids]

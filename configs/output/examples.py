@@ -9,6 +9,7 @@ EXAMPLES = {
     "shards validate": "shards=/data/shards/photos deep=true",
     "shards index": "shards='/data/theirs/train-{000000..000146}.tar'",
     "shards info": "shards=/data/shards/photos",
+    "shards show": "shards=/data/shards/photos out=photos.html",
     "shards bench": "shards=/data/shards/photos workers=4",
     "export": "run=runs/photos out=exported/photos",
     "reshard": "run=runs/photos files=8",

@@ -5,14 +5,13 @@ python -m pretrain.describing.configuration recipe=NAME [key=value ...]
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from configs.checks.run import check, resolve_lanes
 from configs.command import guarded
-from configs.compose import compose_pretrain, compose_recipe, print_help
+from configs.compose import compose_recipe, print_help
 from configs.keys import flat, plain, written
 from configs.output.lines import say
 from configs.output.secrets import masked
@@ -20,8 +19,7 @@ from configs.published import published_recipe
 from configs.schema import PretrainConfig
 from configs.schema_commands import ConfigCommandConfig
 from pretrain.describing.unworkable import of_configuration
-from pretrain.launching.demo import with_demo_shards
-from pretrain.launching.plan import plan, this_machine
+from pretrain.launching.resolved import resolve_run
 
 _UNPUBLISHED = {"model.size", "model.activation_checkpointing", "model.compile", "batch.micro", "data", "deepspeed",
                 "run", "log", "checkpoint", "guard", "watchdog", "probe", "launch", "cluster", "recipe", "demo", "init",
@@ -87,10 +85,10 @@ def main(overrides: list[str]) -> None:
     Raises ValueError, after the configuration, if the run could not start with it on this machine.
     """
     print_help(ConfigCommandConfig, overrides)
-    config, _ = with_demo_shards(compose_pretrain(overrides), overrides)
-    print(masked("\n".join(describe(config))), flush=True)
-    check(config, plan(config, this_machine(), os.environ).world)
-    for line in of_configuration(config):
+    run = resolve_run(overrides)
+    print(masked("\n".join(describe(run.config))), flush=True)
+    check(run.config, run.launch.world)
+    for line in of_configuration(run.config):
         say(f"WARNING {line}")
 
 

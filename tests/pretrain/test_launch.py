@@ -11,7 +11,7 @@ import pytest
 from data_shards.shards import storage
 from pretrain import launch
 from pretrain.checkpoints import manifest
-from pretrain.launching import exits
+from pretrain.launching import exits, resolved
 from pretrain.launching.plan import Launch
 from tests.data_shards.http_store import serve
 from tests.pretrain.checkpoints.test_manifest import make
@@ -137,15 +137,15 @@ def test_a_disk_that_cannot_be_written_is_a_line(tmp_path: Path, monkeypatch, ca
 @pytest.mark.usefixtures("keep_signals")
 def test_an_interface_that_is_not_there_is_a_mistake(monkeypatch, capsys) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth77")
-    monkeypatch.setattr(launch, "this_machine", lambda: CPU)
+    monkeypatch.setattr(resolved, "this_machine", lambda: CPU)
     assert code_of() == exits.MISTAKE
     assert capsys.readouterr().err.startswith("error: GLOO_SOCKET_IFNAME=eth77: there is no network interface eth77")
 
 
 @pytest.mark.parametrize("number", exits.SIGNALS)
 def test_a_notice_before_anything_has_started_is_a_notice(number: signal.Signals) -> None:
-    code = "import os, sys, time; from pretrain import launch\n"
-    code += "launch.this_machine = lambda: (print('here', flush=True), time.sleep(60))\nlaunch.run([])"
+    code = "import os, sys, time; from pretrain import launch; from pretrain.launching import resolved\n"
+    code += "resolved.this_machine = lambda: (print('here', flush=True), time.sleep(60))\nlaunch.run([])"
     command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout and process.stdout.readline() == "here\n"

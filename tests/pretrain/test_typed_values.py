@@ -15,6 +15,7 @@ from configs.compose import compose_pretrain, parse
 from configs.keys import Key, flat, leaf_keys, plain
 from configs.schema import PretrainConfig
 from pretrain import launch
+from pretrain.launching import resolved
 from pretrain.launching.plan import Machine
 from tests.data_shards.shard_tools import make_shards
 from tests.integration.made_up import tiny
@@ -104,7 +105,7 @@ def test_values_of_a_run(tmp_path, monkeypatch, once, capsys) -> None:
     """Up to the start of its processes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(launch, "this_machine", lambda: Machine(gpus=[], cores=4))
+    monkeypatch.setattr(resolved, "this_machine", lambda: Machine(gpus=[], cores=4))
     monkeypatch.setattr(launch, "supervise", lambda job: started.append(job))
     started: list[object] = []
     run = [*tiny("vision", 16, 4), f"data.shards={make_shards(tmp_path / 'shards', (30, 20))}", "run.dir=run"]

@@ -9,6 +9,7 @@ from configs.keys import flat, plain
 from configs.schema_modalities import MODALITIES
 from data_shards.shards.index_file import INDEX_NAME
 from pretrain import launch
+from pretrain.launching import resolved
 from pretrain.launching.own_data import own_data_overrides
 from pretrain.launching.plan import Machine
 from tests.data_shards.shard_tools import make_shards
@@ -22,7 +23,7 @@ SAMPLES = ("vision.", "speech.", "text.")
 def started(monkeypatch, keep_signals) -> list[list[str]]:  # noqa: F811
     """Overrides of the ranks that a launch would have started."""
     found: list[list[str]] = []
-    monkeypatch.setattr(launch, "this_machine", lambda: Machine(gpus=[], cores=4))
+    monkeypatch.setattr(resolved, "this_machine", lambda: Machine(gpus=[], cores=4))
     monkeypatch.setattr(launch, "command_line", lambda launch, machine, overrides: found.append(overrides) or [])
     monkeypatch.setattr(launch, "supervise", lambda job: 0)
     return found
@@ -72,7 +73,7 @@ def test_a_run_keeps_its_sizes_on_another_device(tmp_path: Path, started, monkey
     assert (first.model.size, first.batch.global_, first.batch.micro, first.train.steps) == ("tiny", 16, 16, 1000)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(first))
-    monkeypatch.setattr(launch, "this_machine", lambda: Machine(gpus=["0", "1"], cores=16, memory_gib=80))
+    monkeypatch.setattr(resolved, "this_machine", lambda: Machine(gpus=["0", "1"], cores=16, memory_gib=80))
     again = launched()
     assert (again.model, again.vision, again.train, again.optimizer) == (
         first.model, first.vision, first.train, first.optimizer
