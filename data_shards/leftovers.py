@@ -76,9 +76,11 @@ def _remove_folder(folder: Path) -> None:
 
 
 def _start(process: int) -> int | None:
-    """Time at which a process started, in ticks since the machine's start; None if there is none."""
+    """Time at which a process started, in ticks since the machine's start; None if there is none, or if it has ended
+    and nobody has asked for its exit code: in a container whose first process asks for none, such zombies stay."""
     try:
-        return int(Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else int(fields[19])
     except (OSError, IndexError):
         return None
 

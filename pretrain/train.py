@@ -13,6 +13,9 @@ import warnings
 from pathlib import Path
 from typing import IO, NoReturn
 
+if __name__ == "__main__":  # an interrupt during the imports, which take seconds, ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import psutil  # type: ignore[import-untyped]
 import torch
 
@@ -39,6 +42,7 @@ def main(overrides: list[str]) -> None:
     the other ranks.
     """
     exits.signal_on_end_of(os.getppid(), signal.SIGTERM)  # the parent is the launcher
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _keep_log_readable()
     try:
         finished = _train(overrides)

@@ -1,5 +1,10 @@
 """How a rank ends: its exit code, and one line for what is no bug."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -95,3 +100,13 @@ def test_a_lost_peer_is_told_unless_its_end_on_this_node_has_been(end, monkeypat
     monkeypatch.setattr(train.psutil.Process, "children", lambda _: [train.psutil.Process()] * living)
     assert end(PeerLost("another rank has ended")) == exits.STALLED
     assert ("another rank has ended" in capsys.readouterr().err) == told
+
+
+def test_an_interrupt_during_the_imports_leaves_no_traceback():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-X", "importtime", "-m", "pretrain.train"]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr and any("numpy" in line for line in process.stderr), "torch's import has begun"
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in said
