@@ -89,7 +89,8 @@ def damaged_shards(arena: Arena, trial: Trial, folder: Path, dice: random.Random
     """One bit flipped in any file of a folder of shards: `validate deep` names the file."""
     kind = dice.choice(["vision", "speech", "text"])
     shards = Path(shutil.copytree(arena.data[kind] / "shards", folder / "shards"))
-    victim = dice.choice([path for path in shards.rglob("*") if path.is_file() and ".build" not in path.parts])
+    files = [path for path in shards.rglob("*") if path.is_file() and ".build" not in path.parts]
+    victim = dice.choice([path for path in files if path.stat().st_size])  # the lock is empty
     flip(victim, dice)
     said = Command(trial, "data_shards", "validate", f"shards={shards}", "deep=true").end(FAILED, MISTAKE)
     trial.expect(victim.name in said or trial.codes[-1] == MISTAKE, f"silent: {victim.name} is not named", said)

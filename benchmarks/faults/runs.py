@@ -117,7 +117,7 @@ def outage(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> Non
 def flipped_sidecar_or_index(arena: Arena, trial: Trial, folder: Path, dice: random.Random) -> None:
     """A flipped bit in index.json or a sidecar: refused by name, or the same run as without it."""
     shards, run = arena.shards(folder), folder / "run"
-    files = [path for path in shards.iterdir() if path.is_file() and path.suffix != ".tar"]
+    files = [path for path in shards.iterdir() if path.is_file() and path.suffix != ".tar" and path.stat().st_size]
     victim, sound = dice.choice(files), None
     sound = victim.read_bytes()
     flip(victim, dice)
