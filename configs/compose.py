@@ -78,17 +78,26 @@ def parse(cls: type[T], arguments: list[str]) -> T:
     known, pairs = leaf_keys(cls), [split_override(argument) for argument in arguments]
     if wrong := [key for key, _ in pairs if key not in known]:
         raise unknown_key(wrong[0], list(known))
-    recipe = dict(pairs).get("recipe")
-    values = _of_recipe(recipe, [name.partition(".")[0] for name in known]) if recipe else {}
+    values = _of_recipe(pairs, {name.partition(".")[0] for name in known})
     for key, value in pairs:
         _set(values, key, typed(known[key], value))
     return build(cls, values)
 
 
-def _of_recipe(recipe: str, sections: list[str]) -> dict[str, Any]:
-    """A recipe's values of `sections`. Raises ValueError if there is no such recipe."""
+def _of_recipe(pairs: list[tuple[str, str]], sections: set[str]) -> dict[str, Any]:
+    """The values of `sections` in the recipe that `pairs` name, resolved with the other pairs; empty without a recipe.
+
+    Raises ValueError if there is no such recipe.
+    """
+    if not (recipe := dict(pairs).get("recipe")):
+        return {}
     _check_key("recipe", recipe)
-    return {name: value for name, value in _hydra([f"recipe={recipe}"]).items() if name in sections}
+    values, keys = _hydra([f"recipe={recipe}"]), leaf_keys(PretrainConfig)
+    given = [(key, value) for key, value in pairs if key in keys and key != "modality"]
+    for key, value in given:
+        _set(values, key, typed(keys[key], value))
+    resolve(values, {key for key, _ in given})
+    return {name: value for name, value in values.items() if name in sections}
 
 
 def print_help(cls: type, arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, to_yaml
 from configs.schema import PretrainConfig
 from configs.schema_commands import BuildConfig, ExportConfig, ShowConfig
+from configs.schema_modalities import MODALITIES
 
 
 def test_a_recipe_is_not_for_another_modality() -> None:
@@ -123,3 +124,12 @@ def test_a_recipe_gives_a_command_the_keys_that_it_shares_with_pretrain() -> Non
     assert parse(ShowConfig, [*given, "recipe=mixture_base"]).modality == ("vision", "speech", "text")
     with pytest.raises(ValueError, match="unknown recipe 'demos': one of demo, "):
         parse(ShowConfig, [*given, "recipe=demos"])
+
+
+@pytest.mark.parametrize("recipe", GROUPS["recipe"])
+def test_commands_that_take_a_recipe_get_its_numbers_as_a_run_does(recipe) -> None:
+    overrides = [f"recipe={recipe}"]
+    shown = parse(ShowConfig, ["shards=/x", "out=/x.png", *overrides])
+    shards = ["data.shards=/x", *(f"mixture.{name}.shards=/x" for name in MODALITIES)]
+    run = compose_pretrain([*overrides, "run.dir=/r", "init=/i", *shards])
+    assert (shown.vision, shown.speech) == (run.vision, run.speech)
