@@ -184,15 +184,22 @@ def _totals_differences(folder: Path, index: FolderIndex) -> list[str]:
 
 
 def _tokenizer_differences(folder: Path, index: FolderIndex) -> list[str]:
-    """Lines about a tokenizer that is missing, damaged or not the one that made the token ids."""
+    """Lines about a tokenizer that is missing, damaged or not the one that made the token ids.
+
+    If a build wrote it, its settings are compared, too: no token depends on them, but what is exported does.
+    """
     if index.tokenizer is None:
         return []
     path = folder / TOKENIZER_NAME
     try:
-        found = load_tokenizer(path).entry
+        found = load_tokenizer(path)
+        if found.entry != index.tokenizer:
+            return [f"{path}: not the tokenizer that index.json says made the token ids"]
+        built = any(folder.glob(f".build/*/{TOKENIZER_NAME}"))
+        files = {path / name: text.encode() for name, text in found.files.items()} if built else {}
+        return [f"{file}: changed since it was built" for file, text in files.items() if file.read_bytes() != text]
     except (ValueError, OSError) as error:
         return [str(error)]
-    return [] if found == index.tokenizer else [f"{path}: not the tokenizer that index.json says made the token ids"]
 
 
 def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:

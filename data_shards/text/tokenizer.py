@@ -101,15 +101,20 @@ class Tokenizer:
                 plain.append(i)
         return text + self._backend.decode(plain)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Content of the folder's files, by name."""
+        config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False, "errors": "replace", **_ROLES}
+        merges = "".join(f"{left} {right}\n" for left, right in self.merges)
+        vocab = json.dumps({name: i for i, name in enumerate(self.types)}) + "\n"
+        settings = (json.dumps(values, indent=1) + "\n" for values in (config, _ROLES))
+        return dict(zip(FILES, (vocab, f"#version: 0.2\n{merges}", *settings), strict=True))
+
     def save(self, folder: Path) -> None:
         """Write the folder's files. Each is the old or the new one, at whatever moment the process is killed."""
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": False, "errors": "replace", **_ROLES}
-        merges = "".join(f"{left} {right}\n" for left, right in self.merges)
-        replace_text(folder / "vocab.json", json.dumps({name: i for i, name in enumerate(self.types)}) + "\n")
-        replace_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
-        replace_text(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
-        replace_text(folder / "special_tokens_map.json", json.dumps(_ROLES, indent=1) + "\n")
+        for name, text in self.files.items():
+            replace_text(folder / name, text)
 
 
 def pieces(text: str, longest: int = _PIECE) -> Iterator[str]:

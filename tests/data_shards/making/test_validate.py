@@ -16,6 +16,7 @@ from data_shards.text.tokens import tokens_npy
 from tests.data_shards.shard_tools import TEXT, clip, command, encoded, flip_byte, make_shards
 from tests.data_shards.speech.recorded import NOISE
 from tests.data_shards.speech.recorded import encoded as encoded_audio
+from tests.integration.real_shards import build_shards
 
 
 def test_good_shards_have_no_differences(tmp_path):
@@ -129,6 +130,16 @@ def test_a_changed_or_missing_tokenizer_is_named(tmp_path, deep):
     (tmp_path / "tokenizer/merges.txt").unlink()
     lines, _ = validate_shards(pattern, deep, workers=1)
     assert len(lines) == 1 and lines[0].startswith(f"{tmp_path}/tokenizer has neither vocab.json and merges.txt")
+
+
+def test_changed_settings_of_a_tokenizer_that_a_build_wrote_are_named(tmp_path):
+    shards = build_shards(tmp_path, "text")
+    assert validate_shards(str(shards), workers=1)[0] == []
+    settings = shards / "tokenizer/special_tokens_map.json"
+    settings.write_text(settings.read_text().replace("<mask>", "<nask>"))
+    assert validate_shards(str(shards), workers=1)[0] == [f"{settings}: changed since it was built"]
+    settings.unlink()
+    assert "special_tokens_map.json" in validate_shards(str(shards), workers=1)[0][0]
 
 
 def test_lengths_in_an_older_index_are_compared(tmp_path):
