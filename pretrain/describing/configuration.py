@@ -18,6 +18,7 @@ from configs.output.secrets import masked
 from configs.published import published_recipe
 from configs.schema import PretrainConfig
 from configs.schema_commands import ConfigCommandConfig
+from configs.schema_modalities import MODALITIES
 from pretrain.describing.unworkable import of_configuration
 from pretrain.launching.resolved import resolve_run
 
@@ -36,6 +37,8 @@ def describe(config: PretrainConfig) -> list[str]:
     unlike = {key for key in published if values[key] != published[key] and _is_published(key, config)}
     lines = []
     for key, value in flat(plain(config)).items():
+        if not _concerns(key, config):
+            continue
         notes = [f"here {written(values[key])}"] if value is None and values[key] is not None else []
         notes += [f"recipe {written(recipe[key]) or 'none'}"] if key in changed else []
         notes += [f"published {written(published[key])}"] if key in unlike else []
@@ -53,11 +56,16 @@ def _head(config: PretrainConfig, published: str | None, changed: int, unlike: i
         yield "# no run of this kind was published, so there is nothing to compare with"
 
 
+def _concerns(key: str, config: PretrainConfig) -> bool:
+    """False for keys of modalities that the run does not have, and for those of mixtures where it is none."""
+    section, *rest = key.split(".")
+    names = {section, *rest[:1]} & set(MODALITIES)
+    return names <= set(config.modalities) and (section != "mixture" or config.is_mixture)
+
+
 def _is_published(key: str, config: PretrainConfig) -> bool:
     """True for keys that a publication gives: those of training and of the run's own modalities."""
-    section = key.partition(".")[0]
-    other = section in ("vision", "speech", "text") and section not in config.modalities
-    return not other and not {key, section} & _UNPUBLISHED
+    return _concerns(key, config) and not {key, key.partition(".")[0]} & _UNPUBLISHED
 
 
 def _resolved(config: PretrainConfig) -> dict[str, Any]:
