@@ -93,7 +93,7 @@ class Life:
 
     def said(self) -> str:
         self.log.flush()
-        return Path(self.log.name).read_text()[-6000:]
+        return Path(self.log.name).read_text()[-60_000:]
 
     def everything(self) -> list[psutil.Process]:
         """Every living process of its session."""

@@ -255,7 +255,8 @@ def test_what_is_wrong_on_one_rank_alone_is_said_by_that_rank(tmp_path):
     for number in range(64):
         Image.fromarray(np.full((20, 20, 3), number, np.uint8)).save(folder / f"{number:02d}.png")
         cut_off(folder / f"{number:02d}.png")
-    build(BuildConfig(source="imagefolder", input=str(folder), output=str(tmp_path / "shards"), workers=1))
+    keys = {"source": "imagefolder", "input": str(folder), "output": str(tmp_path / "shards"), "workers": 1}
+    build(BuildConfig(**keys, decode=False))
     done = train(2, overrides(tmp_path / "shards", tmp_path / "run", "data.max_bad_samples=1", "deepspeed=zero1"))
     assert done.returncode != 0
     assert "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr[-3000:]
