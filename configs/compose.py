@@ -43,15 +43,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
     for key, value in pairs:
         _check_key(key, value)
     recipe = dict(pairs).get("recipe") or _recipe_of(pairs, asked)
-    keys = leaf_keys(PretrainConfig)
-    # Hydra chooses files. Values do not pass through it: its grammar gives braces, commas and $ a meaning of its own.
-    values = _hydra(
-        [f"recipe={recipe}", *(f"{key}={value}" for key, value in pairs if key in GROUPS and key != "recipe")]
-    )
-    for key, value in pairs:
-        if key not in GROUPS:
-            _set(values, key, typed(keys[key], value))
-    values["recipe"] = recipe
+    values = _values_of(recipe, pairs)
     if asked:
         values["modality"] = _chosen(recipe, values["modality"], asked)
     _check_required(recipe, values)
@@ -61,7 +53,7 @@ def compose_pretrain(overrides: list[str]) -> PretrainConfig:
 
 def compose_recipe(name: str) -> PretrainConfig:
     """The configuration of a recipe alone. Keys that it requires are empty."""
-    values = {**_hydra([f"recipe={name}"]), "recipe": name}
+    values = _values_of(name, [])
     for key in OmegaConf.missing_keys(OmegaConf.create(values)):
         _set(values, key, "")
     resolve(values, ())
@@ -92,10 +84,9 @@ def _of_recipe(pairs: list[tuple[str, str]], sections: set[str]) -> dict[str, An
     if not (recipe := dict(pairs).get("recipe")):
         return {}
     _check_key("recipe", recipe)
-    values, keys = _hydra([f"recipe={recipe}"]), leaf_keys(PretrainConfig)
+    keys = leaf_keys(PretrainConfig)
     given = [(key, value) for key, value in pairs if key in keys and key != "modality"]
-    for key, value in given:
-        _set(values, key, typed(keys[key], value))
+    values = _values_of(recipe, given)
     resolve(values, {key for key, _ in given})
     return {name: value for name, value in values.items() if name in sections}
 
@@ -144,6 +135,19 @@ def _without_secrets(value: Any) -> Any:
             return masked(value)
         case _:
             return value
+
+
+def _values_of(recipe: str, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Values of a recipe with the groups and keys of `pairs`, which exist, as nested dict; nothing is resolved.
+
+    Hydra chooses files. Values do not pass through it: its grammar gives braces, commas and $ a meaning of its own.
+    """
+    keys, chosen = leaf_keys(PretrainConfig), [f"{k}={v}" for k, v in pairs if k in GROUPS and k != "recipe"]
+    values = _hydra([f"recipe={recipe}", *chosen])
+    for key, value in pairs:
+        if key not in GROUPS:
+            _set(values, key, typed(keys[key], value))
+    return {**values, "recipe": recipe}
 
 
 def _hydra(overrides: list[str]) -> dict[str, Any]:
