@@ -114,10 +114,15 @@ def check_same_build(config: BuildConfig, output: Path, name: str, changing: Ite
     )
 
 
+def wrote_tokenizer(output: Path) -> bool:
+    """True if a build wrote OUTPUT/tokenizer."""
+    return any(output.glob(".build/*/tokenizer"))
+
+
 def check_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
     """Raise ValueError if OUTPUT/tokenizer holds another tokenizer, or anything else, that no build wrote."""
     folder = output / TOKENIZER_NAME
-    ours = not folder.is_symlink() and (not folder.exists() or any(output.glob(".build/*/tokenizer")))
+    ours = not folder.is_symlink() and (not folder.exists() or wrote_tokenizer(output))
     if not ours and not _holds(folder, tokenizer):
         raise ValueError(
             f"{folder} was not made by this command, and is another tokenizer than this build's; move it away, or "

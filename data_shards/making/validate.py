@@ -15,6 +15,7 @@ from configs.output.stages import stage
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256
 from data_shards.kinds import KINDS, nothing_known
+from data_shards.making.earlier import wrote_tokenizer
 from data_shards.making.indexer import file_size, key_hashes, shared_keys
 from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
@@ -195,8 +196,7 @@ def _tokenizer_differences(folder: Path, index: FolderIndex) -> list[str]:
         found = load_tokenizer(path)
         if found.entry != index.tokenizer:
             return [f"{path}: not the tokenizer that index.json says made the token ids"]
-        built = any(folder.glob(f".build/*/{TOKENIZER_NAME}"))
-        files = {path / name: text.encode() for name, text in found.files.items()} if built else {}
+        files = {path / name: text.encode() for name, text in found.files.items()} if wrote_tokenizer(folder) else {}
         return [f"{file}: changed since it was built" for file, text in files.items() if file.read_bytes() != text]
     except (ValueError, OSError) as error:
         return [str(error)]
