@@ -282,7 +282,7 @@ def test_a_run_goes_on_on_other_ranks_and_stages_but_under_no_other_seed(shards,
 def test_a_start_that_stands_still_ends_the_run(shards, tmp_path):
     arguments = overrides(shards, tmp_path / "run", "watchdog.start_s=0.1")
     code = "import sys, time; from pretrain import loop, train; assemble = loop.assemble; "
-    code += "loop.assemble = lambda *given: time.sleep(3) or assemble(*given); train.main(sys.argv[1:])"
+    code += "loop.assemble = lambda *given: time.sleep(60) or assemble(*given); train.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 76 and "(watchdog.start_s); stacks of every rank are in" in done.stderr, done.stderr
