@@ -43,7 +43,8 @@ def start(job: Job, notes: Path) -> subprocess.Popen[bytes]:
     def prepare() -> None:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some senders signal every process; only ranks handle this one
+        for number in (signal.SIGUSR1, signal.SIGINT):  # some senders signal every process; the ranks handle these
+            signal.signal(number, signal.SIG_IGN)
         exits.signal_on_end_of(parent, signal.SIGTERM)
 
     sys.stdout.flush()

@@ -127,6 +127,16 @@ def test_a_notice_reaches_the_ranks_and_their_code_counts(tmp_path: Path, number
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_while_it_imports_leaves_no_traceback(tmp_path: Path, number: signal.Signals) -> None:
+    """Some senders signal every process of a job."""
+    importing = "import time; open('importing', 'w').close(); time.sleep(0.3)\n"
+    run = Run(tmp_path, "leave(0)", launcher=importing + LAUNCHER)
+    run.wait_for("importing")
+    run.launcher().send_signal(number)
+    assert run.end() == (exits.DONE, "")
+
+
 def test_one_signal_sent_twice_is_one_notice_and_a_later_one_ends_everything(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_00000040").mkdir(parents=True)
     run = Run(tmp_path, f"deaf(); {WAIT}; time.sleep(30)", f"deaf(); {WAIT}; time.sleep(30)")
