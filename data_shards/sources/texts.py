@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pyarrow import parquet
-
 from configs.output.secrets import masked
 from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
@@ -33,6 +31,7 @@ from data_shards.sources.documents import (
 )
 from data_shards.sources.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
 from data_shards.sources.tables.fields import PARQUET_ERRORS
+from data_shards.sources.tables.footers import read_footer
 from data_shards.sources.units import LeftOut, Split, Unit, Unusable, label_member, sorted_classes
 from data_shards.text.tokenizer import FILES, Tokenizer, load_tokenizer, train_tokenizer
 from data_shards.text.tokens import tokens_npy
@@ -177,7 +176,7 @@ def _file_parts(file: SourceFile, key: str, config: BuildConfig) -> Iterator[Par
 def _row_groups(file: SourceFile, key: str, fields: Fields, most: int) -> Iterator[Rows]:
     """Yield a file's row groups in parts of at most `most` bytes of text, or of one group."""
     check_columns(file.path, fields)
-    footer = parquet.read_metadata(file.path)
+    footer = read_footer(file.path)
     groups: list[int] = []
     size = 0
     for group in range(footer.num_row_groups):

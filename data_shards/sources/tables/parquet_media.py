@@ -15,6 +15,7 @@ from data_shards.sources.folders import SourceFile, shuffled
 from data_shards.sources.media import Encoded, MediaKind, Members
 from data_shards.sources.tables.columns import Columns, choose_columns, class_label_names, names_files, path_in
 from data_shards.sources.tables.fields import PARQUET_ERRORS, value_of
+from data_shards.sources.tables.footers import read_footer
 from data_shards.sources.tables.values import Classes, beside, described, encoded_in, media_file, table_classes
 from data_shards.sources.units import LeftOut, Split, Unit, Unusable
 
@@ -86,7 +87,7 @@ def _read(path: str, group: int, start: int, stop: int, names: list[str]) -> Ite
 
 def _plan(file: SourceFile, key: str, columns: Columns, kind: MediaKind, classes: Classes) -> Iterator[Rows]:
     """Yield a file's rows in parts of about `_PART` bytes. Raises one of PARQUET_ERRORS."""
-    footer = parquet.read_metadata(file.path)
+    footer = read_footer(file.path)
     for group in range(footer.num_row_groups):
         facts = footer.row_group(group)
         leaves = [facts.column(i) for i in range(footer.num_columns)]
