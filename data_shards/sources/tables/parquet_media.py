@@ -120,11 +120,14 @@ def _one_by_one(part: Rows, left_out: LeftOut) -> Iterator[Unit]:
 
 def _classes(files: list[tuple[SourceFile, Columns]]) -> Classes:
     """The classes of all files. Raises ValueError if the files name their numbers differently."""
-    named = {class_label_names(parquet.read_schema(file.path), columns.label): file.path for file, columns in files}
+    named: dict[tuple[str, ...], list[str]] = {}
+    for file, columns in files:
+        named.setdefault(class_label_names(parquet.read_schema(file.path), columns.label), []).append(file.path)
     if len(named) > 1:
-        one, other, *_ = named.values()
+        odd, *_, most = sorted(named.values(), key=len)
         raise ValueError(
-            f"{one} and {other} have other names for the classes in '{files[0][1].label}'; build them apart"
+            f"{odd[0]} has other names for the classes in '{files[0][1].label}' than {most[0]} ({len(odd)} and "
+            f"{len(most)} such files): it is damaged, or to be built apart"
         )
     if names := next(iter(named), ()):
         return Classes(names, numbered=True)

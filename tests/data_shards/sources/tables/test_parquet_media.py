@@ -171,7 +171,7 @@ def test_damaged_and_contradicting_files_are_named(tmp_path):
         f"a/{group}-{row}" for group in range(2) for row in range(20)
     }
     parquet.write_table(table([(image(1), 0)], names=["x", "y"]), tmp_path / "in/d.parquet")
-    with pytest.raises(ValueError, match="have other names for the classes in 'label'; build them apart"):
+    with pytest.raises(ValueError, match="/d.parquet has other names for the classes in 'label' than .*/a.*damaged"):
         build_table(tmp_path / "in", tmp_path / "out2")
 
 
