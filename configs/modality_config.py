@@ -47,6 +47,42 @@ class RegressionConfig:
 
     beta: float
     reduction: Reduction
+    cls: float
+
+
+@dataclass(frozen=True)
+class MultiMasks:
+    """The keys `masks.*` of `MasksConfig`, none of them null."""
+
+    count: int
+    fraction: float
+    adjust: float
+    block: int
+
+    def visible(self, tokens: int) -> int:
+        """Tokens of `tokens` that the student sees of an image or a text: one at least, and not all."""
+        return min(max(int(tokens * (1 - self.fraction) + _ROUNDING), 1), tokens - 1)
+
+    def hidden(self, tokens: int) -> int:
+        """Frames of `tokens` that a mask hides of a clip: one at least, and not all."""
+        return min(max(int(tokens * self.fraction + _ROUNDING), 1), tokens - 1)
+
+
+_ROUNDING = 1e-9
+"""A product such as 100 * (1 - 0.9) is not to lose a token to the last bit of a float."""
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """The keys `decoder.*` of `DecoderConfig`, none of them null."""
+
+    layers: int
+    width: int
+    kernel: int
+    groups: int
+    residual: bool
+    hidden: int
+    dropout: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +94,10 @@ class ModalityConfig:
     model: TransformerConfig
     teacher: TargetConfig
     loss: RegressionConfig
+    masks: MultiMasks | None
+    """Several masks of each sample; None for `objective=v1`."""
+    decoder: DecoderSizes | None
+    """None for `objective=v1`."""
     vision: VisionConfig
     speech: SpeechConfig
     text: TextConfig

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.schema_modalities import Modality
 
-Objective = Literal["v1"]
-"""`v1`: data2vec (Baevski et al. 2022, arXiv 2202.03555)."""
+Objective = Literal["v1", "v2"]
+"""`v1`: data2vec (Baevski et al. 2022, arXiv 2202.03555). `v2`: data2vec 2.0 (Baevski et al. 2022, arXiv
+2212.07525)."""
 Normalisation = Literal["layer", "instance", "none"]
 """`layer`: over the channels of a token; `instance`: over the real tokens of a sample, for each channel."""
 Averaged = Literal["all", "transformer", "blocks"]
@@ -19,10 +20,35 @@ BASE_LAYERS, BASE_WIDTH = 12, 768
 
 
 @dataclass(frozen=True)
+class PublishedMasks:
+    """`masks.*` of Base in data2vec 2.0."""
+
+    count: int
+    fraction: float
+    adjust: float
+    block: int
+
+
+@dataclass(frozen=True)
+class PublishedDecoder:
+    """`decoder.*` of Base in data2vec 2.0."""
+
+    layers: int
+    width: int
+    kernel: int
+    groups: int
+    residual: bool
+    hidden: int
+    """Hidden channels per channel of the decoder; 0: none."""
+    dropout: float
+
+
+@dataclass(frozen=True)
 class Published:
     """The values that an objective was published with in one modality.
 
-    Sources: arXiv 2202.03555 sections 3 and 4, and the authors' code (fairseq examples/data2vec; data2vec_vision).
+    Sources: arXiv 2202.03555 sections 3 and 4, and the authors' code (fairseq examples/data2vec; data2vec_vision). v2:
+    fairseq examples/data2vec, config/v2, for all but the place of the norms and the positions, which are v1's.
     """
 
     norm: Literal["pre", "post"]
@@ -41,6 +67,9 @@ class Published:
     lr: float = 5e-4
     """Peak learning rate at `batch` samples and `BASE_WIDTH` channels."""
     batch: int = 256
+    masks: PublishedMasks | None = None
+    decoder: PublishedDecoder | None = None
+    cls: float = 0.0
 
 
 _RECIPES: dict[tuple[Modality, str], str] = {
@@ -65,10 +94,30 @@ def published_recipe(recipe: str, modalities: tuple[Modality, ...], size: str) -
     return None if others else _RECIPES.get((modality, size), _RECIPES[modality, "base"])
 
 
-PUBLISHED: dict[tuple[Objective, Modality], Published] = {
-    ("v1", "vision"): Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean", 2e-3, 2048),
-    ("v1", "speech"): Published(
-        "post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt", 5e-4, 320
-    ),
-    ("v1", "text"): Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum", 2e-4, 256),
+_V1: dict[Modality, Published] = {
+    "vision": Published("pre", 1e-6, False, 0.0, "all", 6, "block", "layer", "layer", 2.0, "mean", 2e-3, 2048),
+    "speech": Published("post", 1e-5, True, 0.1, "transformer", 8, "ffn", "instance", "none", 0.0, "sqrt", 5e-4, 320),
+    "text": Published("post", 1e-5, True, 0.1, "blocks", 10, "ffn", "layer", "none", 4.0, "sum", 2e-4, 256),
 }
+_V2: dict[Modality, Published] = {
+    "vision": replace(
+        _V1["vision"], layers=10, target="ffn", block_norm="instance", beta=0.0, reduction="sqrt", lr=1e-3, batch=256,
+        masks=PublishedMasks(16, 0.8, 0.07, 3), decoder=PublishedDecoder(6, 768, 3, 16, True, 0, 0.0),
+        # The code multiplies 0.01 by the masked count of a GPU and sums over its rows, 256 of them: their mean, times
+        # 2.56.
+        cls=2.56,
+    ),
+    "speech": replace(
+        _V1["speech"], lr=7.5e-4, batch=32,
+        masks=PublishedMasks(8, 0.5, 0.1, 5), decoder=PublishedDecoder(4, 384, 7, 16, True, 0, 0.1),
+    ),
+    "text": replace(
+        _V1["text"], layers=12, block_norm="instance", beta=0.0, lr=2e-4, batch=64,
+        masks=PublishedMasks(8, 0.48, 0.0, 1), decoder=PublishedDecoder(5, 768, 9, 1, False, 2, 0.1),
+    ),
+}  # fmt: skip
+PUBLISHED: dict[tuple[Objective, Modality], Published] = {
+    **{("v1", modality): published for modality, published in _V1.items()},
+    **{("v2", modality): published for modality, published in _V2.items()},
+}
+"""v2's batch is of samples, each with `masks.count` masks; speech: 8 GPUs of 62.5 s, clips of about 16 s."""

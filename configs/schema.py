@@ -13,9 +13,17 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig, TransformerConfig
-from configs.published import BASE_LAYERS, PUBLISHED, Objective
+from configs.modality_config import (
+    DecoderSizes,
+    ModalityConfig,
+    MultiMasks,
+    RegressionConfig,
+    TargetConfig,
+    TransformerConfig,
+)
+from configs.published import BASE_LAYERS, BASE_WIDTH, PUBLISHED, Objective, Published
 from configs.schema_modalities import MODALITIES, STRICT, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_objective import DecoderConfig, LossConfig, MasksConfig, TeacherConfig
 from configs.schema_running import (
     CheckpointConfig,
     ClusterConfig,
@@ -31,13 +39,11 @@ from configs.schema_running import (
 from configs.schema_training import (
     BatchConfig,
     DataConfig,
-    LossConfig,
     MixtureConfig,
     MixturePart,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
-    TeacherConfig,
 )
 
 
@@ -52,7 +58,8 @@ class PretrainConfig:
     """Train on packaged images, recordings or texts. Their shards are built for each modality that names none in
     `data.shards` or `mixture.MODALITY.shards`."""
     objective: Objective = "v1"
-    """Training objective. v1: data2vec (Baevski et al. 2022, arXiv 2202.03555)."""
+    """Training objective. v1: data2vec (Baevski et al. 2022, arXiv 2202.03555). v2: data2vec 2.0 (arXiv 2212.07525):
+    several masks of each sample, a student that sees the visible tokens alone, a convolutional decoder."""
     modality: Modality | tuple[Modality, ...] = "vision"
     """Kind of samples: vision, speech or text. Not given: that of the recipe, or of `data.shards`. A list makes a
     mixture, e.g. [vision,speech,text]; see `mixture.*`."""
@@ -69,6 +76,8 @@ class PretrainConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -114,12 +123,24 @@ class PretrainConfig:
             model=TransformerConfig(**_filled(self.model, TransformerConfig, model)),
             teacher=TargetConfig(**_filled(self.teacher, TargetConfig, targets)),
             loss=RegressionConfig(**_filled(self.loss, RegressionConfig, vars(own))),
+            masks=MultiMasks(**_filled(self.masks, MultiMasks, vars(own.masks))) if own.masks else None,
+            decoder=self._decoder(own),
             batch=self._batch(share, one_size=samples[modality].longest is None),
             data=replace(self.data, shards=share.shards, weights=share.weights) if self.is_mixture else self.data,
             probe=self._probe(share) if self.is_mixture else self.probe,
             seed=self.train.seed,
             **samples,
         )
+
+    def _decoder(self, own: Published) -> DecoderSizes | None:
+        """Return the decoder's sizes, the published width in the proportion of the model's to Base's."""
+        if own.decoder is None:
+            return None
+        groups = self.decoder.groups or own.decoder.groups
+        scaled = own.decoder.width * self.model.width / BASE_WIDTH
+        width = self.decoder.width or max(1, round(scaled / groups)) * groups
+        defaults = vars(own.decoder) | {"width": width, "hidden": own.decoder.hidden * width}
+        return DecoderSizes(**_filled(self.decoder, DecoderSizes, defaults))
 
     def _batch(self, share: MixturePart, one_size: bool) -> BatchConfig:
         """Return the batch of a modality. Samples of one size are never batched by tokens."""

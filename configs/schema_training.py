@@ -1,4 +1,4 @@
-"""The keys of training: model, teacher, loss, optimizer, schedule, batch, data, mixture.
+"""The keys of training: model, optimizer, schedule, batch, data, mixture.
 
 A percentage (`schedule.warmup=5%`) and a null that stands for a rule are numbers once `configs.resolve` has seen them.
 
@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from configs.published import Normalisation
 from configs.schema_modalities import STRICT, LocalPath
 
 
@@ -125,63 +124,13 @@ class MixtureConfig:
 
 
 @dataclass(config=STRICT)
-class TeacherConfig:
-    """The exponential moving average, and the targets made from it."""
-
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
-    """Decay of the teacher (tau), in [0, 1]: teacher = decay * teacher + (1 - decay) * student. Start of the ramp, if
-    there is one: the first update is already a step up it, as in the authors' code. Published: vision 0.9998 (Large's
-    second phase 0.9999), speech and text 0.999."""
-    horizon: Annotated[float | None, Field(ge=1)] = None
-    """Number of steps over which the teacher averages, in place of `teacher.decay_end`: the decay ends at
-    1 - 1 / horizon, and a start above that is lowered to it. Also a percentage of the schedule, e.g. 20%. Half of the
-    average is younger than 0.69 horizons. Null: the decays say it."""
-    decay_end: Annotated[float | None, Field(ge=0, le=1)] = None
-    """Decay of the teacher after `teacher.decay_steps` applied steps, in [0, 1]. Null: `teacher.decay` throughout, as
-    published for vision. Published for speech and text: 0.9999."""
-    decay_steps: Annotated[int, Field(ge=0)] = 0
-    """Length of the linear ramp from `teacher.decay` to `teacher.decay_end`, in applied steps or as a percentage of the
-    schedule, e.g. 25%. 0: no ramp. Published: speech 30,000; text 100,000 (paper) or 300,000 (code)."""
-    average: Literal["all", "transformer", "blocks"] | None = None
-    """Modules that the teacher averages; for the others it takes the student's. all: every module. transformer:
-    positions and blocks. blocks: the blocks. Null: vision all, speech transformer, text blocks. Published: the same,
-    except blocks for speech on LibriSpeech."""
-    layers: Annotated[int | None, Field(ge=1)] = None
-    """Number of top blocks whose outputs make a target, K. At most `model.layers`. Or a percentage of them, as
-    50%. Null: the share published for Base (of 12: vision 6, speech 8, text 10). Published for AudioSet: 12."""
-    target: Literal["block", "ffn"] | None = None
-    """Output of a block that makes the targets. block: its last, after both residual sums. ffn: the feed-forward
-    layer's, before dropout and residual sum; in pre-norm blocks also before LayerScale's gamma (`model.layer_scale`),
-    which published code for vision applies. Null: as published (vision block, speech and text ffn)."""
-    block_norm: Normalisation | None = None
-    """Normalisation of each block's output before averaging, without scale and bias. layer: over the channels of a
-    token. instance: over the real tokens of a sample, for each channel. none: no normalisation. Null: as published
-    (vision and text layer, speech instance)."""
-    mean_norm: Normalisation | None = None
-    """Normalisation of the average over blocks, without scale and bias. layer: over the channels of a token. instance:
-    over the real tokens of a sample, for each channel. none: no normalisation. Null: vision layer, speech and text
-    none. Published: the same, except layer for speech on AudioSet."""
-
-
-@dataclass(config=STRICT)
-class LossConfig:
-    """The regression loss at masked positions."""
-
-    beta: Annotated[float | None, Field(ge=0)] = None
-    """Beta of the smooth-L1 loss between prediction and target. 0: the squared error, without the factor 1/2. Null: as
-    published (vision 2, speech 0, text 4)."""
-    reduction: Literal["mean", "sqrt", "sum"] | None = None
-    """Reduction of the loss over the H channels of a target. mean: sum / H. sqrt: sum / sqrt(H). sum: the sum. Null: as
-    published (vision mean, speech sqrt, text sum)."""
-
-
-@dataclass(config=STRICT)
 class OptimizerConfig:
     """AdamW: its constants, weight decay and gradient clipping."""
 
     lr: Annotated[float, Field(gt=0)] = 5e-4
     """Peak learning rate, above 0. Published: vision 2e-3 (Base) and 1e-3 (Large), speech 5e-4, text 2e-4. Null:
-    Base's, times sqrt(`batch.global` / its batch of 2048, 320 or 256), times 768 / `model.width`."""
+    Base's, times sqrt(`batch.global` / its batch of 2048, 320 or 256), times 768 / `model.width`. `objective=v2`: Base
+    with vision 1e-3, speech 7.5e-4, text 2e-4 and a batch of 256, 32 or 64."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the first and the second moment, each in [0, 1). Published: vision [0.9,0.999], speech and
     text [0.9,0.98]."""

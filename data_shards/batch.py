@@ -175,19 +175,31 @@ class MaskedBatch(SampleBatch):
     """Samples, and for each of their masks the positions that the student has to predict."""
 
     masks: Tensor
-    """bool [B, M, T], True at the student's targets, never behind a sample's end. M = 1 in data2vec."""
+    """bool [B, M, T], True at the student's targets, never behind a sample's end. M = 1 in data2vec, more in 2.0."""
     corrupted: Tensor | None = None
-    """Text: int32 [B, M, T], the ids that the student sees: <mask> at `masks`, random tokens at some others."""
+    """Text of data2vec: int32 [B, M, T], the ids that the student sees: <mask> at `masks`, random tokens at some
+    others. None in 2.0, whose student does not see the masked places."""
+    noise_keys: Tensor | None = None
+    """data2vec 2.0: int64 [B, M], the key of each mask's noise (see `models.noise`)."""
     most_masked: int | None = None
     """Largest number of masked tokens in any mask, or an upper bound of it. None: counted when the batch is made."""
+    most_visible: int | None = None
+    """Largest number of real tokens that a mask leaves visible, or an upper bound. None: counted likewise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.most_masked is None:
-            object.__setattr__(self, "most_masked", int(self.masks.sum(-1).max()))
+        if self.most_masked is None or self.most_visible is None:
+            counts = self.masks.sum(-1)
+            object.__setattr__(self, "most_masked", int(counts.max()))
+            object.__setattr__(self, "most_visible", int((self.lengths[:, None] - counts).max()))
 
     def _longest(self) -> int:
         return self.masks.shape[-1]
+
+    def with_one_mask(self) -> MaskedBatch:
+        """Return the same samples with the first of their masks alone."""
+        first = {name: getattr(self, name) for name in ("masks", "corrupted", "noise_keys")}
+        return replace(self, **{name: value[:, :1] for name, value in first.items() if value is not None})
 
     @property
     def counts(self) -> Counts:
@@ -196,8 +208,8 @@ class MaskedBatch(SampleBatch):
 
     def _cut(self, longest: int) -> dict[str, Any]:
         corrupted = None if self.corrupted is None else self.corrupted[..., :longest]
-        masks = self.masks[..., :longest]
-        return {**super()._cut(longest), "masks": masks, "corrupted": corrupted, "most_masked": None}
+        counted_anew = {"most_masked": None, "most_visible": None}
+        return {**super()._cut(longest), "masks": self.masks[..., :longest], "corrupted": corrupted, **counted_anew}
 
 
 @dataclass(frozen=True, kw_only=True)

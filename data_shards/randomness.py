@@ -25,6 +25,7 @@ class Stream(IntEnum):
     MASK = 2
     TRIM = 3
     REPLACE = 4
+    NOISE = 5
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -33,10 +34,20 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
-    """Numbers `first .. first + count` (excluded) of each sample's stream: float64 [len(samples), count] in [0, 1)."""
+def keys(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, masks: int = 0) -> np.ndarray:
+    """Return a key for each sample, uint64 [n], or with `masks` for each of a sample's masks, [n, masks]."""
     key = np.zeros(len(samples), np.uint64)
     for part in (seed, epochs, samples, stream):
         key = _mix((key ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+    return _mix((key[:, None] ^ np.arange(masks, dtype=np.uint64)) + _GOLDEN) if masks else key
+
+
+def drawn(keys: np.ndarray, count: int, first: int = 0) -> np.ndarray:
+    """Return numbers `first .. first + count` (excluded) of each key [n], 64 random bits each: uint64 [n, count]."""
     counter = np.arange(first + 1, first + count + 1, dtype=np.uint64) * _GOLDEN
-    return (_mix(key[:, None] + counter) >> np.uint64(11)) * _TO_UNIT
+    return _mix(keys[:, None] + counter)
+
+
+def uniforms(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
+    """Numbers `first .. first + count` (excluded) of each sample's stream: float64 [len(samples), count] in [0, 1)."""
+    return (drawn(keys(seed, epochs, samples, stream), count, first) >> np.uint64(11)) * _TO_UNIT

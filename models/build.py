@@ -10,7 +10,7 @@ import copy
 
 from torch import Tensor, nn
 
-from configs.modality_config import ModalityConfig, TargetConfig
+from configs.modality_config import ModalityConfig
 from configs.published import PUBLISHED
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
@@ -68,9 +68,7 @@ def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
     The other modules are the student's own. They are attributes but no children of the teacher: they are not among its
     parameters, not in its state, and keep the student's mode.
     """
-    shared = {
-        m: _not_averaged(network_of(student, config, m), config.for_modality(m).teacher) for m in config.modalities
-    }
+    shared = {m: _not_averaged(network_of(student, config, m), config.for_modality(m)) for m in config.modalities}
     memo = {id(module): module for children in shared.values() for module in children.values()}
     teacher = copy.deepcopy(student, memo)
     for modality, children in shared.items():
@@ -81,10 +79,11 @@ def make_teacher(student: nn.Module, config: PretrainConfig) -> nn.Module:
     return teacher.requires_grad_(False).eval()
 
 
-def _not_averaged(network: Network, teacher: TargetConfig) -> dict[str, nn.Module]:
-    if teacher.average == "all":
-        return {}
-    return {name: m for name, m in network.named_children() if name not in _AVERAGED[teacher.average]}
+def _not_averaged(network: Network, config: ModalityConfig) -> dict[str, nn.Module]:
+    """Return the children that the teacher takes from the student. data2vec 2.0's decoder is always one of them."""
+    if config.teacher.average == "all":
+        return {"head": network.head} if config.decoder else {}
+    return {name: m for name, m in network.named_children() if name not in _AVERAGED[config.teacher.average]}
 
 
 def network_of(networks: nn.Module, config: PretrainConfig, modality: Modality) -> Network:

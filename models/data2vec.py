@@ -23,7 +23,8 @@ from data_shards.batch import MaskedBatch, SampleBatch
 from models.build import make_student, make_teacher, modality_of, network_of, part_state
 from models.flops import flops
 from models.layers.blocks import Block, select_tokens
-from models.network import Network, real_tokens
+from models.masked import masked_rows, real_tokens
+from models.network import Network
 from models.objective import Objective, ObjectiveOutput, Tracked
 from models.statistics import moments
 
@@ -107,12 +108,17 @@ class Data2Vec(Objective):
         options = self.configs[batch.modality].teacher
         network = self.network(batch.modality, "teacher")
         if "instance" in (options.block_norm, options.mean_norm):  # over all tokens, so all are computed
-            outputs = network(features, _lengths(batch), top=options.layers, target=options.target)
-            own = [output[:, network.prefix :] for output in outputs]
-            return select_tokens(average(own, batch.lengths, options), rows)
+            return select_tokens(self.all_targets(batch, features), rows)
         *lower, last = network(features, _lengths(batch), rows=rows, top=options.layers, target=options.target)
         outputs = [select_tokens(output, rows + network.prefix) for output in lower] + [last]
         return average(outputs, batch.lengths, options)
+
+    @torch.no_grad()
+    def all_targets(self, batch: MaskedBatch, features: Tensor) -> Tensor:
+        """Return the targets of every token, float32 [B, T, H]. features: the teacher's, from `embed`."""
+        options, network = self.configs[batch.modality].teacher, self.network(batch.modality, "teacher")
+        outputs = network(features, _lengths(batch), top=options.layers, target=options.target)
+        return average([output[:, network.prefix :] for output in outputs], batch.lengths, options)
 
     def predictions(self, batch: MaskedBatch, features: Tensor, rows: Tensor, shared_seed: int = 0) -> Tensor:
         """Return the predictions, float32 [B, R, H]: the regression head on the student's last block at the rows.
@@ -198,17 +204,6 @@ def only_mask(batch: MaskedBatch) -> Tensor:
 def _lengths(batch: SampleBatch) -> Tensor | None:
     """Return the lengths; None if no sample is padded, since fused attention is fastest without a bias."""
     return batch.lengths if batch.padded else None
-
-
-def masked_rows(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return rows int64 [B, R], the positions of the tokens masked in bool [B, T], and their weight float32 [B, R].
-
-    R = min(count, T). With `most_masked` of a modality as `count`, shapes do not depend on the mask. Padding rows have
-    weight 0, masked tokens 1.
-    """
-    assert mask.device.type != "cpu" or int(mask.sum(1).max()) <= count, "more tokens masked than most_masked"
-    order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
-    return order, mask.gather(1, order).float()
 
 
 def average(blocks: list[Tensor], lengths: Tensor, options: TargetConfig) -> Tensor:

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
+from models.decoder import Decoder
 from models.layers.blocks import initialise_blocks, layer_norm
+from models.masked import Masked
 from models.transformer import Encoder
 
 
@@ -52,12 +53,16 @@ class Network(nn.Module, ABC):
     def _add_transformer(
         self, config: ModalityConfig, head: nn.Module, blocks: nn.ModuleList | None, input_norm: bool = False
     ) -> None:
-        """Make encoder, final norm and head. blocks: shared with other modalities; None: the network makes its own."""
+        """Make encoder, final norm and head. blocks: shared with other modalities; None: the network makes its own.
+
+        head: of data2vec; data2vec 2.0 has a decoder in its place.
+        """
         form = config.published
         self.owns_blocks = blocks is None
         self.encoder = Encoder(config, form, input_norm, blocks)
         self.norm = layer_norm(config.model.width, form.norm_eps) if config.model.norm == "pre" else None
-        self.head = head
+        grid = config.vision.grid if config.modality == "vision" else 0
+        self.head = Decoder(config.model.width, config.decoder, grid) if config.decoder else head
 
     def _initialise_blocks(self) -> None:
         if self.owns_blocks:
@@ -82,6 +87,20 @@ class Network(nn.Module, ABC):
         `layer_seed` of `Encoder.forward`.
         """
 
+    @abstractmethod
+    def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
+        """Return the encoder's outputs where it sees the visible tokens of each mask alone, [N, prefix + V, H] each.
+
+        x: [B, T, H], from `embed`. asked: `layer_seed` of `Encoder.forward`.
+        """
+
+    def predict_hidden(self, x: Tensor, masked: Masked, noise_keys: Tensor) -> Tensor:
+        """Return the decoder's predictions at the hidden tokens, [N, R, H].
+
+        x: [N, prefix + V, H], normalised outputs of the last block from `visible`. noise_keys: int64 [N].
+        """
+        return self.head(x[:, self.prefix :], masked, noise_keys)
+
     def predict(self, x: Tensor) -> Tensor:
         """Return the predictions [..., H] for outputs [..., H] of the last block."""
         return self.head(x if self.norm is None else self.norm(x))
@@ -92,10 +111,8 @@ class Network(nn.Module, ABC):
 
     @staticmethod
     def flops_around_blocks(config: ModalityConfig, tokens: np.ndarray) -> Around:
-        """Return the forward operations of each sample before and after the blocks; `tokens` float64 [B]."""
+        """Return the forward operations of each sample before and after the blocks; `tokens` float64 [B].
+
+        The head is data2vec's: `models.flops` counts the decoder of 2.0.
+        """
         return Around(0, 0, 0, 2 * config.model.width**2)
-
-
-def real_tokens(lengths: Tensor, tokens: int) -> Tensor:
-    """lengths int64 [B] -> bool [B, T], False behind a sample's end."""
-    return torch.arange(tokens, device=lengths.device) < lengths[:, None]

@@ -23,8 +23,9 @@ from configs.published import PUBLISHED
 from configs.schema_modalities import SpeechConfig
 from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
 from data_shards.batch import SampleBatch
-from models.layers.blocks import layer_norm
-from models.network import Around, Network, real_tokens
+from models.layers.blocks import layer_norm, select_tokens
+from models.masked import Masked, real_tokens, without
+from models.network import Around, Network
 
 _EPS = PUBLISHED["v1", "speech"].norm_eps
 
@@ -179,11 +180,6 @@ class Positions(nn.Module):
         return x
 
 
-def without(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Return x [B, T, H] with zeros at padding, bool [B, T, 1]; None: there is no padding."""
-    return x if padding is None else x.masked_fill(padding, 0)
-
-
 class SpeechNetwork(Network):
     """Waveforms to block outputs, and the regression head."""
 
@@ -196,7 +192,7 @@ class SpeechNetwork(Network):
         layers, kernel, groups = speech.position_layers, speech.position_kernel, speech.position_groups
         self.feature_encoder = FeatureEncoder(speech.conv_width, config.model.activation_checkpointing)
         self.projection = Projection(speech.conv_width, width)
-        self.masking = Masking(width)
+        self.masking = Masking(width) if config.masks is None else None
         self.positions = Positions(width, layers, kernel, groups, speech.leaky_positions)
         self._add_transformer(config, nn.Linear(width, width), blocks, input_norm=True)
         self._initialise_blocks()
@@ -204,7 +200,7 @@ class SpeechNetwork(Network):
     def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
         """Return the normalised waveforms [B, S] in the parameters' dtype, the same for both networks."""
         assert batch.scale is not None
-        waveform = normalise(batch.inputs, batch.scale, self.masking.vector.dtype)
+        waveform = normalise(batch.inputs, batch.scale, self.projection.linear.weight.dtype)
         return waveform, waveform
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -216,8 +212,20 @@ class SpeechNetwork(Network):
     ) -> list[Tensor]:
         """Return the encoder's outputs; see `Network.forward`."""
         padding = None if lengths is None else ~real_tokens(lengths, x.shape[1])[..., None]
-        x = without(x if mask is None else self.masking(x, mask), padding)
+        if mask is not None:
+            assert self.masking is not None, "data2vec 2.0 has no mask vector"
+            x = self.masking(x, mask)
+        x = without(x, padding)
         return self.encoder(x + self.positions(x, padding), lengths=lengths, rows=rows, **asked)
+
+    def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
+        """Return the encoder's outputs for the visible frames; see `Network.visible`.
+
+        The positional convolutions read zeros at hidden frames, as published.
+        """
+        x = without(x.repeat_interleave(len(masked.mask) // len(x), 0), ~masked.seen[..., None])
+        x = x + self.positions(x, masked.padding)
+        return self.encoder(select_tokens(x, masked.visible), lengths=masked.lengths, **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
         """Return bool [B, T], True for all real frames."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from configs.modality_config import ModalityConfig
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch, SampleBatch
 from models.layers.blocks import INIT_STD, FeedForward, layer_norm
+from models.masked import Masked, of_each_mask
 from models.network import Around, Network
 
 FIRST_POSITION = PAD + 1
@@ -84,6 +85,11 @@ class TextNetwork(Network):
         x = self.norm_embeddings(self.positions(x))
         return self.encoder(x, lengths=lengths, rows=rows, **asked)
 
+    def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
+        """Return the encoder's outputs for the visible tokens; see `Network.visible`."""
+        x = self.norm_embeddings(self.positions(x))
+        return self.encoder(of_each_mask(x, masked.visible), lengths=masked.lengths, **asked)
+
     def content(self, batch: SampleBatch) -> Tensor:
         """Return bool [B, T], True for all tokens but <s>, </s> and <pad>."""
         return (batch.inputs != BOS) & (batch.inputs != EOS) & (batch.inputs != PAD)
@@ -97,7 +103,7 @@ class TextNetwork(Network):
     def _initialise(self) -> None:
         """Draw BERT's initial weights."""
         self._initialise_blocks()
-        for module in self.head.modules():
+        for module in self.head.modules() if isinstance(self.head, FeedForward) else ():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)

@@ -55,8 +55,8 @@ class Encoder(nn.Module):
     ) -> list[Tensor]:
         """Return the outputs of the last `top` blocks, or of their feed-forward layers, [B, N, H] each; x [B, N, H].
 
-        bias [h, N, >= N]; lengths int64 [B]. With rows [B, M], the last block's output holds these tokens alone,
-        [B, M, H]. layer_seed: the seed of layer drop, the same on every rank.
+        bias [h, N, >= N], or without rows [B, h, N, >= N]; lengths int64 [B]. With rows [B, M], the last block's output
+        holds these tokens alone, [B, M, H]. layer_seed: the seed of layer drop, the same on every rank.
         """
         config, results = self.config, []
         x, padding = self._enter(x), self._padding(x, lengths)

@@ -17,6 +17,7 @@ from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
 from models.layers.attention import ALIGNMENT
 from models.layers.blocks import truncated_normal_
+from models.masked import Masked, of_each_mask
 from models.network import Around, Network
 
 
@@ -52,14 +53,16 @@ class PatchEmbedding(nn.Module):
 class Tokens(nn.Module):
     """The mask vector in place of masked patches, then the CLS vector in front."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, has_mask: bool) -> None:
+        """has_mask: False for data2vec 2.0, whose student sees no masked patch."""
         super().__init__()
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.mask = nn.Parameter(torch.empty(1, 1, width))
+        self.mask = nn.Parameter(torch.empty(1, 1, width)) if has_mask else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x [B, T, H], mask bool [B, T] -> [B, 1 + T, H]."""
         if mask is not None:
+            assert self.mask is not None
             x = torch.where(mask[..., None], self.mask, x)
         return torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
 
@@ -75,9 +78,17 @@ class RelativePositions(nn.Module):
         index = relative_position_index(grid)
         self.register_buffer("index", F.pad(index, (0, -len(index) % ALIGNMENT)), persistent=False)
 
-    def forward(self) -> Tensor:
-        """Return the bias [heads, N, N'], N = 1 + T; the columns beyond N only align the rows."""
-        return F.embedding(self.index, self.table).permute(2, 0, 1).contiguous()
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """Return the bias [heads, N, N'], N = 1 + T; the columns beyond N only align the rows.
+
+        rows: int64 [B, N], tokens between which the bias is asked for; it is then [B, heads, N, N'].
+        """
+        if rows is None:
+            return F.embedding(self.index, self.table).permute(2, 0, 1).contiguous()
+        keys = F.pad(rows, (0, -rows.shape[1] % ALIGNMENT))
+        places = rows[:, :, None] * self.index.shape[1] + keys[:, None]
+        index = self.index.flatten()[places]
+        return F.embedding(index, self.table).permute(0, 3, 1, 2).contiguous()
 
 
 def relative_position_index(grid: int) -> Tensor:
@@ -102,7 +113,7 @@ class VisionNetwork(Network):
         width, vision = config.model.width, config.vision
         self.config = vision
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
-        self.tokens = Tokens(width)
+        self.tokens = Tokens(width, has_mask=config.masks is None)
         self.positions = RelativePositions(vision.grid, config.model.heads)
         self._add_transformer(config, nn.Linear(width, width), blocks)
         self._initialise()
@@ -125,6 +136,12 @@ class VisionNetwork(Network):
         rows = None if rows is None else rows + self.prefix
         return self.encoder(self.tokens(x, mask), self.positions(), rows=rows, **asked)
 
+    def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
+        """Return the encoder's outputs for CLS and the visible patches; see `Network.visible`."""
+        x = self.tokens(of_each_mask(x, masked.visible), None)
+        rows = F.pad(masked.visible + self.prefix, (self.prefix, 0))
+        return self.encoder(x, self.positions(rows), **asked)
+
     def content(self, batch: SampleBatch) -> Tensor:
         """Return bool [B, T], True for all patches."""
         return torch.ones(len(batch), batch.tokens, dtype=torch.bool, device=batch.inputs.device)
@@ -139,8 +156,9 @@ class VisionNetwork(Network):
     def _initialise(self) -> None:
         """Draw truncated normal weights; the position table stays zero."""
         for parameter in (self.patch_embedding.weight, self.tokens.cls, self.tokens.mask):
-            truncated_normal_(parameter)
+            if parameter is not None:
+                truncated_normal_(parameter)
         self._initialise_blocks()
-        assert isinstance(self.head, nn.Linear)
-        truncated_normal_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if isinstance(self.head, nn.Linear):
+            truncated_normal_(self.head.weight)
+            nn.init.zeros_(self.head.bias)

@@ -16,6 +16,7 @@ from configs.schema import PretrainConfig
 from data_shards.loading.labels import LabelMember
 from data_shards.loading.loader import Loader, open_loader
 from models.data2vec import Data2Vec
+from models.data2vec2 import make_objective
 from models.objective import Objective
 from pretrain.checkpoints.reading import RunState
 from pretrain.checkpoints.saving import Checkpoints
@@ -81,7 +82,7 @@ def assemble(
     config: PretrainConfig,
     device: torch.device,
     resume: bool = True,
-    objective: Callable[[PretrainConfig], Objective] = Data2Vec,
+    objective: Callable[[PretrainConfig], Objective] = make_objective,
     labels: LabelMember | None = None,
 ) -> Assembly:
     """Make model, engine, loader, checkpoints and guards of a run. Every rank calls it.

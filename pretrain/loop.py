@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from configs.deepspeed import NEVER
 from configs.output.secrets import masked
 from configs.output.stages import stage
+from configs.resolve.deepspeed import NEVER
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
 from data_shards.loading.bad_sample_count import TooManyBadSamples

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
-from configs.checks import modalities
+from configs.checks import modalities, objective
 from configs.checks.divisors import divisors, listed
 from configs.modality_config import ModalityConfig
 from configs.schema import PretrainConfig
@@ -22,9 +22,9 @@ MAX_DEFAULT_LANES = 768
 
 def check(config: PretrainConfig, world: int) -> None:
     """Raise ValueError, a line per mistake, if the config cannot run on `world` ranks."""
-    rules_of_all = (_teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
+    rules_of_all = (objective.unused, _teacher, _schedule, _optimizer, _deepspeed, _checkpoints)
     whole = [mistake for rule in rules_of_all for mistake in rule(config)]
-    rules = (_sizes, modalities.samples, _probe, _weights, partial(_batch, world=world))
+    rules = (_sizes, modalities.samples, objective.masks, _probe, _weights, partial(_batch, world=world))
     _raise(whole + _of_modalities(config, lambda one: [mistake for rule in rules for mistake in rule(one)]))
 
 
@@ -36,7 +36,7 @@ def check_sizes(config: PretrainConfig) -> None:
 def check_samples(config: ModalityConfig) -> None:
     """Raise ValueError, a line per mistake, if one modality's samples or masks cannot be made: for `data_shards`."""
     _raise([*modalities.grid(config.vision)] if config.modality == "vision" else [])
-    _raise([*modalities.samples(config), *_weights(config)])
+    _raise([*modalities.samples(config), *objective.masks(config), *_weights(config)])
 
 
 def _of_modalities(config: PretrainConfig, rules: Callable[[ModalityConfig], list[str]]) -> list[str]:
@@ -136,6 +136,7 @@ def _sizes(config: ModalityConfig) -> Iterator[str]:
     if model.norm != "pre" and model.drop_path:
         yield f"model.drop_path={model.drop_path:g} is for pre-norm blocks: set model.drop_path=0, or model.norm=pre"
     yield from modalities.sizes(config)
+    yield from objective.decoder(config)
 
 
 def _teacher(config: PretrainConfig) -> Iterator[str]:

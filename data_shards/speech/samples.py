@@ -22,6 +22,7 @@ from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.tar import Data, Members
+from data_shards.spans import noise_keys, several_masks
 from data_shards.speech.audio import AUDIO_EXTENSIONS, read_audio, read_part
 from data_shards.speech.decoder import TooLong
 from data_shards.speech.masks import FEWEST_FRAMES, fewest_masked, span_masks, trimmed
@@ -97,7 +98,7 @@ class Clips:
     """Uniform numbers that loading takes: the crop's place."""
 
     def __init__(self, config: ModalityConfig) -> None:
-        self.speech, self.seed = config.speech, config.seed
+        self.speech, self.seed, self.masks = config.speech, config.seed, config.masks
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> Clip:
         """Decode a crop of at most `limit` frames at a random place. Raises BadSample as `decode` does."""
@@ -113,11 +114,15 @@ class Clips:
     def masked(
         self, epochs: Epochs, samples: np.ndarray, loaded: list[Clip], neighbours: Neighbours | None
     ) -> MaskedBatch:
-        """Return the batch of these samples, int64 [B], one mask each.
+        """Return the batch of these samples, int64 [B], with their masks.
 
         With `neighbours`, no clip has more masked frames than the neighbour that has the fewest.
         """
         lengths = np.array([frames(len(clip.samples)) for clip in loaded])
+        if self.masks is not None:
+            masks = several_masks(self.seed, epochs, samples, lengths, self.masks)
+            noise = torch.from_numpy(noise_keys(self.seed, epochs, samples, self.masks.count))
+            return MaskedBatch(**self._fields(samples, loaded), masks=torch.from_numpy(masks), noise_keys=noise)
         masks = span_masks(self.seed, epochs, samples, lengths, self.speech.mask)
         if neighbours is not None:
             fewest = fewest_masked(self.seed, neighbours, self.speech.mask)

@@ -13,6 +13,7 @@ from data_shards.randomness import Epochs
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.tar import Members
+from data_shards.spans import noise_keys, several_masks
 from data_shards.text.masks import FEWEST_TOKENS, token_masks
 from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
 
@@ -35,7 +36,7 @@ class Texts:
     """Uniform numbers that loading takes: the window's place."""
 
     def __init__(self, config: ModalityConfig) -> None:
-        self.text, self.seed = config.text, config.seed
+        self.text, self.seed, self.masks = config.text, config.seed, config.masks
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> np.ndarray:
         """Return int32 [T <= limit], a window at a random place. Raises BadSample if there are no usable ids."""
@@ -61,8 +62,12 @@ class Texts:
     def masked(
         self, epochs: Epochs, samples: np.ndarray, loaded: list[np.ndarray], _: Neighbours | None
     ) -> MaskedBatch:
-        """Return the batch of these samples, int64 [B], one mask each."""
+        """Return the batch of these samples, int64 [B], with their masks."""
         lengths, tokens = self._padded(loaded)
+        if self.masks is not None:
+            masks = torch.from_numpy(several_masks(self.seed, epochs, samples, lengths, self.masks))
+            noise = torch.from_numpy(noise_keys(self.seed, epochs, samples, self.masks.count))
+            return MaskedBatch(**self._fields(samples, lengths, tokens), masks=masks, noise_keys=noise)
         mask, corrupted = token_masks(self.seed, epochs, samples, tokens, lengths, self.text)
         return MaskedBatch(
             **self._fields(samples, lengths, tokens),

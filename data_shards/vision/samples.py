@@ -28,6 +28,7 @@ from data_shards.randomness import Epochs, Stream, uniforms
 from data_shards.request import Neighbours
 from data_shards.shards.bad_sample import find_member
 from data_shards.shards.tar import Data, Members
+from data_shards.spans import noise_keys, several_masks
 from data_shards.vision.decoding import (
     DEFAULTS,
     check_pixels,
@@ -209,7 +210,7 @@ class Images:
     """Uniform numbers that loading takes: those of the crop, and the flip."""
 
     def __init__(self, config: ModalityConfig) -> None:
-        self.vision, self.seed = config.vision, config.seed
+        self.vision, self.seed, self.masks = config.vision, config.seed, config.masks
 
     def load(self, members: Members, draws: np.ndarray, limit: int) -> Loaded:
         """Decode and augment (see `augment`); images have no `limit`. Raises BadSample if none can be decoded."""
@@ -222,10 +223,15 @@ class Images:
         ), np.zeros(3)
 
     def masked(self, epochs: Epochs, samples: np.ndarray, loaded: list[Loaded], _: Neighbours | None) -> MaskedBatch:
-        """Return the batch of these samples, int64 [B], with one mask each."""
-        masks = block_masks(self.seed, epochs, samples, self.vision)[:, None]
-        color = self._jitter(epochs, samples, loaded)
-        return MaskedBatch(**self._fields(samples, loaded, color), masks=torch.from_numpy(masks))
+        """Return the batch of these samples, int64 [B], with their masks."""
+        fields = self._fields(samples, loaded, self._jitter(epochs, samples, loaded))
+        if self.masks is None:
+            masks = block_masks(self.seed, epochs, samples, self.vision)[:, None]
+            return MaskedBatch(**fields, masks=torch.from_numpy(masks))
+        sizes = np.full(len(samples), self.vision.tokens)
+        masks = several_masks(self.seed, epochs, samples, sizes, self.masks, self.vision.grid)
+        noise = noise_keys(self.seed, epochs, samples, self.masks.count)
+        return MaskedBatch(**fields, masks=torch.from_numpy(masks), noise_keys=torch.from_numpy(noise))
 
     def unmasked(self, samples: np.ndarray, loaded: list[Loaded], epochs: Epochs | None = None) -> SampleBatch:
         """Return the batch of these samples, int64 [B]. epochs: jitter the colours; None: leave them as they are."""

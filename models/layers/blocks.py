@@ -29,7 +29,7 @@ class BlockInputs:
     """Inputs of a block beside the tokens. Blocks hold no rates, since modalities with other rates may share them."""
 
     bias: Tensor | None = None
-    """[h, N, >= N], added to the attention's logits."""
+    """[h, N, >= N], or [B, h, N, >= N] without `rows`, added to the attention's logits."""
     lengths: Tensor | None = None
     """int64 [B]: tokens behind a sample's length are not attended to; None: all are real."""
     padding: Tensor | None = None
@@ -89,6 +89,7 @@ class Attention(nn.Module):
         q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.qkv(x, rows))
         bias = inputs.bias
         if bias is not None:
+            bias = keep(bias, path) if bias.dim() == 4 else bias
             bias = (bias if rows is None else select_queries(bias, rows))[..., : x.shape[1]]
         return self.proj(attend(q, k, v, bias, lengths, inputs.attention_dropout, padding).flatten(2))
 

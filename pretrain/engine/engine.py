@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from configs.checks.run import resolve_precision
-from configs.deepspeed import deepspeed_config
+from configs.resolve.deepspeed import deepspeed_config
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import SampleBatch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from configs.schema_training import OptimizerConfig, ScheduleConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import OptimizerConfig, ScheduleConfig
 
 
 def learning_rate(applied: int, optimizer: OptimizerConfig, schedule: ScheduleConfig, length: int) -> float:

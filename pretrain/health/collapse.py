@@ -19,7 +19,7 @@ from configs.schema_modalities import Modality
 from configs.schema_running import GuardConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec, Weights
-from models.network import real_tokens
+from models.masked import real_tokens
 from models.statistics import effective_rank, token_std
 from pretrain.engine import distributed
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from configs.deepspeed import NEVER
 from configs.keys import flat
 from configs.output.lines import say
+from configs.resolve.deepspeed import NEVER
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from data_shards.batch import MaskedBatch, SampleBatch

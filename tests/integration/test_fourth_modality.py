@@ -83,7 +83,8 @@ import sys
 from dataclasses import replace
 from configs.checks.run import check
 from configs.schema import PretrainConfig
-from configs.schema_training import BatchConfig, DataConfig, ModelConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import BatchConfig, DataConfig, ModelConfig
 from configs.schema_running import RunConfig, LogConfig, TrainConfig, CheckpointConfig
 from pretrain.engine import distributed
 from pretrain.loop import pretrain

@@ -6,7 +6,8 @@ import torch
 
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
-from configs.schema_training import ModelConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import ModelConfig
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
 

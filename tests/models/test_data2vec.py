@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from configs.schema import PretrainConfig
-from configs.schema_training import LossConfig, TeacherConfig
+from configs.schema_objective import LossConfig, TeacherConfig
 from models import transformer
-from models.data2vec import Data2Vec, average, masked_rows, regression_loss
+from models.data2vec import Data2Vec, average, regression_loss
+from models.masked import masked_rows
 from models.statistics import std_from_moments
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
 

@@ -14,7 +14,8 @@ from configs.compose import to_yaml
 from configs.schema import PretrainConfig
 from configs.schema_commands import ExportConfig
 from configs.schema_modalities import MODALITIES, SpeechConfig, TextConfig, VisionConfig
-from configs.schema_training import MixtureConfig, ModelConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import MixtureConfig, ModelConfig
 from data_shards.text.tokenizer import train_tokenizer
 from models import huggingface
 from models.data2vec import Data2Vec

@@ -3,7 +3,8 @@
 import numpy as np
 
 from configs.schema import PretrainConfig
-from configs.schema_training import ModelConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import ModelConfig
 from tests.models.test_huggingface import exported, tiny, transformers
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from configs.schema_training import OptimizerConfig, ScheduleConfig, TeacherConfig
+from configs.schema_objective import TeacherConfig
+from configs.schema_training import OptimizerConfig, ScheduleConfig
 from pretrain.engine.schedules import learning_rate, teacher_decay
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.compose import compose_pretrain
-from configs.deepspeed import deepspeed_config
+from configs.resolve.deepspeed import deepspeed_config
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
