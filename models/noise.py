@@ -19,8 +19,8 @@ def normal_noise(keys: Tensor, rows: Tensor, width: int, std: float, dtype: torc
     """
     pairs = -(-width // 2)
     counter = rows.to(torch.int32)[..., None] * pairs + torch.arange(pairs, dtype=torch.int32, device=rows.device)
-    bits = _mixed(counter ^ _half(keys, 0)[:, None, None]) ^ _half(keys, 32)[:, None, None]
-    bits = _mixed(bits)
+    high, low = _mixed(_half(keys, 32)), _half(keys, 0)
+    bits = _mixed(_mixed(counter ^ high[:, None, None]) ^ low[:, None, None])
     radius = _unit(_shifted(bits, 16)).log_().mul_(-2 * std**2).sqrt_()
     angle = _unit(bits & 0xFFFF).mul_(2 * math.pi)
     noise = torch.cat([radius * angle.cos(), radius * angle.sin()], -1)

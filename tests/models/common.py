@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from configs.published import Objective
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality, SpeechConfig, TextConfig, VisionConfig, VisionMaskConfig
-from configs.schema_objective import TeacherConfig
+from configs.schema_objective import DecoderConfig, MasksConfig, TeacherConfig
 from configs.schema_training import ModelConfig
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, MaskedBatch, TokenSpan
+from data_shards.spans import noise_keys, several_masks
 
 MODALITIES: tuple[Modality, ...] = ("vision", "speech", "text")
 LENGTHS = {"speech": (9, 14, 12, 11), "text": (10, 16, 7, 13)}
@@ -17,10 +20,20 @@ LENGTHS = {"speech": (9, 14, 12, 11), "text": (10, 16, 7, 13)}
 
 
 def tiny_config(
-    patches: int = 6, layers: int = 3, modality: Modality | tuple[Modality, ...] = "vision", **model
+    patches: int = 6,
+    layers: int = 3,
+    modality: Modality | tuple[Modality, ...] = "vision",
+    objective: Objective = "v1",
+    **model,
 ) -> PretrainConfig:
-    """Width 32, three blocks, K = 2; a 4 x 4 grid of which at most `patches` are masked, 16 channels, 50 types."""
+    """Width 32, three blocks, K = 2; a 4 x 4 grid of which at most `patches` are masked, 16 channels, 50 types.
+
+    v2: three masks of each sample.
+    """
+    several = {"masks": MasksConfig(count=3), "decoder": DecoderConfig(layers=3, groups=4)} if objective == "v2" else {}
     return PretrainConfig(
+        objective=objective,
+        **several,
         modality=modality,
         model=ModelConfig(layers=layers, width=32, heads=4, ffn=64, **model),
         vision=VisionConfig(image_size=16, patch_size=4, mask=VisionMaskConfig(patches=patches, max_block=16)),
@@ -47,7 +60,10 @@ def random_batch(
     lengths: Sequence[int] | None = None,
     modality: Modality | None = None,
 ) -> MaskedBatch:
-    """Noise of which `masked` tokens a sample are masked (default: as many as images allow; for others a third)."""
+    """Noise of which `masked` tokens a sample are masked (default: as many as images allow; for others a third).
+
+    v2: the masks that the configuration asks for, drawn as loaders draw them.
+    """
     generator = torch.Generator().manual_seed(seed)
     modality = modality or config.modalities[0]
     if modality == "vision":
@@ -57,12 +73,21 @@ def random_batch(
     noise = torch.rand(len(lengths), int(lengths.max()), generator=generator)
     noise = noise.masked_fill(torch.arange(int(lengths.max())) >= lengths[:, None], 2.0)
     mask = noise.argsort(1).argsort(1) < masked
+    extra = {"masks": mask[:, None]}
     inputs = {"vision": _images, "speech": _clips, "text": _texts}[modality](config, lengths, mask, generator)
+    if own := config.for_modality(modality).masks:
+        ids, grid = np.arange(len(lengths)), config.vision.grid if modality == "vision" else 0
+        masks = several_masks(seed, 0, ids, lengths.numpy(), own, grid)
+        extra = {
+            "masks": torch.from_numpy(masks),
+            "noise_keys": torch.from_numpy(noise_keys(seed, 0, ids, own.count)),
+        }
+        inputs.pop("corrupted", None)
     return MaskedBatch(
         modality=modality,
         lengths=lengths,
         sample_ids=torch.arange(len(lengths)),
-        masks=mask[:, None],
+        **extra,
         span=SPANS[modality],
         **inputs,
     )
