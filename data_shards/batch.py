@@ -196,6 +196,11 @@ class MaskedBatch(SampleBatch):
     def _longest(self) -> int:
         return self.masks.shape[-1]
 
+    @property
+    def seen_ids(self) -> Tensor:
+        """Text: int32 [B, T], what the student gets with the first mask: corrupted ids, or in 2.0 those of the text."""
+        return self.inputs if self.corrupted is None else self.corrupted[:, 0]
+
     def with_one_mask(self) -> MaskedBatch:
         """Return the same samples with the first of their masks alone."""
         first = {name: getattr(self, name) for name in ("masks", "corrupted", "noise_keys")}

@@ -170,6 +170,22 @@ class Data2Vec(Objective):
         masked = only_mask(batch).sum(1).tolist()
         return flops(self.configs[batch.modality], batch.lengths.tolist(), masked)
 
+    def watched(self, batch: MaskedBatch, weights: Weights) -> list[tuple[nn.Module, Tensor]]:
+        """Return the modules of one network whose outputs tell of a collapse, in the order of the forward pass.
+
+        With each comes bool [B, T], the tokens that count among the last T of its outputs in `one_pass`.
+        """
+        network, real = self.network(batch.modality, weights), real_tokens(batch.lengths, batch.tokens)
+        modules = [network.get_submodule(network.first_module), *network.encoder.blocks]
+        return [(module, real) for module in modules]
+
+    def one_pass(self, batch: MaskedBatch, weights: Weights) -> None:
+        """Run one network as the objective does, for those who watch its modules."""
+        network = self.network(batch.modality, weights)
+        student_input, teacher_input = network.student_teacher_inputs(batch)
+        inputs, mask = (student_input, only_mask(batch)) if weights == "student" else (teacher_input, None)
+        network(network.embed(inputs), _lengths(batch), mask)
+
     @torch.no_grad()
     def features(self, batch: SampleBatch, weights: Weights = "teacher") -> Tensor:
         """Return a vector per sample, float32 [N, H]: the top K blocks averaged, then the mean over content tokens.

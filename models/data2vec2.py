@@ -10,13 +10,13 @@ without. The published pre-norm block lacks its residual; here it has it.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
-from models.data2vec import Data2Vec, regression_loss
+from models.data2vec import Data2Vec, Weights, regression_loss
 from models.flops import flops
-from models.masked import Masked, masked_of, of_each_mask
+from models.masked import Masked, masked_of, of_each_mask, real_tokens
 from models.objective import ObjectiveOutput
 from models.statistics import moments
 
@@ -72,6 +72,31 @@ class Data2Vec2(Data2Vec):
         predicted, target = outputs[:, :1].float(), whole.mean(1, keepdim=True).repeat_interleave(masks, 0)
         each = torch.full(predicted.shape[:2], options.cls * (batch.most_masked or 0), device=predicted.device)
         return regression_loss(predicted, target, each, options)
+
+    def watched(self, batch: MaskedBatch, weights: Weights) -> list[tuple[nn.Module, Tensor]]:
+        """Return the watched modules: see `Data2Vec.watched`.
+
+        The student's blocks have visible tokens alone, and its decoder counts at the hidden ones of a single mask.
+        """
+        modules = super().watched(batch, weights)
+        if weights == "teacher":
+            return modules
+        masked, head = masked_of(batch.with_one_mask()), self.network(batch.modality, "student").head
+        lengths = masked.seen.sum(1)
+        seen, (first, *blocks) = real_tokens(lengths, masked.visible.shape[1]), modules
+        decoder = [(layer, masked.mask) for layer in head.get_submodule("layers").children()]
+        return [first, *((block, seen) for block, _ in blocks), *decoder]
+
+    def one_pass(self, batch: MaskedBatch, weights: Weights) -> None:
+        """Run one network as the objective does, the student with one mask of each sample."""
+        network = self.network(batch.modality, weights)
+        student_input, teacher_input = network.student_teacher_inputs(batch)
+        if weights == "teacher":
+            network(network.embed(teacher_input), batch.lengths if batch.padded else None)
+            return
+        single = batch.with_one_mask()
+        masked = masked_of(single)
+        self.hidden_predictions(single, self.outputs(single, network.embed(student_input), masked), masked)
 
     def flops(self, batch: SampleBatch) -> float:
         """Return the operations of student and teacher (see `models.flops`)."""

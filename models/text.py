@@ -71,8 +71,7 @@ class TextNetwork(Network):
 
     def student_teacher_inputs(self, batch: SampleBatch) -> tuple[Tensor, Tensor]:
         """Return ids int32 [B, T]: the corrupted ones, if any, for the student, and the whole text for the teacher."""
-        corrupted = batch.corrupted if isinstance(batch, MaskedBatch) else None
-        return (batch.inputs if corrupted is None else corrupted[:, 0]), batch.inputs
+        return (batch.seen_ids if isinstance(batch, MaskedBatch) else batch.inputs), batch.inputs
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the embedded ids [B, T, H]."""

@@ -24,6 +24,7 @@ from data_shards.showing.pictures import PICTURE_SIDE, images, spectrograms
 from data_shards.showing.tokens import Decode, Token, marked_tokens
 from data_shards.vision.decoding import decode
 
+_MASKS = 4  # pictures of an image under its masks, at most
 _EPOCH = 0
 """The epoch whose crops and masks are shown."""
 _LARGEST = 256
@@ -104,11 +105,11 @@ class Drawing:
         pictures: tuple[Picture, ...]
         match batch.modality:
             case "vision":
-                pixels, (whole, masked) = decode(data, self._config.vision), images(batch)
+                pixels, whole = decode(data, self._config.vision), images(batch).whole
                 pictures = (
                     Picture("decoded", _thumbnail(pixels)),
                     _picture("augmented", whole),
-                    _picture("masked", masked),
+                    *(_picture("masked", images(batch, m).masked) for m in range(min(_MASKS, batch.masks.shape[1]))),
                 )
                 first, card = f"{pixels.shape[1]} x {pixels.shape[0]} pixels", replace(card, pictures=pictures)
             case "speech":
@@ -118,12 +119,12 @@ class Drawing:
                 first = self._taken(batch, length)
             case "text":
                 first, card = self._taken(batch, length), replace(card, tokens=self._of_text(batch))
-        share = f"{batch.counts.targets} of {batch.counts.tokens} {_TOKENS[batch.modality]} are masked"
+        share = f"{int(batch.masks[0, 0].sum())} of {batch.counts.tokens} {_TOKENS[batch.modality]} are masked"
+        share += f" by each of {batch.masks.shape[1]} masks" * (batch.masks.shape[1] > 1)
         return replace(card, facts=(f"{first}; {share}", *card.facts))
 
     def _of_text(self, batch: MaskedBatch) -> tuple[Token, ...]:
-        assert batch.corrupted is not None
-        rows = batch.inputs[0], batch.corrupted[0, 0], batch.masks[0, 0]
+        rows = batch.inputs[0], batch.seen_ids[0], batch.masks[0, 0]
         true, seen, masked = (row.tolist() for row in rows)
         return tuple(marked_tokens(true, seen, masked, self._decode_tokens))
 

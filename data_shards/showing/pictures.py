@@ -28,11 +28,11 @@ class Pair(NamedTuple):
     """The same, with the parts marked that the student has to predict."""
 
 
-def images(batch: MaskedBatch) -> Pair:
-    """Pictures of images, colours jittered, not normalised. The second ones hatch the masked patches."""
+def images(batch: MaskedBatch, number: int = 0) -> Pair:
+    """Pictures of images, colours jittered, not normalised. The second ones hatch the patches of mask `number`."""
     assert batch.color is not None
     whole = enlarge(jitter_colors(batch.inputs, batch.color), PICTURE_SIDE)
-    hidden = _pixel_mask(batch.masks[:, 0], whole.shape[-1])
+    hidden = _pixel_mask(batch.masks[:, number], whole.shape[-1])
     return Pair(whole, torch.where(hidden, _hatching(whole.shape[-1]), whole))
 
 

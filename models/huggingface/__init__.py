@@ -1,9 +1,9 @@
 """Our weights as a Hugging Face folder (`Data2VecVisionModel`, `Data2VecAudioModel`, `Data2VecTextModel`), and back.
 
 Names: Transformers' modeling_data2vec_vision.py, _audio.py and _text.py. The regression head has no place there and is
-left out. A folder without a mask vector (the published vision models) leaves ours as initialised. DeepNorm's blocks
-become post-norm ones: LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon (Base: 5e-6 of the hidden
-states' scale), so that the branches' outputs are divided by a.
+left out. A folder without a mask vector (the published vision models) leaves ours as initialised; data2vec 2.0 has
+none. DeepNorm's blocks become post-norm ones: LayerNorm(a x + f) = LayerNorm(x + f / a) up to LayerNorm's epsilon
+(Base: 5e-6 of the hidden states' scale), so that the branches' outputs are divided by a.
 """
 
 from __future__ import annotations

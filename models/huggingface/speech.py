@@ -36,13 +36,13 @@ def layout(config: ModalityConfig) -> Layout:
         _BLOCK,
         _sizes(config),
         _settings(config),
-        "masking.vector",
+        "masking.vector" if config.masks is None else "",
     )
 
 
 def _outer(config: ModalityConfig) -> dict[str, str]:
-    names = {
-        "masking.vector": "masked_spec_embed",
+    names = {"masking.vector": "masked_spec_embed"} if config.masks is None else {}
+    names |= {
         **module("projection.norm", "feature_projection.layer_norm"),
         **module("projection.linear", "feature_projection.projection"),
         **module("encoder.norm", "encoder.layer_norm"),
@@ -81,7 +81,8 @@ def _settings(config: ModalityConfig) -> dict[str, Any]:
         "layer_norm_eps": PUBLISHED["v1", "speech"].norm_eps,
         "layerdrop": config.model.layer_drop,
         "mask_time_length": 10,
-        "mask_time_prob": 0.05,  # used in training mode only; at 0 there would be no place for the mask vector
+        # Used in training mode only. At 0 there is no place for a mask vector, which data2vec 2.0 does not have.
+        "mask_time_prob": 0.05 if config.masks is None else 0.0,
     }
 
 

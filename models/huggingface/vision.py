@@ -21,9 +21,10 @@ _MODULES = {
     "feed_forward.fc1": "intermediate.dense",
     "feed_forward.fc2": "output.dense",
 }
+_MASK = "tokens.mask"
 _OUTER = {
     "tokens.cls": "embeddings.cls_token",
-    "tokens.mask": "embeddings.mask_token",
+    _MASK: "embeddings.mask_token",
     **module("patch_embedding", "embeddings.patch_embeddings.projection"),
     "positions.table": _TABLE,
     **module("norm", "layernorm"),
@@ -44,7 +45,9 @@ def layout(config: ModalityConfig) -> Layout:
         "patch_size": Size("vision.patch_size", config.vision.patch_size, 16),
     }
     block = BlockLayout("encoder.layer", projections, _MODULES, "qv", scaled)
-    return Layout("data2vec-vision", "Data2VecVisionModel", _OUTER, block, sizes, _settings(config), "tokens.mask")
+    outer = {ours: theirs for ours, theirs in _OUTER.items() if ours != _MASK or config.masks is None}
+    optional = _MASK if config.masks is None else ""
+    return Layout("data2vec-vision", "Data2VecVisionModel", outer, block, sizes, _settings(config), optional)
 
 
 def _settings(config: ModalityConfig) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def _settings(config: ModalityConfig) -> dict[str, Any]:
         "layer_scale_init_value": config.model.layer_scale,
         "num_channels": 3,
         "use_absolute_position_embeddings": False,
-        "use_mask_token": True,
+        "use_mask_token": config.masks is None,  # data2vec 2.0 has no mask vector
         "use_mean_pooling": False,  # True would leave the final norm out
         "use_relative_position_bias": False,
         "use_shared_relative_position_bias": True,

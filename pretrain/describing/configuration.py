@@ -57,10 +57,15 @@ def _head(config: PretrainConfig, published: str | None, changed: int, unlike: i
 
 
 def _concerns(key: str, config: PretrainConfig) -> bool:
-    """False for keys of modalities that the run does not have, and for those of mixtures where it is none."""
+    """False for keys of modalities or of an objective that the run does not have, and of mixtures where it is none."""
     section, *rest = key.split(".")
     names = {section, *rest[:1]} & set(MODALITIES)
-    return names <= set(config.modalities) and (section != "mixture" or config.is_mixture)
+    of_v2 = section in ("masks", "decoder") or key == "loss.cls"
+    return (
+        names <= set(config.modalities)
+        and (section != "mixture" or config.is_mixture)
+        and (not of_v2 or config.objective == "v2")
+    )
 
 
 def _is_published(key: str, config: PretrainConfig) -> bool:
@@ -72,7 +77,7 @@ def _resolved(config: PretrainConfig) -> dict[str, Any]:
     """Values by dotted key, as `plain` gives them; a null that stands for a value of this run is replaced by it."""
     values = flat(plain(config))
     own = {modality: config.for_modality(modality) for modality in config.modalities}
-    for section in ("model", "teacher", "loss"):
+    for section in ("model", "teacher", "loss", *(("masks", "decoder") if config.objective == "v2" else ())):
         meant = {name: vars(getattr(one, section)) for name, one in own.items()}
         for key in next(iter(meant.values())):
             if values[f"{section}.{key}"] is None:

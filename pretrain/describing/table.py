@@ -69,14 +69,24 @@ def _input(config: ModalityConfig) -> str:
     match config.modality:
         case "vision":
             vision = config.vision
-            masked = f"at most {vision.mask.patches} of {vision.tokens} masked"
-            return (
-                f"images of {vision.image_size} x {vision.image_size} pixels, patches of {vision.patch_size}; {masked}"
-            )
+            size = f"images of {vision.image_size} x {vision.image_size} pixels, patches of {vision.patch_size}"
+            masked = f"at most {vision.mask.patches} of {vision.tokens} masked" if config.masks is None else ""
+            return f"{size}; {masked}{_several(config, vision.tokens)}"
         case "speech":
-            return f"clips of at most {config.speech.max_seconds:g} s: {config.longest:,} frames"
+            length = f"{config.speech.max_seconds:g} s: {config.longest:,} frames"
+            return f"clips of at most {length}{_several(config, config.speech.longest, '; of these ')}"
         case "text":
-            return f"texts of at most {config.longest:,} tokens, of {config.text.vocab_size:,} types"
+            types = f"{config.longest:,} tokens, of {config.text.vocab_size:,} types"
+            return f"texts of at most {types}{_several(config, config.text.longest, '; of the longest ')}"
+
+
+def _several(config: ModalityConfig, tokens: int, before: str = "") -> str:
+    """Return words for the masks of data2vec 2.0 of a sample of `tokens`; "" for data2vec."""
+    if config.masks is None:
+        return ""
+    masks = config.masks
+    hidden = masks.hidden(tokens) if config.modality == "speech" else tokens - masks.visible(tokens)
+    return f"{before}{hidden} masked by each of {masks.count} masks"
 
 
 def _batch(config: ModalityConfig, loader: ModalityLoader, step: int) -> str:

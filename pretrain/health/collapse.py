@@ -15,19 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema_modalities import Modality
 from configs.schema_running import GuardConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec, Weights
-from models.masked import real_tokens
 from models.statistics import effective_rank, token_std
 from pretrain.engine import distributed
 
 _SAMPLES = 8  # samples of a micro-batch that are measured
 _TOKENS = 256  # tokens for the effective rank, whose cost grows with their cube
-_FIRST_MODULES: dict[Modality, str] = {"vision": "patch_embedding", "speech": "feature_encoder", "text": "embedding"}
-"""First child with weights of each network."""
-
 _FLOOR = 1e-4
 """Standard deviation below which a module has collapsed, whatever it was before: for runs that start collapsed.
 
@@ -69,33 +64,22 @@ def measure(model: Data2Vec, batch: MaskedBatch, device: torch.device) -> dict[s
 
 def _pass(model: Data2Vec, batch: MaskedBatch, weights: Weights) -> dict[str, Tensor]:
     """Forward pass of one network; float64 [2] by module: standard deviation and effective rank."""
-    network = model.network(batch.modality, weights)
-    watched = _watched(model, batch.modality, weights)
-    real = real_tokens(batch.lengths, batch.tokens)
-    found: dict[str, Tensor] = {}
-    student_input, teacher_input = network.student_teacher_inputs(batch)
-    inputs, mask = (student_input, batch.masks[:, 0]) if weights == "student" else (teacher_input, None)
-    with ExitStack() as hooks:
-        for name, module in watched.items():
-            hooks.enter_context(module.register_forward_hook(_hook(name, real, found)))
-        network(network.embed(inputs), batch.lengths if batch.padded else None, mask)
-    return {name: found[name] for name in watched}
-
-
-def _watched(model: Data2Vec, modality: Modality, weights: Weights) -> dict[str, nn.Module]:
-    """Modules that are measured, by name, in the order of the forward pass."""
-    network = model.network(modality, weights)
     root = model.student if weights == "student" else model.teacher
     # Modules of the student that the teacher's network uses are not among them.
     names = {module: f"{weights}.{name}" for name, module in root.named_modules()}
-    modules = [network.get_submodule(_FIRST_MODULES[modality]), *network.encoder.blocks]
-    return {names[module]: module for module in modules if module in names}
+    found: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for module, real in model.watched(batch, weights):
+            if module in names:
+                hooks.enter_context(module.register_forward_hook(_hook(names[module], real, found)))
+        model.one_pass(batch, weights)
+    return found
 
 
 def _hook(name: str, real: Tensor, found: dict[str, Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
     """Forward hook that stores the figures of an output [B, prefix + T, C] in `found[name]`.
 
-    real: bool [B, T], the tokens that are not padding.
+    real: bool [B, T], the tokens that count.
     """
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -19,13 +19,19 @@ _LEGEND = "**⟦masked⟧**: the student predicts it; *⟨seen → true⟩*: rep
 
 
 def images_picture(batch: MaskedBatch, most: int = 8) -> Tensor:
-    """Picture uint8 [3, h, w] with two rows of up to `most` images.
+    """Picture uint8 [3, h, w] with two rows of up to `most` images, or of data2vec 2.0 three.
 
-    The upper row shows the teacher's input before normalisation, with jittered colours. The lower row hatches the
-    patches that the student does not see.
+    The upper row shows the teacher's input before normalisation, with jittered colours. The second row hatches the
+    patches that the student does not see, and the third one those of further masks of the first image.
     """
-    whole, masked = images(batch.map(lambda tensor: tensor[:most].cpu()))
-    return torch.cat([_row(whole), _row(masked)], dim=1)
+    few = batch.map(lambda tensor: tensor[:most].cpu())
+    whole, masked = images(few)
+    rows, others = [_row(whole), _row(masked)], range(1, min(few.masks.shape[1], 1 + len(few)))
+    if others:
+        first = few.map(lambda tensor: tensor[:1])
+        more = torch.cat([images(first, number).masked for number in others])
+        rows.append(_row(torch.cat([more, torch.full_like(whole, 255)])[: len(few)]))
+    return torch.cat(rows, dim=1)
 
 
 def _row(images: Tensor) -> Tensor:
@@ -43,8 +49,7 @@ def spectrograms_picture(batch: MaskedBatch, clips: int = 4) -> Tensor:
 def texts_markdown(batch: MaskedBatch, tokenizer: Tokenizer, texts: int = 6) -> str:
     """Markdown list of up to `texts` texts, with masked tokens in bold brackets and replaced ones in italics."""
     batch = batch.take(torch.arange(min(texts, len(batch)))).to("cpu")
-    assert batch.corrupted is not None
-    rows = zip(batch.inputs, batch.corrupted[:, 0], batch.masks[:, 0], batch.lengths.tolist(), strict=True)
+    rows = zip(batch.inputs, batch.seen_ids, batch.masks[:, 0], batch.lengths.tolist(), strict=True)
     marked = [
         _marked(whole[:n].tolist(), seen[:n].tolist(), mask[:n].tolist(), tokenizer) for whole, seen, mask, n in rows
     ]

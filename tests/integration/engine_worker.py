@@ -22,7 +22,7 @@ from torch import Tensor
 from configs.compose import compose_pretrain
 from configs.schema import PretrainConfig
 from models.build import modality_of
-from models.data2vec import Data2Vec
+from models.data2vec2 import make_objective
 from pretrain.checkpoints.reading import RunState, load_weights
 from pretrain.checkpoints.saving import Checkpoints
 from pretrain.engine import distributed
@@ -76,7 +76,7 @@ class Average:
 def follow(job: dict) -> dict:
     """Train one engine, with a step whose gradient is undefined on the last rank."""
     config = compose_pretrain(job["overrides"])
-    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    engine = Engine(make_objective(config), config, torch.device("cpu"))
     start = masters = engine.partitions.gather("student")
     average, first_copy = Average(engine, start), low_precision_copy(engine)
     norms, decays, trespassed, poisoned_moved = [], [], set(), []
@@ -122,7 +122,7 @@ def resume(job: dict) -> dict:
     """Train with a checkpoint on the way, and go on from it with a fresh engine; compare all that is kept."""
     config = compose_pretrain(job["overrides"])
     folder = Path(job["folder"])
-    straight = Engine(Data2Vec(config), config, torch.device("cpu"))
+    straight = Engine(make_objective(config), config, torch.device("cpu"))
     before, after = range(job["resume_at"]), range(job["resume_at"], job["steps"])
     for step in before:
         train(straight, config, step)
@@ -130,7 +130,7 @@ def resume(job: dict) -> dict:
     checkpoints.save(straight, RunState({}), wait=True)
     saved = {weights: straight.partitions.gather(weights) for weights in ("teacher", "student")}
     losses = [train(straight, config, step) for step in after]
-    second = Engine(Data2Vec(config), config, torch.device("cpu"))
+    second = Engine(make_objective(config), config, torch.device("cpu"))
     checkpoints.load(second, checkpoints.newest_good())
     resumed = [train(second, config, step) for step in after]
     offline = {weights: load_weights(folder, weights)[0] for weights in ("teacher", "student")}
@@ -171,7 +171,7 @@ def everything(engine: Engine) -> dict[str, Tensor]:
 def leave(job: dict) -> dict:
     """Train one engine, save it, and go on; the losses from there."""
     config = compose_pretrain(job["overrides"])
-    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    engine = Engine(make_objective(config), config, torch.device("cpu"))
     for step in range(job["steps"]):
         train(engine, config, step)
     checkpoints = Checkpoints(Path(job["save"]), config.checkpoint)
@@ -187,7 +187,7 @@ def take_up(job: dict) -> dict:
     """Load checkpoints of any layout into one engine, one after the other, and compare all that each holds; after the
     first and the last go on training."""
     config = compose_pretrain(job["overrides"])
-    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    engine = Engine(make_objective(config), config, torch.device("cpu"))
     results = []
     for folder in map(Path, job["load"]):
         checkpoints = Checkpoints(folder, config.checkpoint)
@@ -215,7 +215,7 @@ def find(job: dict) -> dict:
     """Plant a NaN in a step, on the last rank: in a module's output or in the gradient there. What is found in a second
     run of the batch, and whether an engine that never saw the step takes the next one alike."""
     config = compose_pretrain(job["overrides"])
-    engine, other = (Engine(Data2Vec(config), config, torch.device("cpu")) for _ in range(2))
+    engine, other = (Engine(make_objective(config), config, torch.device("cpu")) for _ in range(2))
     train(engine, config, 0), train(other, config, 0)
     found = []
     for number, (where, name) in enumerate(job["plants"], start=1):
@@ -255,7 +255,7 @@ def planted(engine: Engine, where: str, name: str) -> Iterator[None]:
 def losses(job: dict) -> dict:
     """Train one engine; the loss of every step."""
     config = compose_pretrain(job["overrides"])
-    engine = Engine(Data2Vec(config), config, torch.device("cpu"))
+    engine = Engine(make_objective(config), config, torch.device("cpu"))
     return {"losses": [train(engine, config, step) for step in range(job["steps"])], "samples": engine.samples}
 
 

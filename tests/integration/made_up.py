@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from configs.schema import PretrainConfig
 from configs.signals import samples_of
 from data_shards.batch import BOS, EOS, FRAME_STRIDE, PAD, RECEPTIVE_FIELD, UNK, MaskedBatch, TokenSpan
 from data_shards.order.mixture import mixture_of
+from data_shards.spans import noise_keys, several_masks
 from pretrain.engine import distributed
 
 TINY = [
@@ -23,13 +26,18 @@ TINY = [
     "model.drop_path=0",
 ]  # fmt: skip
 KINDS = ("vision", "speech", "text", "mixture")
+SECOND = tuple(f"{kind} v2" for kind in KINDS)
+"""The same in data2vec 2.0."""
+_V2 = ["objective=v2", "masks.count=3", "decoder.layers=2", "decoder.groups=2", "decoder.kernel=3", "decoder.dropout=0"]
 
 
 def tiny(kind: str, size: int, micro: int) -> list[str]:
-    """Overrides of a tiny run of a modality, or of a mixture of all three, without any dropout.
+    """Overrides of a tiny run of a modality, or of a mixture of all three, without any dropout; " v2": in data2vec 2.0.
 
     Steps are of `size` samples, in the mixture half as many of speech; micro-batches of `micro`.
     """
+    if kind in SECOND:
+        return [*tiny(kind.removesuffix(" v2"), size, micro), *_V2]
     if kind != "mixture":
         recipe = "demo" if kind == "vision" else f"demo_{kind}"
         return [f"recipe={recipe}", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
@@ -51,8 +59,24 @@ def micro_batches(config: PretrainConfig, step: int) -> list[MaskedBatch]:
             batch = _clips(part, generator)
         case "text":
             batch = _texts(part, generator)
+    batch = _several(batch, part, step)
     own = torch.arange(len(batch))[distributed.rank() :: distributed.world()]
     return [batch.take(rows) for rows in own.split(part.batch.micro)]
+
+
+def _several(batch: MaskedBatch, config: ModalityConfig, step: int) -> MaskedBatch:
+    """The batch with the masks of data2vec 2.0, if the run is of it."""
+    if config.masks is None:
+        return batch
+    ids, grid = batch.sample_ids.numpy(), config.vision.grid if config.modality == "vision" else 0
+    masks = several_masks(config.seed, step, ids, batch.lengths.numpy(), config.masks, grid)
+    return replace(
+        batch,
+        masks=torch.from_numpy(masks),
+        noise_keys=torch.from_numpy(noise_keys(config.seed, step, ids, config.masks.count)),
+        corrupted=None,
+        most_masked=None,
+    )
 
 
 def _images(config: ModalityConfig, generator: torch.Generator) -> MaskedBatch:
