@@ -72,26 +72,35 @@ class Published:
     cls: float = 0.0
 
 
-_RECIPES: dict[tuple[Modality, str], str] = {
-    ("vision", "base"): "vision_base_imagenet",
-    ("vision", "large"): "vision_large_imagenet_phase1",
-    ("speech", "base"): "speech_base_librispeech",
-    ("text", "base"): "text_base_books_wikipedia",
+_RECIPES: dict[tuple[Objective, Modality, str], str] = {
+    ("v1", "vision", "base"): "vision_base_imagenet",
+    ("v1", "vision", "large"): "vision_large_imagenet_phase1",
+    ("v1", "speech", "base"): "speech_base_librispeech",
+    ("v1", "text", "base"): "text_base_books_wikipedia",
+    ("v2", "vision", "base"): "vision_base_imagenet_v2",
+    ("v2", "vision", "large"): "vision_large_imagenet_v2",
+    ("v2", "vision", "huge"): "vision_huge_imagenet_v2",
+    ("v2", "speech", "base"): "speech_base_librispeech_v2",
+    ("v2", "speech", "large"): "speech_large_librilight_v2",
+    ("v2", "text", "base"): "text_base_books_wikipedia_v2",
+    ("v2", "text", "large"): "text_large_v2",
 }
-"""Recipe of a published model, by modality and size."""
+"""Recipe of a published model, by objective, modality and size."""
 _OTHER_RECIPES = ("vision_large_imagenet_phase2", "speech_base_audioset")
 """Recipes of further published models of the same sizes."""
 
 
-def published_recipe(recipe: str, modalities: tuple[Modality, ...], size: str) -> str | None:
-    """Return the published recipe to compare a run with: its own, or else that of its modality and size, or Base's.
+def published_recipe(recipe: str, objective: Objective, modalities: tuple[Modality, ...], size: str) -> str | None:
+    """Return the published recipe to compare a run with: its own, or else that of objective, modality and size, or
+    Base's.
 
     None for a mixture: none was published.
     """
-    if recipe in (*_RECIPES.values(), *_OTHER_RECIPES):
+    own = [name for (of, *_), name in _RECIPES.items() if of == objective]
+    if recipe in own or (objective == "v1" and recipe in _OTHER_RECIPES):
         return recipe
     modality, *others = modalities
-    return None if others else _RECIPES.get((modality, size), _RECIPES[modality, "base"])
+    return None if others else _RECIPES.get((objective, modality, size), _RECIPES[objective, modality, "base"])
 
 
 _V1: dict[Modality, Published] = {

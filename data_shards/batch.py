@@ -180,7 +180,7 @@ class MaskedBatch(SampleBatch):
     """Text of data2vec: int32 [B, M, T], the ids that the student sees: <mask> at `masks`, random tokens at some
     others. None in 2.0, whose student does not see the masked places."""
     noise_keys: Tensor | None = None
-    """data2vec 2.0: int64 [B, M], the key of each mask's noise (see `models.noise`)."""
+    """data2vec 2.0: int64 [B, M], the key of each mask's noise (see `models.layers.noise`)."""
     most_masked: int | None = None
     """Largest number of masked tokens in any mask, or an upper bound of it. None: counted when the batch is made."""
     most_visible: int | None = None

@@ -35,6 +35,10 @@ def cover_spans(starts: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.cumsum(change, axis=1) > 0
 
 
+_CENTRES = 2**32
+"""First of a mask's numbers that place its blocks. Those in front order its positions, however many there are."""
+
+
 def several_masks(
     seed: int, epochs: Epochs, samples: np.ndarray, lengths: np.ndarray, config: MultiMasks, grid: int = 0
 ) -> np.ndarray:
@@ -84,7 +88,7 @@ def centred_blocks(
     key: uint64 [n]. lengths: int64 [n], the positions of each row that may be centres. grid: as for `several_masks`.
     """
     most = int(centres.max())
-    draws = (drawn(key, most, first=size) >> np.uint64(11)) * 2.0**-53
+    draws = (drawn(key, most, first=_CENTRES) >> np.uint64(11)) * 2.0**-53
     places = (draws * lengths[:, None]).astype(np.int64)
     places = np.where(np.arange(most) < centres[:, None], places, places[:, :1])
     marked = np.zeros((len(key), size), bool)

@@ -23,7 +23,7 @@ from data_shards.batch import MaskedBatch, SampleBatch
 from models.build import make_student, make_teacher, modality_of, network_of, part_state
 from models.flops import flops
 from models.layers.blocks import Block, select_tokens
-from models.masked import masked_rows, real_tokens
+from models.layers.masked import masked_rows, real_tokens
 from models.network import Network
 from models.objective import Objective, ObjectiveOutput, Tracked
 from models.statistics import moments

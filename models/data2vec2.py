@@ -16,7 +16,7 @@ from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
 from models.data2vec import Data2Vec, Weights, regression_loss
 from models.flops import flops
-from models.masked import Masked, masked_of, of_each_mask, real_tokens
+from models.layers.masked import Masked, masked_of, of_each_mask, real_tokens
 from models.objective import ObjectiveOutput
 from models.statistics import moments
 

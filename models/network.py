@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
-from models.decoder import Decoder
 from models.layers.blocks import initialise_blocks, layer_norm
-from models.masked import Masked
+from models.layers.decoder import Decoder
+from models.layers.masked import Masked
 from models.transformer import Encoder
 
 

@@ -24,7 +24,7 @@ from configs.schema_modalities import SpeechConfig
 from configs.signals import CONV_KERNELS, CONV_STRIDES, samples_of
 from data_shards.batch import SampleBatch
 from models.layers.blocks import layer_norm, select_tokens
-from models.masked import Masked, real_tokens, without
+from models.layers.masked import Masked, real_tokens, without
 from models.network import Around, Network
 
 _EPS = PUBLISHED["v1", "speech"].norm_eps

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from configs.modality_config import ModalityConfig
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch, SampleBatch
 from models.layers.blocks import INIT_STD, FeedForward, layer_norm
-from models.masked import Masked, of_each_mask
+from models.layers.masked import Masked, of_each_mask
 from models.network import Around, Network
 
 FIRST_POSITION = PAD + 1

@@ -17,7 +17,7 @@ from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
 from models.layers.attention import ALIGNMENT
 from models.layers.blocks import truncated_normal_
-from models.masked import Masked, of_each_mask
+from models.layers.masked import Masked, of_each_mask
 from models.network import Around, Network
 
 

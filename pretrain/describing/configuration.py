@@ -31,7 +31,7 @@ _UNPUBLISHED = {"model.size", "model.activation_checkpointing", "model.compile",
 def describe(config: PretrainConfig) -> list[str]:
     """A line for each key: marks, `key=value`, and a comment where the value stands for another or differs."""
     values, recipe = _resolved(config), _resolved(compose_recipe(config.recipe))
-    name = published_recipe(config.recipe, config.modalities, config.model.size)
+    name = published_recipe(config.recipe, config.objective, config.modalities, config.model.size)
     published = _resolved(compose_recipe(name)) if name else {}
     changed = {key for key in values if values[key] != recipe[key] and key != "recipe"}
     unlike = {key for key in published if values[key] != published[key] and _is_published(key, config)}

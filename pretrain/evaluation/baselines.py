@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 from configs.schema_modalities import Modality
 from data_shards.batch import UNK, SampleBatch
 from data_shards.showing.log_mel import log_mel
-from models.masked import real_tokens
+from models.layers.masked import real_tokens
 
 NAMES: dict[Modality, str] = {"vision": "raw pixels", "speech": "log-mel statistics", "text": "TF-IDF"}
 """Names in tables."""

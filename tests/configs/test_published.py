@@ -45,16 +45,22 @@ def test_the_published_numbers_of_speech_and_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "modalities", "size", "published"),
+    ("recipe", "objective", "modalities", "size", "published"),
     [
-        ("demo", ("vision",), "tiny", "vision_base_imagenet"),
-        ("demo", ("vision",), "large", "vision_large_imagenet_phase1"),
-        ("vision_large_imagenet_phase2", ("vision",), "tiny", "vision_large_imagenet_phase2"),
-        ("speech_base_audioset", ("speech",), "base", "speech_base_audioset"),
-        ("text_large", ("text",), "large", "text_base_books_wikipedia"),
-        ("mixture_base", ("vision", "text"), "base", None),
+        ("demo", "v1", ("vision",), "tiny", "vision_base_imagenet"),
+        ("demo", "v1", ("vision",), "large", "vision_large_imagenet_phase1"),
+        ("vision_large_imagenet_phase2", "v1", ("vision",), "tiny", "vision_large_imagenet_phase2"),
+        ("speech_base_audioset", "v1", ("speech",), "base", "speech_base_audioset"),
+        ("text_large", "v1", ("text",), "large", "text_base_books_wikipedia"),
+        ("mixture_base", "v1", ("vision", "text"), "base", None),
+        ("vision_base_imagenet", "v2", ("vision",), "base", "vision_base_imagenet_v2"),
+        ("vision_huge_imagenet_v2", "v2", ("vision",), "huge", "vision_huge_imagenet_v2"),
+        ("text", "v2", ("text",), "small", "text_base_books_wikipedia_v2"),
+        ("speech_base_audioset", "v2", ("speech",), "large", "speech_large_librilight_v2"),
     ],
 )
-def test_a_run_is_compared_with_the_published_recipe_of_its_kind(recipe, modalities, size, published) -> None:
-    assert published_recipe(recipe, modalities, size) == published
+def test_a_run_is_compared_with_the_published_recipe_of_its_kind(
+    recipe, objective, modalities, size, published
+) -> None:
+    assert published_recipe(recipe, objective, modalities, size) == published
     assert recipe in GROUPS["recipe"] and published in (None, *GROUPS["recipe"])

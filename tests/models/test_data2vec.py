@@ -11,7 +11,7 @@ from configs.schema import PretrainConfig
 from configs.schema_objective import LossConfig, TeacherConfig
 from models import transformer
 from models.data2vec import Data2Vec, average, regression_loss
-from models.masked import masked_rows
+from models.layers.masked import masked_rows
 from models.statistics import std_from_moments
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
 

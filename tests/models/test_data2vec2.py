@@ -9,7 +9,7 @@ from configs.compose import compose_recipe
 from models.build import make_student
 from models.data2vec import Data2Vec
 from models.data2vec2 import Data2Vec2, make_objective
-from models.masked import Masked, masked_of
+from models.layers.masked import Masked, masked_of
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
 
 each_modality = pytest.mark.parametrize("modality", MODALITIES)

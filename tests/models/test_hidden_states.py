@@ -8,7 +8,7 @@ from configs.signals import samples_of
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
 from models.huggingface import save_pretrained
-from models.masked import real_tokens
+from models.layers.masked import real_tokens
 from models.network import Network
 from tests.models.common import MODALITIES, base_config, random_batch, randomise, tiny_config
 

@@ -23,6 +23,13 @@ ISSUE = "recipe=vision_large_imagenet_phase1 train.steps=3 batch.global=4 batch.
         ("recipe=text_base_books_wikipedia", 16),
         ("recipe=text_large", 32),
         ("recipe=mixture_base", 32),
+        ("recipe=vision_base_imagenet_v2", 16),
+        ("recipe=vision_large_imagenet_v2", 16),
+        ("recipe=vision_huge_imagenet_v2", 32),
+        ("recipe=speech_base_librispeech_v2", 8),
+        ("recipe=speech_large_librilight_v2", 32),
+        ("recipe=text_base_books_wikipedia_v2", 16),
+        ("recipe=text_large_v2", 32),
         (ISSUE, 2),
     ],
 )

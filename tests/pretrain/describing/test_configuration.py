@@ -23,10 +23,17 @@ def marked(*overrides: str) -> dict[str, str]:
 def test_it_prints_every_key_of_the_runs_modalities_with_its_value() -> None:
     config = compose_pretrain(["recipe=speech_base_audioset", "optimizer.lr=1e-3", "data.weights=null"])
     lines = describe(config)[2:]
-    expected = [key for key in leaf_keys(PretrainConfig) if key.split(".")[0] not in ("vision", "text", "mixture")]
+    others = ("vision", "text", "mixture", "masks", "decoder")
+    expected = [key for key in leaf_keys(PretrainConfig) if key.split(".")[0] not in others and key != "loss.cls"]
     assert [line[3:].partition("=")[0] for line in lines] == expected
     values = {key: written(value) for key, value in flat(plain(config)).items() if key in expected}
     assert {line[3:].partition("=")[0]: line[3:].partition("=")[2].partition("  ")[0] for line in lines} == values
+
+
+def test_keys_of_data2vec_2_are_printed_for_it_with_what_their_nulls_stand_for() -> None:
+    lines = describe(compose_pretrain(["recipe=speech_base_librispeech", "objective=v2", "masks.count=4"]))
+    keys = {line[3:].partition("=")[0]: line for line in lines[2:]}
+    assert "here 4" in keys["decoder.layers"] and "masks.count=4" in keys["masks.count"] and "loss.cls" in keys
 
 
 def test_a_published_recipe_as_it_is_has_no_marks() -> None:

@@ -1,6 +1,6 @@
 import torch
 
-from models.noise import normal_noise
+from models.layers.noise import normal_noise
 
 
 def noise(keys, rows, width=64, std=1.0):

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.decoder import NOISE, Decoder
-from models.masked import masked_of
-from models.noise import normal_noise
+from models.layers.decoder import NOISE, Decoder
+from models.layers.masked import masked_of
+from models.layers.noise import normal_noise
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
 
 

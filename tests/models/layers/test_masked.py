@@ -1,6 +1,6 @@
 import torch
 
-from models.masked import masked_of, masked_rows, of_each_mask, real_tokens, without
+from models.layers.masked import masked_of, masked_rows, of_each_mask, real_tokens, without
 from tests.models.common import MODALITIES, random_batch, tiny_config
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from configs.modality_config import DecoderSizes
 from models.layers.blocks import select_tokens
 from models.layers.dropout import dropout
-from models.masked import Masked, without
-from models.noise import normal_noise
+from models.layers.masked import Masked, without
+from models.layers.noise import normal_noise
 
 NOISE = 0.01
 """Standard deviation of the noise at hidden places."""
