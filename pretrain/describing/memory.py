@@ -52,17 +52,41 @@ def activation_bytes(config: ModalityConfig, precision: Precision, cuda: bool) -
 
     Stochastic depth and layer drop, which save some, are not counted. cuda: fused attention keeps no probabilities.
     """
-    model, width, samples = config.model, 4 if precision == "fp32" else 2, _largest(config)
-    tokens = config.longest or config.vision.tokens + 1
+    width, samples = 4 if precision == "fp32" else 2, _largest(config)
+    tokens = config.longest or config.vision.tokens
+    if config.masks is None:
+        stack = _stack_bytes(config, tokens + (config.longest is None), width, cuda)
+        return samples * (stack + _front_bytes(config, tokens, width))
+    seen = config.masks.visible(tokens) + (config.longest is None)
+    if config.modality == "speech":
+        seen = tokens - config.masks.hidden(tokens)
+    of_mask = _stack_bytes(config, seen, width, cuda) + _decoder_bytes(config, tokens, width)
+    if config.modality == "vision":
+        of_mask += config.model.heads * seen**2 * width  # the bias between the visible patches
+    elif config.modality == "speech":
+        of_mask += _position_bytes(config, tokens, width)
+    return samples * (config.masks.count * of_mask + _front_bytes(config, tokens, width))
+
+
+def _stack_bytes(config: ModalityConfig, tokens: int, width: int, cuda: bool) -> int:
+    """Bytes that all blocks keep for a sequence of `tokens`."""
+    model = config.model
     block = tokens * ((8 if model.norm == "pre" else 6) * model.width + 2 * model.ffn) * width
     block += tokens * 2 * model.width * 4  # the residual stream, float32 in front of both norms
     block += tokens * 2 * model.width if model.dropout else 0
     if not cuda:
         block += model.heads * tokens**2 * (width + (4 if model.attention_dropout else 0))
-    stack = block * model.layers
     if model.activation_checkpointing:
-        stack = block + 4 * tokens * model.width * model.layers
-    return samples * (stack + _front_bytes(config, tokens, width))
+        return block + 4 * tokens * model.width * model.layers
+    return block * model.layers
+
+
+def _decoder_bytes(config: ModalityConfig, tokens: int, width: int) -> int:
+    """Bytes that data2vec 2.0's decoder keeps for one mask of a sample."""
+    sizes = config.decoder
+    assert sizes is not None
+    convolutions = _FRONT_COPIES * sizes.layers * tokens * sizes.width
+    return (convolutions + tokens * (config.model.width + sizes.width + 2 * sizes.hidden)) * width
 
 
 def _largest(config: ModalityConfig) -> int:
@@ -85,7 +109,12 @@ def _front_bytes(config: ModalityConfig, tokens: int, width: int) -> int:
         kept += _FRONT_COPIES * length * speech.conv_width
     if config.model.activation_checkpointing:
         kept //= _FRONT_COPIES
-    return (kept + _FRONT_COPIES * speech.position_layers * tokens * config.model.width) * width
+    return kept * width + (0 if config.masks else _position_bytes(config, tokens, width))
+
+
+def _position_bytes(config: ModalityConfig, tokens: int, width: int) -> int:
+    """Bytes that the positional convolutions of speech keep of one sequence."""
+    return _FRONT_COPIES * config.speech.position_layers * tokens * config.model.width * width
 
 
 def number(value: float) -> str:

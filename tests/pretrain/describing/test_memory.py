@@ -9,6 +9,7 @@ from torch import Tensor
 from configs.compose import compose_pretrain
 from configs.schema_running import DeepSpeedConfig
 from models.data2vec import Data2Vec
+from models.data2vec2 import make_objective
 from pretrain.describing.memory import Memory, activation_bytes, state_bytes
 from tests.integration.made_up import micro_batches
 
@@ -47,10 +48,19 @@ def kept_bytes(model: Data2Vec, batch) -> int:
 
 
 @pytest.mark.parametrize("modality", KINDS)
-@pytest.mark.parametrize("more", [[], ["model.dropout=0.1", "model.attention_dropout=0.1"], ["precision=bf16"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["model.dropout=0.1", "model.attention_dropout=0.1"],
+        ["precision=bf16"],
+        ["objective=v2", "masks.count=3"],
+        ["objective=v2", "masks.count=3", "precision=bf16"],
+    ],
+)
 def test_activations_are_those_that_the_model_keeps(modality: str, more: list[str]) -> None:
     config = compose_pretrain([f"modality={modality}", *SIZES, *KINDS[modality], *more])
-    model, bf16 = Data2Vec(config), config.precision == "bf16"
+    model, bf16 = make_objective(config), config.precision == "bf16"
     (batch,) = micro_batches(config, 0)
     batch = batch.take(batch.lengths.argmax().repeat(32))  # all of the longest length
     estimate = activation_bytes(config.for_modality(modality), "bf16" if bf16 else "fp32", cuda=False)

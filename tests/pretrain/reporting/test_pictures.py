@@ -1,6 +1,7 @@
 """What pictures show: images, spectrograms and texts with their masked parts marked."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -104,3 +105,20 @@ def test_texts_have_their_masked_and_replaced_tokens_marked():
     assert "masked" in legend and "seen → true" in legend
     assert first == "1. &lt;s&gt;the**⟦ cat⟧***⟨ mat →  sat⟩*&lt;/s&gt;"
     assert second == r"2. &lt;s&gt;a\*b&lt;/s&gt;"  # no <pad>; markdown's signs are text
+
+
+def test_further_masks_of_the_first_image_stand_in_a_third_row():
+    images = torch.full((3, 3, 28, 28), 200, dtype=torch.uint8)
+    masks = torch.zeros(3, 2, 49, dtype=torch.bool)
+    masks[:, 0, 8] = masks[0, 1, 0] = True
+    picture = images_picture(replace(image_batch(images, masks[0, 0]), masks=masks))
+    above, _, more = picture.split(116, dim=1)
+    changed = (above != more).any(0)[:, :116]
+    assert picture.shape == (3, 3 * 116, 3 * 116) and changed[2:18, 2:18].all() and changed.sum() == 256
+    assert more[:, :, 116:].eq(255).all(), "one further mask alone"
+
+
+def test_texts_without_a_corrupted_form_mark_their_hidden_tokens():
+    batch = replace(texts(), corrupted=None)
+    marked = texts_markdown(batch, TOKENIZER)
+    assert "**⟦ cat⟧**" in marked and "→" not in marked.split("\n", 1)[1]
