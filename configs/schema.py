@@ -64,8 +64,12 @@ class PretrainConfig:
     """Kind of samples: vision, speech or text. Not given: that of the recipe, or of `data.shards`. A list makes a
     mixture, e.g. [vision,speech,text]; see `mixture.*`."""
     init: LocalPath = ""
-    """Source of the student's initial weights: a run directory, or a Hugging Face folder of the same sizes. Optimizer,
-    schedule and teacher begin anew. A run that resumes ignores it. "": random weights."""
+    """Source of the initial weights: a run directory, or a Hugging Face folder of the same model. Positions of another
+    number of patches or tokens, and the types of another vocabulary, are made from those there. Optimizer and schedule
+    begin anew. A run that resumes ignores it. "": random weights."""
+    init_teacher: bool = False
+    """Start the teacher from the teacher of the run `init`. False: from its student, as in the second phase of the
+    published Large. A Hugging Face folder has one set of weights, for both."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format of the forward and backward pass. auto: bf16 on a GPU, fp32 on a CPU. fp16 needs a GPU. The
     optimizer and the teacher always compute in fp32. Published: fp16."""

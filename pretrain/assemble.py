@@ -25,7 +25,7 @@ from pretrain.engine.engine import Engine
 from pretrain.health.collapse import CollapseGuard
 from pretrain.health.guard import Guard
 from pretrain.health.rank_agreement import check_ranks_agree, run_facts, weight_facts
-from pretrain.start_weights import load_student
+from pretrain.start_weights import Start, load_start
 
 
 @dataclass
@@ -100,16 +100,18 @@ def assemble(
         newest = checkpoints.newest_good() if resume else None
     with stage("building the model", shown):
         model = objective(config)
-    start = "student and teacher start at random"
+    start = Start("student and teacher start at random")
     if config.init and not newest:
         assert isinstance(model, Data2Vec), "init= is data2vec's"
-        start = load_student(model, config.init)
-        check_ranks_agree(weight_facts(model.student.state_dict()))
+        start = load_start(model, config.init)
+        check_ranks_agree(weight_facts(model.student.state_dict() | (start.teacher or {})))
     with stage("handing the model to DeepSpeed", shown):
         engine = Engine(model, config, device)
+        if start.teacher:
+            engine.partitions.load_teacher(start.teacher)
         checkpoints.prepare(engine)
     guards = Guard(config.guard), CollapseGuard(config.guard)
-    run = Assembly(config, model, engine, loader, checkpoints, *guards, start)
+    run = Assembly(config, model, engine, loader, checkpoints, *guards, start.line)
     if newest:
         run.load(newest)
     return run

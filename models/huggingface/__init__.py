@@ -71,7 +71,8 @@ def save_pretrained(
 def load_pretrained(folder: str | Path, config: ModalityConfig) -> dict[str, Tensor]:
     """A Hugging Face folder -> weights named like those of `Data2Vec.student`.
 
-    The head is missing, and so is the mask vector if the folder has none. Raises ValueError if the folder is not the
+    The head is missing, and so is the mask vector if the folder has none. Tables of positions and of types have the
+    folder's own numbers of rows. Raises ValueError if the folder is not the
     data2vec model of this modality, has other sizes than the configuration, lacks weights or is damaged.
     """
     folder, layout = Path(folder), layout_of(config)
@@ -162,7 +163,7 @@ def _check_config(folder: Path, layout: Layout) -> None:
         raise ValueError(f"{path} describes a {theirs.get('model_type')!r} model, not {layout.model_type!r}")
     for name, size in layout.sizes.items():
         value = theirs.get(name, size.default)
-        if value != size.value:
+        if value != size.value and not (size.resizes and _is_like(value, size.value)):
             there = f"{path}: {name} is {value!r}"
             if size.key and not _is_like(value, size.value):
                 raise ValueError(f"{there}, where {size.value!r} would fit this run: {_DAMAGED}")

@@ -26,6 +26,8 @@ class Size:
     """Transformers' value if config.json has none."""
     ours: Callable[[Any], Any] = lambda value: value
     """Function from their value to our key's."""
+    resizes: bool = False
+    """True if weights of another value can be made to fit: the number of positions or of types."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def layout(config: ModalityConfig) -> Layout:
     check_post_norm(config, "Data2VecTextModel")
     tokens = config.text.max_tokens + FIRST_POSITION
     sizes = transformer_sizes(config) | {
-        "vocab_size": Size("text.vocab_size", config.text.vocab_size, 30522),
-        "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - FIRST_POSITION),
+        "vocab_size": Size("text.vocab_size", config.text.vocab_size, 30522, resizes=True),
+        "max_position_embeddings": Size("text.max_tokens", tokens, 512, lambda rows: rows - FIRST_POSITION, True),
     }
     return Layout("data2vec-text", "Data2VecTextModel", _OUTER, _BLOCK, sizes, _settings(config))
 

@@ -41,7 +41,7 @@ def layout(config: ModalityConfig) -> Layout:
     projections = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
     scaled = {"gamma1": "lambda_1", "gamma2": "lambda_2"} if config.model.layer_scale > 0 else {}
     sizes = transformer_sizes(config) | {
-        "image_size": Size("vision.image_size", config.vision.image_size, 224),
+        "image_size": Size("vision.image_size", config.vision.image_size, 224, resizes=True),
         "patch_size": Size("vision.patch_size", config.vision.patch_size, 16),
     }
     block = BlockLayout("encoder.layer", projections, _MODULES, "qv", scaled)

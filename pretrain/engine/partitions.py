@@ -151,6 +151,21 @@ class Partitions(ABC):
         return assemble(self.shapes, (piece for rank in pieces for piece in rank))
 
     @torch.no_grad()
+    def load_teacher(self, weights: dict[str, Tensor]) -> None:
+        """Start the teacher from whole fp32 tensors, before the first update. Collective.
+
+        Adam's moments are made with it, as zeros, so that a checkpoint of step 0 holds it too.
+        """
+        groups = self._base.param_groups
+        start = GroupState(0, ("exp_avg", "exp_avg_sq", STATE))
+        places = {i: self._place_states(i, start)[STATE] for i, g in enumerate(self.groups) if groups[g]["teacher"]}
+        for f in self.fragments:
+            if f.partition in places:
+                values = weights[f.name].flatten()[f.start : f.start + f.numel]
+                places[f.partition].narrow(0, f.offset, f.numel).copy_(values)
+        self.update_teacher_copy()
+
+    @torch.no_grad()
     def load_masters(self, weights: dict[str, Tensor]) -> None:
         """Overwrite the masters with whole fp32 tensors: DeepSpeed makes them from weights that it has rounded."""
         partitions = self.local("student")

@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.compose import GROUPS, compose_pretrain, from_yaml
 from configs.keys import flat, plain, split_override
 from configs.resolve.fit import NEUTRAL, DataSize, Device, micro, scale
+from configs.resolve.start import CONTINUED, sizes_of
 from configs.schema import PretrainConfig
 from data_shards.facts import amount_of, modality_of_shards
 from data_shards.text.stored_tokenizer import tokenizer_entry
@@ -23,12 +24,22 @@ _LENGTHS = {"vision": "vision.image_size", "speech": "speech.max_seconds", "text
 def own_data_overrides(overrides: list[str]) -> list[str]:
     """Overrides that follow from the shards: the neutral recipe of their modality, and the size of their vocabulary.
 
-    Keys that `overrides` gives are left alone. Raises ValueError if the shards' index cannot be read, if their samples
-    are of no modality or of several, if they are of another one than `modality`, or if their tokenizers differ.
+    A recipe that goes on from `init` takes the sizes of the model from there, too. Keys that `overrides` gives are left
+    alone. Raises ValueError if the shards' index cannot be read, if their samples are of no modality or of several, if
+    they are of another one than `modality`, or if their tokenizers differ.
     """
     given = dict(map(split_override, overrides))
-    recipe = _recipe(overrides, given)
+    recipe = [*_recipe(overrides, given), *_of_init(overrides, given)]
     return [*recipe, *_vocabulary([*overrides, *recipe], given)]
+
+
+def _of_init(overrides: list[str], given: dict[str, str]) -> list[str]:
+    """The sizes of the model in `init`, for a recipe that goes on from it; a run that has begun keeps them."""
+    if given.get("recipe") not in CONTINUED or "init" not in given:
+        return []
+    config = compose_pretrain(overrides)
+    sizes = sizes_of(config.init, config.modalities[0])
+    return [f"{key}={value}" for key, value in sizes.items() if key not in given]
 
 
 def _recipe(overrides: list[str], given: dict[str, str]) -> list[str]:
@@ -57,7 +68,7 @@ def fitted_overrides(config: PretrainConfig, overrides: list[str], launch: Launc
     Keys that `overrides` gives are left alone. A run that has begun keeps its model, samples and batch on whatever
     device it goes on.
     """
-    if config.recipe not in NEUTRAL or not config.data.shards:
+    if config.recipe not in (*NEUTRAL, *CONTINUED) or not config.data.shards:
         return []
     given = dict(map(split_override, overrides))
     (modality,), amount = config.modalities, amount_of(config.data)
@@ -66,6 +77,8 @@ def fitted_overrides(config: PretrainConfig, overrides: list[str], launch: Launc
     device = Device(launch.world, memory, machine.cores // launch.local_ranks)
     batch = config.batch.global_ if "batch.global" in given else None
     sizes = scale(modality, DataSize(amount.samples, side), device, batch) | _begun(config)
+    if config.recipe in CONTINUED:  # the model is that of `init`, and so is the size of its samples
+        sizes = {key: value for key, value in sizes.items() if key not in ("model", _LENGTHS[modality])}
     added = [f"{key}={value}" for key, value in sizes.items() if key not in given]
     sized = compose_pretrain([*overrides, *added]).for_modality(modality)
     return [*added, *(f"{key}={value}" for key, value in micro(sized, device).items() if key not in given)]

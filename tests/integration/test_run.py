@@ -339,3 +339,14 @@ def test_phase_two_starts_from_the_student_of_phase_one(shards, straight, tmp_pa
     assert f"student and teacher start from the student of {straight} at step 20" in done.stderr
     old, new = load_weights(straight, "student")[0], load_weights(tmp_path, "teacher")[0]
     assert all(torch.allclose(old[name], new[name], atol=1e-7) for name in old)
+
+
+def test_a_continued_run_takes_the_teacher_too(shards, straight, tmp_path):
+    """In ZeRO 3 on two ranks, with a teacher that stands still: it is that of the first run, to the last bit."""
+    still = ["teacher.decay=1", "teacher.decay_end=null", "teacher.decay_steps=0", "init_teacher=true"]
+    done = train(2, overrides(shards, tmp_path, "deepspeed=zero3", f"init={straight}", "train.steps=2", *still))
+    assert f"start from the student and the teacher of {straight} at step 20" in done.stderr, done.stderr[-2000:]
+    old, new = (load_weights(run, "teacher")[0] for run in (straight, tmp_path))
+    student, _ = load_weights(tmp_path, "student")
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert any(not torch.allclose(new[name], student[name], atol=1e-4) for name in new)

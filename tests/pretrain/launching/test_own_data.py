@@ -125,3 +125,22 @@ def test_mistakes_are_a_line_with_the_remedy(tmp_path: Path) -> None:
     for key in ("data.shards", "mixture.text.shards"):
         with pytest.raises(ValueError, match=f"{key} without recipe.*add .*recipe="):
             compose_pretrain([f"{key}=/a", *(["modality=[vision,text]"] if "mixture" in key else [])])
+
+
+def test_a_continued_run_takes_the_model_from_init_and_its_length_from_the_data(tmp_path: Path, started) -> None:
+    shards, first = make_shards(tmp_path / "shards", (40, 40)), tmp_path / "first"
+    (first / "checkpoints").mkdir(parents=True)
+    sizes = ["model.layers=3", "model.width=96", "model.heads=3", "vision.image_size=48", "vision.patch_size=6"]
+    (first / "config.yaml").write_text(to_yaml(compose_pretrain([*sizes, "modality=vision"])))
+    command = ["recipe=vision_continued", f"init={first}", f"data.shards={shards}", f"run.dir={tmp_path}/run"]
+    assert launch.main(command) == 0
+    config = compose_pretrain(started[0])
+    assert (config.model.layers, config.model.width, config.vision.image_size, config.vision.patch_size) == (
+        3,
+        96,
+        48,
+        6,
+    )
+    assert config.train.steps == 1000 and config.batch.global_ == 64 and config.init_teacher
+    assert launch.main([*command, "vision.image_size=60"]) == 0
+    assert compose_pretrain(started[1]).vision.image_size == 60, "what the user gives wins"
