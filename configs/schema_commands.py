@@ -45,6 +45,11 @@ class BuildConfig:
     """Replace the shards of this name that a build with other keys, e.g. another input, made in `output`."""
     workers: Annotated[int | None, Field(ge=1, le=1024)] = None
     """Number of processes, at most 1024. Null: the number of cores."""
+    executor: Literal["local", "dask"] = "local"
+    """Builders of the shards. local: processes of this machine (`workers`). dask: the workers of a cluster, which see
+    input and output under the same paths and run this tree's `.venv`."""
+    address: str = ""
+    """Address of dask's scheduler for executor=dask, e.g. tcp://node0:8786."""
     decode: bool = True
     """Decode every image, and leave out those that cannot be decoded or have more pixels than `vision.max_pixels` by
     default. False: look at headers only. Recordings are always decoded."""

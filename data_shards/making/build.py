@@ -11,6 +11,7 @@ the same bytes. Another command does not touch the shards: see `earlier`.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -31,8 +32,8 @@ from data_shards.making.earlier import (
     save_keys,
     save_tokenizer,
 )
+from data_shards.making.executors import check_executor, run_jobs
 from data_shards.making.writer import save_folder_index, write_shard
-from data_shards.processes import map_unordered
 from data_shards.progress import shards_progress
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
@@ -119,6 +120,13 @@ def _write_planned(plan: ShardPlan) -> WrittenShard:
     return WrittenShard(entry, left_out)
 
 
+def _write_once(plan: ShardPlan) -> WrittenShard:
+    """Write one shard, or find it written: a cluster that loses sight of a worker gives its job to another one."""
+    with plan.record.with_suffix(".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return plan.read_finished() or _write_planned(plan)
+
+
 def _retract_changed(
     split: Split, output: Path, config: BuildConfig, plans: list[ShardPlan], finished: dict[str, WrittenShard]
 ) -> int:
@@ -171,7 +179,7 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     save_keys(config, output, split.name)
     if split.tokenizer:
         save_tokenizer(split.tokenizer, output, split.name)
-    written = _write_all(split.name, plans, finished, output, config.workers)
+    written = _write_all(split.name, plans, finished, output, config)
     for one in sorted(written, key=lambda one: one.entry.url):
         split.left_out.merge(one.left_out)
     _save_left_out(split, output)
@@ -188,16 +196,23 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
 
 
 def _write_all(
-    name: str, plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, workers: int | None
+    name: str, plans: list[ShardPlan], finished: dict[str, WrittenShard], output: Path, config: BuildConfig
 ) -> list[WrittenShard]:
     """All shards of a split: the finished ones, and the others after they were written."""
+    unfinished = {plan.path.name: plan for plan in plans if plan.path.name not in finished}
+    write = _write_once if config.executor == "dask" else _write_planned
     sizes = {plan.path.name: plan.size for plan in plans}
     progress = shards_progress(name, sum(sizes.values()), len(plans), lambda: _begun_bytes(output, sizes))
     for url, shard in finished.items():
         progress.add(sizes[url], shard.entry.nsamples)
     written = list(finished.values())
     with progress:
-        for shard in map_unordered(_write_planned, [plan for plan in plans if plan.path.name not in finished], workers):
+        for shard in run_jobs(write, list(unfinished.values()), config):
+            if not unfinished[shard.entry.url].path.is_file():
+                raise ValueError(
+                    f"{shard.entry.url} was written, but not into output={output} of this machine: input "
+                    "and output must be on a file system that all workers share, under the same paths"
+                )
             written.append(shard)
             progress.add(sizes[shard.entry.url], shard.entry.nsamples)
     return written
@@ -237,6 +252,7 @@ def build(config: BuildConfig) -> list[str]:
     Raises ValueError for mistakes that the user can mend (see `sources`), OSError if the disk is full or unreadable.
     """
     check_name(config.name)
+    check_executor(config)
     output = Path(config.output)
     lines = []
     with stage(f"reading {config.input or f'source={config.source}'}"):

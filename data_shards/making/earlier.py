@@ -24,7 +24,7 @@ from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.shards.sidecar import sidecar
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 
-_FREE = ("output", "name", "workers", "overwrite")  # keys that do not change the content of a shard
+_FREE = ("output", "name", "workers", "executor", "address", "overwrite")  # they do not change a shard's content
 _PATHS = ("input", "tokenizer")
 
 
