@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -25,6 +26,10 @@ STALLED = 76
 """A store, a process or the network is gone for now (EX_PROTOCOL of sysexits.h). The same command goes on."""
 INTERRUPTED = 130
 """Ctrl-C, in commands that save nothing (128 + SIGINT, as shells have it)."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk or a quota without room."""
 
 
 class Temporary(Exception):
@@ -70,5 +75,10 @@ def guarded(command: Callable[[], None]) -> None:
 
 def fail(error: Exception | str, code: int) -> NoReturn:
     """End the process with `code`, after a line `error: ...` for each line of the error."""
-    say("\n".join(f"error: {line}" for line in str(error).splitlines()))
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in FULL and error.filename:
+        text = (
+            f"{error.filename}: {error.strerror}: make room there, or choose another folder; then give the same command"
+        )
+    say("\n".join(f"error: {line}" for line in text.splitlines()))
     sys.exit(code)

@@ -11,12 +11,15 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+from configs.command import FULL
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that is renamed to `path` once its content is on disk.
 
-    An error inside the `with` block removes the temporary file and leaves `path` as it was.
+    An error inside the `with` block removes the temporary file and leaves `path` as it was. An OSError of a full disk
+    names `path`, which the system's own does not.
     """
     partial = path.with_name(path.name + ".tmp")
     try:
@@ -26,8 +29,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 

@@ -141,6 +141,8 @@ def _sizes(config: ModalityConfig) -> Iterator[str]:
 
 def _teacher(config: PretrainConfig) -> Iterator[str]:
     teacher = config.teacher
+    if config.init_teacher and not config.init:
+        yield "init_teacher=true takes the teacher of init, which is empty: add init=DIR, or leave it out"
     if teacher.decay_end is not None and teacher.decay_steps == 0:
         yield f"teacher.decay_end={teacher.decay_end:g} needs teacher.decay_steps=STEPS, the length of the ramp"
     if teacher.decay_end is None and teacher.decay_steps:

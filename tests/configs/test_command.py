@@ -17,6 +17,12 @@ from configs.schema_commands import ExportConfig
         (ValueError("first\nsecond"), 2, "error: first\nerror: second\n"),
         (Temporary("the store is away"), 76, "error: the store is away\n"),
         (FileNotFoundError(2, "No such file", "x"), 1, "error: [Errno 2] No such file: 'x'\n"),
+        (
+            OSError(28, "No space left on device", "out/x.tar"),
+            1,
+            "error: out/x.tar: No space left on device: make room there, or choose another folder; then give the same "
+            "command\n",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted: give the same command again\n"),
     ],
 )

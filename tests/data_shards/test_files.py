@@ -1,7 +1,9 @@
 """Files are replaced whole, and folders locked."""
 
+import errno
 import hashlib
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -22,6 +24,14 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
         file.write(b"half of it")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_by_the_file_that_did_not_fit(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: '.*/file'"), atomic_write(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="Input/output error$"), atomic_write(tmp_path / "file"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_name_is_there_once_all_of_it_is(tmp_path):

@@ -50,6 +50,7 @@ GRID = "vision.image_size=28 vision.patch_size=4 vision.mask.patches=30 vision.m
         (f"{BATCH} data.lanes=2", 4, "4 ranks must divide data.lanes=2", "data.lanes=64 batch.micro=32"),
         (BATCH, 3, "3 ranks must divide data.lanes=128", "batch.global=129 batch.micro=43"),
         ("model.norm=post model.drop_path=0.1", 2, "model.drop_path=0.1 is for pre-norm blocks", "model.drop_path=0"),
+        ("init_teacher=true", 2, "takes the teacher of init, which is empty: add init=DIR", "init_teacher=false"),
         ("schedule.warmup=9 schedule.hold=3000", 2, "schedule.hold=3000 must be below", "schedule.hold=0"),
         ("schedule.warmup=0 schedule.hold=3000", 2, "schedule.hold=3000 must be below", "schedule.hold=0"),
         ("schedule.kind=exponential schedule.lr_end=0", 2, "exponential needs schedule.lr_end", "schedule.lr_end=1e-5"),
