@@ -44,6 +44,7 @@ from data_shards.sources.demo.text import demo_text
 from data_shards.sources.images import image_folder
 from data_shards.sources.media import MediaModality
 from data_shards.sources.recordings import audio_folder
+from data_shards.sources.stores import store_of
 from data_shards.sources.tables.manifests import manifest_split
 from data_shards.sources.tables.tables import media_kind, table_source
 from data_shards.sources.tars.tars import tar_source
@@ -209,10 +210,8 @@ def _write_all(
     with progress:
         for shard in run_jobs(write, list(unfinished.values()), config):
             if not unfinished[shard.entry.url].path.is_file():
-                raise ValueError(
-                    f"{shard.entry.url} was written, but not into output={output} of this machine: input "
-                    "and output must be on a file system that all workers share, under the same paths"
-                )
+                shared = "input and output must be on a file system that all workers share, under the same paths"
+                raise ValueError(f"{shard.entry.url} was written, but output={output} here does not have it: {shared}")
             written.append(shard)
             progress.add(sizes[shard.entry.url], shard.entry.nsamples)
     return written
@@ -260,8 +259,8 @@ def build(config: BuildConfig) -> list[str]:
     for split in splits:
         with stage(f"planning and closing {split.name}"), locked(output):
             entries = _build_split(split, output, config)
-        notes = split.left_out.notes(left_out_path(output, split.name))
-        lines += [*split.notes, *notes, _summary(split, entries, output)]
+        left_out = split.left_out.notes(left_out_path(output, split.name))
+        lines += [*split.notes, *left_out, _summary(split, entries, output)]
     return list(dict.fromkeys(lines))
 
 
@@ -290,11 +289,12 @@ def open_source(config: BuildConfig) -> list[Split]:
 
 
 def _files_split(root: Path, modality: MediaModality, config: BuildConfig) -> Split:
-    """Split of the files of a folder, or of a manifest. Raises ValueError if it cannot be read."""
-    if root.is_file():
+    """Split of the files of a folder, a store or a manifest. Raises ValueError if it cannot be read."""
+    store = store_of(config.input)
+    if store is None and root.is_file():
         return manifest_split(root, media_kind(modality, config), config)
-    if not root.is_dir():
-        wrong = "a folder; give the folder that holds the images or the class folders"
-        wrong = f"not {wrong}" if modality == "vision" else "not there; give a folder of recordings"
-        raise ValueError(f"input={root} is {wrong}, or a TSV or CSV manifest")
-    return image_folder(root, config.name, config.decode) if modality == "vision" else audio_folder(root, config)
+    if store is None and not root.is_dir():
+        wrong = "no folder of images or of class folders" if modality == "vision" else "not there"
+        raise ValueError(f"input={root} is {wrong}: give a folder, an archive, a URL, or a TSV or CSV manifest")
+    speech = modality == "speech"
+    return audio_folder(root, config, store) if speech else image_folder(root, config.name, config.decode, store)

@@ -13,6 +13,7 @@ import posixpath
 import re
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_VERSIONS = ("ETag", "etag", "mtime", "LastModified", "created")
+"""Facts of a remote file that change with it; each backend has some of them."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 20.0
 _SHORT_TRIES = 3  # after this many short answers the file is taken to end there
 
@@ -114,6 +117,32 @@ class Storage:
                 log.info("%s: %s; asking again", url, _reason(error))
                 time.sleep(_wait_seconds(attempt))
         raise AssertionError("there is a first attempt")
+
+    def find(self, url: str) -> list[tuple[str, int, int]]:
+        """Return the files below a URL as (path below it, size, a number that changes with the file).
+
+        Raises FileNotFoundError, PermissionError, Unreachable or ValueError as `fetch`.
+        """
+        system = _file_system(url.partition("://")[0].lower(), os.getpid())
+        for attempt in range(self.retries + 1):
+            try:
+                found = system.find(url, detail=True)
+                break
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, "not found in the store", url) from None
+            except PermissionError:
+                raise
+            except Exception as error:  # each backend has its own exceptions, and they change
+                if attempt >= self.retries or not _is_transient(error):
+                    raise _final_error(error, url, attempt + 1, ended=False) from error
+                time.sleep(_wait_seconds(attempt))
+        root = system._strip_protocol(url).rstrip("/") + "/"
+        listed = []
+        for path, facts in found.items():
+            size = facts["size"] if facts.get("size") is not None else self._size(system, path, default=0)
+            version = [str(facts.get(key)) for key in _VERSIONS]
+            listed.append((path.removeprefix(root), int(size), zlib.crc32(repr(version).encode())))
+        return listed
 
     def _size(self, system: Any, url: str, default: int) -> int:
         """Return the size of a remote file, `default` if the store does not tell it."""

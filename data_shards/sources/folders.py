@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from data_shards.shards.tar import SKIPPED, member_header
+from data_shards.sources.stores import Entry, Store
 from data_shards.sources.units import LeftOut
 
 Anything = TypeVar("Anything")
@@ -21,17 +22,22 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file below the source folder: the parts of its path, and its size and time from `stat`."""
+    """A file below the source folder: the parts of its path, and its size and time from `stat`, or from a store."""
 
     root: Path
     parts: tuple[str, ...]
     size: int
     modified: int
-    """Time of the last change, in ns."""
+    """Time of the last change, in ns; of a store's file a number that changes with it."""
+    store: Store | None = None
+    stored: str = ""
+    """Name in the store."""
 
     @property
     def path(self) -> str:
-        """Path of the file, with the source folder."""
+        """Path of the file, with the source folder or store."""
+        if self.store is not None:
+            return f"{self.store.location}/{self.stored}"
         return str(self.root.joinpath(*self.parts))
 
     @property
@@ -95,6 +101,34 @@ class Walk:
             elif extension(entry.name) not in self.ignored:
                 yield from self._wanted_file(root, parts, entry)
 
+    def stored_files(self, store: Store) -> Iterator[SourceFile]:
+        """Yield the wanted files of a store, in the order in which `files` yields those of such a folder.
+
+        A folder that holds all of them is taken off. Raises ValueError or Unreachable if the store cannot be read.
+        """
+        usable: list[tuple[tuple[str, ...], Entry]] = []
+        for entry in store.entries():
+            parts = tuple(part for part in entry.name.split("/") if part != ".")
+            if entry.problem:
+                self.left_out.add(entry.problem, entry.name)
+            elif not all(parts) or ".." in parts:
+                self.left_out.add("a name that leads out of the archive", entry.name)
+            elif any(part.startswith(".") for part in parts):
+                self.left_out.add("hidden", entry.name)
+            else:
+                usable.append((parts, entry))
+        tops = {parts[0] for parts, _ in usable if len(parts) > 1} if all(len(p) > 1 for p, _ in usable) else set()
+        for parts, entry in sorted(usable):
+            parts = parts[1:] if len(tops) == 1 else parts
+            if extension(parts[-1]) in self.ignored:
+                continue
+            if not self.wanted(parts[-1]):
+                self.left_out.add(f"not {self.kinds}", entry.name)
+            elif not entry.size:
+                self.left_out.add("0 bytes", entry.name)
+            else:
+                yield SourceFile(Path(store.location), parts, entry.size, entry.version, store, entry.name)
+
     def _wanted_file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
         """Yield the file of an entry if it is wanted and usable; else add it to `left_out`."""
         name = "/".join((*parts, entry.name))
@@ -154,6 +188,8 @@ def class_names(root: Path, files: Sequence[SourceFile]) -> list[str]:
     """Sorted names of the class folders; none if a file lies beside them."""
     if any(len(file.parts) == 1 for file in files):
         return []
+    if files and files[0].store is not None:
+        return sorted({file.parts[0] for file in files})
     return sorted(
         entry.name for entry in os.scandir(root) if _succeeds_true(entry.is_dir) and not entry.name.startswith(".")
     )

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from data_shards.shards.bad_sample import BadSample
 from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, shuffled
-from data_shards.sources.media import Encoded, MediaFile, MediaModality, Members
+from data_shards.sources.media import Encoded, MediaModality, Members, media_of
+from data_shards.sources.stores import Store
 from data_shards.sources.units import LeftOut, Split, Unit, label_size
 from data_shards.vision.decoding import decoded_pixels, image_length
 from data_shards.vision.formats import IMAGE_EXTENSIONS, extension_of
@@ -50,16 +51,20 @@ class Images:
         return ""
 
 
-def image_folder(root: Path, name: str, decode: bool) -> Split:
-    """Split of the images in a folder: ROOT/class/.../image.jpg with labels, or ROOT/image.jpg without.
+def image_folder(root: Path, name: str, decode: bool, store: Store | None = None) -> Split:
+    """Split of the images in a folder, or in a store that is read in place.
 
-    A label is the number of the class folder in alphabetical order. Raises ValueError if it
-    holds no image, or if images lie beside class folders. decode: leave out what cannot be decoded.
+    ROOT/class/.../image.jpg with labels, or ROOT/image.jpg without. A label is the number of the class folder in
+    alphabetical order. decode: leave out what cannot be decoded. Raises ValueError if it holds no image, or if images
+    lie beside class folders.
     """
     kinds, left_out = " ".join(IMAGE_EXTENSIONS), LeftOut()
-    files = list(Walk(lambda name: extension(name) in IMAGE_EXTENSIONS, kinds, left_out).files(root))
+    walk = Walk(lambda name: extension(name) in IMAGE_EXTENSIONS, kinds, left_out)
+    files = list(walk.files(root) if store is None else walk.stored_files(store))
     if not files:
-        raise ValueError("; ".join([f"input={root} holds no image ({kinds})", *left_out.notes()]))
+        raise ValueError(
+            "; ".join([f"input={store.location if store else root} holds no image ({kinds})", *left_out.notes()])
+        )
     flat = [file.name for file in files if len(file.parts) == 1]
     if 0 < len(flat) < len(files):
         raise ValueError(
@@ -73,7 +78,6 @@ def image_folder(root: Path, name: str, decode: bool) -> Split:
     keys = keys_of(files)
     check_names((f"{key}.{extension(file.path)}", file) for key, file in zip(keys, files, strict=True))
     units: list[Unit] = [
-        MediaFile(key, file.path, file.size, file.modified, Images(decode), number.get(file.parts[0]))
-        for key, file in zip(keys, files, strict=True)
+        media_of(key, file, Images(decode), number.get(file.parts[0])) for key, file in zip(keys, files, strict=True)
     ]
     return Split(name, "vision", shuffled(units), classes, left_out=left_out)

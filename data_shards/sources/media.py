@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from data_shards.sources.folders import extension
-from data_shards.sources.units import LeftOut, label_member, read_unchanged
+from data_shards.shards.storage import Unreachable
+from data_shards.sources.folders import SourceFile, extension
+from data_shards.sources.stores import DamagedMember, Store
+from data_shards.sources.units import LeftOut, check_size, label_member, read_unchanged
 
 MediaModality = Literal["vision", "speech"]
 """Modalities whose samples are encoded files."""
@@ -70,6 +72,9 @@ class MediaFile:
     kind: MediaKind
     label: int | None = None
     text: str | None = None
+    store: Store | None = None
+    stored: str = ""
+    """Name in the store."""
 
     @property
     def size(self) -> int:
@@ -81,9 +86,28 @@ class MediaFile:
 
     def samples(self, left_out: LeftOut) -> Iterator[tuple[str, Members]]:
         try:
-            data = read_unchanged(self.path, self.file_size)
+            data = self._read()
+        except Unreachable:  # an outage of the store: the same command goes on
+            raise
         except OSError as error:
             left_out.add_unreadable(self.path, error)
             return
+        except DamagedMember as error:
+            left_out.add("damaged in the archive", f"{self.path} ({error})")
+            return
         encoded = Encoded(self.key, self.path, extension(self.path), data, self.label, self.text)
         yield from self.kind.samples(encoded, left_out)
+
+    def _read(self) -> bytes:
+        if self.store is None:
+            return read_unchanged(self.path, self.file_size)
+        data = self.store.read(self.stored)
+        check_size(self.path, self.file_size, len(data))
+        return data
+
+
+def media_of(
+    key: str, file: SourceFile, kind: MediaKind, label: int | None = None, text: str | None = None
+) -> MediaFile:
+    """Return the unit of a source file."""
+    return MediaFile(key, file.path, file.size, file.modified, kind, label, text, file.store, file.stored)

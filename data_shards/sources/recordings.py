@@ -24,7 +24,8 @@ from data_shards.sources.folders import (
     keys_of,
     shuffled,
 )
-from data_shards.sources.media import Encoded, MediaFile, MediaModality, Members
+from data_shards.sources.media import Encoded, MediaModality, Members, media_of
+from data_shards.sources.stores import DamagedMember, Store
 from data_shards.sources.units import LeftOut, Split, Unit
 from data_shards.speech.audio import AUDIO_EXTENSIONS, Recording, flac, is_stored_form, read_recording
 
@@ -110,9 +111,34 @@ def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
     return whole | lines
 
 
-def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
+def _stored_transcripts(store: Store) -> dict[str, dict[str, str]]:
+    """Transcripts in a store, by folder, and there by the recording's name without extension."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in store.entries():
+        if entry.problem or not entry.name.endswith(".txt"):
+            continue
+        try:
+            text = store.read(entry.name).decode("utf-8", "replace")
+        except DamagedMember:
+            continue
+        folder, _, name = entry.name.rpartition("/")
+        own = found.setdefault(folder, {})
+        own[name.removesuffix(".txt")] = text.strip()
+        if name.endswith(".trans.txt"):
+            own |= {name: said for name, _, said in (line.partition(" ") for line in text.splitlines())}
+    return found
+
+
+def _stored(store: Store, walk: Walk) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
+    """(recordings of a store, their texts, names of their classes)."""
+    files, texts = list(walk.stored_files(store)), _stored_transcripts(store)
+    labelled = bool(class_names(Path(store.location), files))
+    said = [texts.get(f.stored.rpartition("/")[0], {}).get(Path(f.parts[-1]).stem) for f in files]
+    return files, said, [file.parts[0] if labelled else None for file in files]
+
+
+def _folder(root: Path, walk: Walk, left_out: LeftOut) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """(recordings of a folder, their texts, names of their classes)."""
-    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, ignored=("txt",))
     files = list(walk.files(root))
     texts: list[str | None] = []
     known: dict[Path, dict[str, str]] = {}
@@ -125,12 +151,15 @@ def _folder(root: Path, left_out: LeftOut) -> tuple[list[SourceFile], list[str |
     return files, texts, [file.parts[0] if labelled else None for file in files]
 
 
-def audio_folder(root: Path, config: BuildConfig) -> Split:
-    """Split of the recordings of a folder. Raises ValueError if there are none."""
+def audio_folder(root: Path, config: BuildConfig, store: Store | None = None) -> Split:
+    """Split of the recordings of a folder, or of a store that is read in place. Raises ValueError if there are none."""
     left_out = LeftOut()
-    files, texts, labels = _folder(root, left_out)
+    walk = Walk(lambda name: extension(name) in AUDIO_EXTENSIONS, _KINDS, left_out, ignored=("txt",))
+    files, texts, labels = _folder(root, walk, left_out) if store is None else _stored(store, walk)
     if not files:
-        raise ValueError("; ".join([f"input={root} holds no recording ({_KINDS})", *left_out.notes()]))
+        raise ValueError(
+            "; ".join([f"input={store.location if store else root} holds no recording ({_KINDS})", *left_out.notes()])
+        )
     classes = sorted({label for label in labels if label is not None})
     number = {name: i for i, name in enumerate(classes)}
     kind = Recordings(config.min_seconds, config.segment_seconds)
@@ -139,5 +168,5 @@ def audio_folder(root: Path, config: BuildConfig) -> Split:
     check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
-        units.append(MediaFile(key, file.path, file.size, file.modified, kind, numbered, text))
+        units.append(media_of(key, file, kind, numbered, text))
     return Split(config.name, "speech", shuffled(units), classes, left_out=left_out)

@@ -134,9 +134,14 @@ def read_unchanged(path: str, size: int) -> bytes:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path} went away during the build; build again") from None
-    if len(data) != size:
-        raise ValueError(f"{path} changed from {size} to {len(data)} bytes during the build; build again")
+    check_size(path, size, len(data))
     return data
+
+
+def check_size(path: str, listed: int, read: int) -> None:
+    """Raise ValueError if a file is not as long as it was listed."""
+    if read != listed:
+        raise ValueError(f"{path} changed from {listed} to {read} bytes during the build; build again")
 
 
 def sorted_classes(found: Iterable[str]) -> list[str]:

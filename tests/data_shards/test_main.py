@@ -13,8 +13,8 @@ def test_the_command_line(tmp_path):
     assert "16 samples in 1 shards, 2 classes" in done.stdout
     missing = command("build", "source=imagefolder", "input=/nowhere", f"output={tmp_path / 'b'}")
     assert missing.returncode == 2 and missing.stderr == (
-        "error: input=/nowhere is not a folder; give the folder that holds the images or the class folders, "
-        "or a TSV or CSV manifest\n"
+        "error: input=/nowhere is no folder of images or of class folders: give a folder, an archive, a URL, or a TSV "
+        "or CSV manifest\n"
     )
 
 

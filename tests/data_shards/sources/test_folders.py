@@ -72,7 +72,7 @@ def test_what_cannot_be_built_is_refused_by_name(tmp_path, case):
             images.mkdir()
             words = "holds no image"
         case "missing":
-            images, words = tmp_path / "nowhere", "is not a folder"
+            images, words = tmp_path / "nowhere", "is no folder"
         case "long name":
             (images / "cat" / ("x" * 200 + ".jpg")).write_bytes(encoded(0))
             words = "x" * 200
