@@ -45,10 +45,9 @@ EDITS = {
     ],
     "configs/published.py": [
         (
-            '    ("v1", "text"):',
-            '    ("v1", "series"): Published('
-            '"pre", 1e-6, True, 0.0, "all", 2, "block", "layer", "none", 2.0, "mean"),\n'
-            '    ("v1", "text"):',
+            '    "text": Published(',
+            '    "series": Published("pre", 1e-6, True, 0.0, "all", 2, "block", "layer", "none", 2.0, "mean"),\n'
+            '    "text": Published(',
         )
     ],
     "data_shards/kinds.py": [

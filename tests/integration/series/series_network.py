@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
 from data_shards.batch import SampleBatch
+from models.layers.masked import Masked, of_each_mask
 from models.network import Network
 
 
@@ -38,6 +39,9 @@ class SeriesNetwork(Network):
     ) -> list[Tensor]:
         x = x if mask is None else torch.where(mask[..., None], self.mask, x)
         return self.encoder(x + self.positions.weight, lengths=lengths, rows=rows, **asked)
+
+    def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
+        return self.encoder(of_each_mask(x + self.positions.weight, masked.visible), lengths=masked.lengths, **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
         return torch.ones(len(batch), batch.tokens, dtype=torch.bool, device=batch.inputs.device)
