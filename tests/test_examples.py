@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_shards.shard_tools import clip, encoded
+from tests.data_shards.shard_tools import build_folder, clip, encoded, make_images
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs/examples"
@@ -77,3 +77,46 @@ def test_every_command_of_the_page_runs(tmp_path: Path, name: str, make) -> None
         said += done.stdout + done.stderr
     assert "untrained network" in said and "teacher at step 4" in said, "both probes"
     assert re.search(r"torch\.Size\(\[1, \d+, 128\]\)", said), "what the model that Transformers loaded gives"
+
+
+SRUN = """#!/bin/bash
+shift 2
+for node in 0 1; do
+  SLURM_NODEID=$node SLURM_STEP_NUM_NODES=2 SLURM_STEP_NUM_TASKS=2 SLURM_JOB_ID=7 "$@" cluster.master=127.0.0.1 &
+  pids+=($!)
+done
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+echo "step ended with $code" >> "$LOG"
+[[ -e $LOG.first ]] || { touch "$LOG.first"; exit 76; }
+exit $code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_the_slurm_script_starts_every_node_and_goes_on_after_76(tmp_path: Path):
+    """A stand-in for srun starts the two tasks here; it tells of a lost node once, although none was lost."""
+    build_folder(make_images(tmp_path / "images", 20), tmp_path / "shards")
+    for tool, script in (("srun", SRUN), ("sleep", "#!/bin/sh\n")):
+        (tmp_path / tool).write_text(script)
+        (tmp_path / tool).chmod(0o755)
+    keys = ["recipe=vision", "launch.ranks=1", "batch.global=8", "train.steps=3", "checkpoint.every=1"]
+    keys += [f"data.shards={tmp_path}/shards", f"run.dir={tmp_path}/run"]
+    environment = {**os.environ, "LOG": str(tmp_path / "log"), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(PAGES / "pretrain.sbatch"), *keys]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "log").read_text() == "step ended with 0\n" * 2
+    assert "attempt 1 ended with code 76: starting again" in done.stderr
+    assert "2 ranks, 1 of them here" in done.stdout and (tmp_path / "run/checkpoints/step_00000003").is_dir()
+
+
+def test_the_image_has_what_the_commands_need():
+    """The Dockerfile copies every package, and nothing that is not there; it installs by the one door."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"run.sh", "pyproject.toml", "configs", "data_shards", "models", "pretrain"} == set(copied)
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert kept == set(copied) and "RUN ./run.sh setup" in lines and 'ENTRYPOINT ["./run.sh"]' in lines

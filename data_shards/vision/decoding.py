@@ -111,6 +111,8 @@ def _strip_rgb(image: Image.Image, inverted: bool) -> np.ndarray:
     """Return uint8 [H, W, 3], or grey levels uint8 [H, W, 1]; alpha is dropped, as in torchvision's loader."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _eight_bits(image)[:, :, None]
+    if image.mode == "P":  # of a palette with transparency Pillow would warn, on the reader's screen
+        image.info.pop("transparency", None)
     return np.asarray((ImageChops.invert(image) if inverted else image).convert("RGB"))
 
 

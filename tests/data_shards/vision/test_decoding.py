@@ -24,6 +24,13 @@ def test_every_kind_decodes_to_rgb_as_pillow_does(kind, mode):
     assert np.abs(decode(data).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_says_nothing_and_keeps_its_colours():
+    buffer, image = io.BytesIO(), Image.open(io.BytesIO(encoded(3, "PNG", mode="P")))
+    image.save(buffer, "PNG", transparency=bytes(range(256)))
+    assert np.array_equal(decode(buffer.getvalue()), np.asarray(image.convert("RGB")))
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0" + bytes(40), b"no"])
 def test_damaged_exif_turns_nothing(exif):
