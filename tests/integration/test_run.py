@@ -263,15 +263,13 @@ def test_what_is_wrong_on_one_rank_alone_is_said_by_that_rank(tmp_path):
 
 
 def test_a_run_goes_on_on_other_ranks_and_stages_but_under_no_other_seed(shards, straight, tmp_path):
-    """Two ranks in ZeRO 2, then four in ZeRO 3 with other micro-batches, then one in ZeRO 1, every sample of every step
-    the same: the losses are those of the run that nobody changed."""
+    """Two ranks in ZeRO 2, then one in ZeRO 3 with other micro-batches, every sample of every step the same: the losses
+    are those of the run that nobody changed. More ranks and stages: test_elastic."""
     still, undisturbed, changed = ("model.drop_path=0", "deepspeed=zero2"), tmp_path / "undisturbed", tmp_path / "run"
     train(2, overrides(shards, undisturbed, *still))
     train(2, overrides(shards, changed, *still, "train.steps=7"))
-    done = train(4, overrides(shards, changed, *still[:1], "deepspeed=zero3", "batch.micro=2", "train.steps=13"))
-    assert "step_00000007 was written by 2 ranks in ZeRO 2: loading it into 4 ranks in ZeRO 3" in done.stderr
-    done = train(1, overrides(shards, changed, *still[:1], "deepspeed=zero1", "batch.micro=16"))
-    assert "step_00000013 was written by 4 ranks in ZeRO 3: loading it into 1 rank in ZeRO 1" in done.stderr
+    done = train(1, overrides(shards, changed, *still[:1], "deepspeed=zero3", "batch.micro=2"))
+    assert "step_00000007 was written by 2 ranks in ZeRO 2: loading it into 1 rank in ZeRO 3" in done.stderr
     for ours, theirs in zip(rows(changed), rows(undisturbed), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert all(ours[key] == theirs[key] for key in ("step", "epoch", "samples", "masked_fraction", "lr"))
