@@ -19,6 +19,7 @@ from data_shards.shards.index import load_index
 from data_shards.shards.reader import Reader
 
 log = logging.getLogger(__name__)
+_SHOWN = 10  # classes in an error
 
 
 def labelled_samples(
@@ -28,13 +29,14 @@ def labelled_samples(
 
     reached: called in front of each sample with the share of the samples that are read.
     Samples are padded to the longest. Every process that calls this decodes all of them: in a run, each rank.
-    Damaged samples are left out with a warning. Raises ValueError if a sample has no label, if none is readable, if the
-    classes are not those of `probe.train_shards`, or if texts have another tokenizer than those of `data.shards`.
+    Damaged samples are left out with a warning. Labels are numbers of the classes of `probe.train_shards`. Raises
+    ValueError if a sample has no label, if none is readable, if a class is not among those, or if texts have another
+    tokenizer than those of `data.shards`.
     """
     index = load_index(replace(config.data, shards=shards, weights=None))
     kind = kind_of(config.modality)
     kind.check_index(config, index)
-    _check_classes(config, shards, index.classes)
+    numbers = _numbers(config, shards, index.classes)
     chosen = spread(index, limit)
     sparse = 8 * len(chosen) < index.samples  # then most of a remote shard's chunk would be fetched for nothing
     reader, samples = Reader(index, 1 if sparse else None, config.data.max_sample_mb), kind.samples(config)
@@ -48,7 +50,8 @@ def labelled_samples(
             log.warning("bad sample, left out of the probe: %s", reader.report(sample, error))
             continue
         try:
-            labels.append(read_label(members))
+            label = read_label(members)
+            labels.append(numbers.get(label, label))
         except BadSample as error:
             raise ValueError(f"{shards!r}: {reader.report(sample, error)}; give shards with labels") from None
         ids.append(sample)
@@ -58,13 +61,20 @@ def labelled_samples(
     return samples.unmasked(np.array(ids), loaded).with_labels(labels)
 
 
-def _check_classes(config: ModalityConfig, shards: Patterns, classes: tuple[str, ...]) -> None:
-    """Raise ValueError if class numbers mean other names than in `probe.train_shards`. Shards may name no classes."""
+def _numbers(config: ModalityConfig, shards: Patterns, classes: tuple[str, ...]) -> dict[int, int]:
+    """Return the number in `probe.train_shards` of each class that both name; nothing if one of them names none.
+
+    Splits of a table that was cut by chance need not hold the same classes. Raises ValueError for a class that
+    `probe.train_shards` does not name.
+    """
     train = config.probe.train_shards
     known = load_index(replace(config.data, shards=train, weights=None)).classes if train and train != shards else ()
-    for number, (ours, theirs) in enumerate(zip(known, classes, strict=False)):
-        if ours != theirs:
-            raise ValueError(
-                f"class {number} is {ours!r} in probe.train_shards={train!r} and {theirs!r} in {shards!r}: build both "
-                f"from the same class folders"
-            )
+    if not known:
+        return {}
+    if strange := [name for name in classes if name not in known]:
+        named = ", ".join(map(repr, known[:_SHOWN])) + ", ..." * (len(known) > _SHOWN)
+        raise ValueError(
+            f"class {strange[0]!r} of {shards!r} is none of those in probe.train_shards={train!r} ({named}): "
+            "build both with the same classes"
+        )
+    return {number: known.index(name) for number, name in enumerate(classes)}

@@ -53,7 +53,7 @@ def test_an_unreadable_image_is_left_out_by_name(tmp_path, caplog):
     assert [record.getMessage()[: len(said)] for record in caplog.records] == [said]
 
 
-def test_other_classes_than_those_of_the_reference_are_refused(tmp_path):
+def test_classes_are_those_of_the_reference_by_name_and_others_are_refused(tmp_path):
     train, test = (make_shards(tmp_path / name, (4,)) for name in ("train", "test"))
     config = small_config(train)
     config = own(replace(config, probe=replace(config.probe, train_shards=train, test_shards=test)))
@@ -61,8 +61,14 @@ def test_other_classes_than_those_of_the_reference_are_refused(tmp_path):
     index = read_folder_index(tmp_path / "test")
     save_folder_index(tmp_path / "test", replace(index, classes=()))  # tars of others name none
     assert len(labelled_samples(test, config, 4)) == 4
-    save_folder_index(tmp_path / "test", replace(index, classes=("a", "c", "b")))
-    with pytest.raises(ValueError, match=r"class 1 is 'b' in probe\.train_shards=.* and 'c' in .*: build both from"):
+    before, names = labelled_samples(test, config, 4).labels.tolist(), list(index.classes)
+    save_folder_index(tmp_path / "test", replace(index, classes=tuple(names[::-1])))
+    last = len(names) - 1
+    assert labelled_samples(test, config, 4).labels.tolist() == [last - label for label in before], "by their names"
+    save_folder_index(tmp_path / "test", replace(index, classes=("a", "strange", "b")))
+    with pytest.raises(
+        ValueError, match=r"class 'strange' of .*test.* is none of those in probe\.train_shards=.*\('a'"
+    ):
         labelled_samples(test, config, 4)
 
 
