@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import time
+import zipfile
 
 import numpy as np
 import pyarrow
@@ -53,6 +54,14 @@ def pictures() -> bytes:
     return buffer.getvalue()
 
 
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(20):
+            archive.writestr(f"{'ab'[i % 2]}/{i:03d}.png", encoded(i, "png"))
+    return buffer.getvalue()
+
+
 TAR = tar([(f"{i:03d}.{name}", data) for i in range(20) for name, data in (("jpg", encoded(i)), ("cls", b"1"))])
 INLINE = "".join(
     json.dumps({"image": {"bytes": base64.b64encode(encoded(i)).decode()}, "c": i}) + "\n" for i in range(9)
@@ -71,6 +80,8 @@ SOURCES = {
     "images": ("imagefolder", {}, {kind: encoded(0, kind) for kind in ("png", "webp", "bmp")} | {"jpg": encoded(0)}),
     "audio": ("audiofolder", {}, {kind: sound(kind) for kind in ("wav", "ogg", "mp3")} | {"flac": clip(0, 4000)}),
     "manifest": ("audiofolder", {}, {"tsv": MANIFEST.encode()}),
+    "zip": ("imagefolder", {}, {"zip": zipped()}),
+    "tar": ("imagefolder", {}, {"tar": TAR}),
 }  # fmt: skip
 
 
@@ -79,12 +90,13 @@ def fuzz(folder, name: str, seconds: float, seed: int) -> None:
     source, keys, kinds = SOURCES[name]
     rng, deadline, builds = np.random.default_rng(seed), time.monotonic() + seconds, 0
     train_tokenizer([article(i) for i in range(20)], 300).save(folder / "tokenizer")
-    if name not in ("images", "audio", "manifest"):
+    alone = name in ("manifest", "zip", "tar")  # one file is all of the input
+    if name not in ("images", "audio") and not alone:
         keys = {**keys, "tokenizer": str(folder / "tokenizer")}
     while time.monotonic() < deadline:
         inputs = folder / f"in{builds}"
         inputs.mkdir()
-        for number in range(1 if name == "manifest" else FILES):
+        for number in range(1 if alone else FILES):
             kind = str(rng.choice(list(kinds)))
             (inputs / f"{number}.{kind}").write_bytes(mutated(kinds[kind], rng))
         good, data = next(iter(kinds.items()))
@@ -92,17 +104,17 @@ def fuzz(folder, name: str, seconds: float, seed: int) -> None:
         if name == "manifest":
             for number in range(20):
                 (inputs / f"{number}.flac").write_bytes(clip(number, 800))
-        path = inputs / "0.tsv" if name == "manifest" else inputs
+        path = inputs / f"0.{good}" if alone else inputs
         output = folder / f"out{builds}"
         try:
             lines = build(BuildConfig(source=source, input=str(path), output=str(output), workers=1, **keys))
         except ValueError as error:
-            # A manifest is one file: with its first line, all is lost. A changed name of a class changes all labels.
+            # Of one file all may be lost. A changed name of a class changes all labels.
             assert "\n" not in str(error) and str(path) in str(error), error
-            assert name == "manifest" or "has other names for the classes" in str(error), error
+            assert alone or "has other names for the classes" in str(error), error
         else:
             assert all("\n" not in line and "\0" not in line for line in lines)
-            assert load_index(str(output)).samples >= (1 if name in ("manifest", "images", "audio") else 20)
+            assert load_index(str(output)).samples >= (1 if alone or name in ("images", "audio") else 20)
         builds += 1
     assert builds
 
