@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from configs.modality_config import MultiMasks
 from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
 from configs.schema_training import BatchConfig, DataConfig
@@ -31,6 +32,7 @@ from data_shards.randomness import Stream, uniforms
 from data_shards.shards.index import load_index
 from data_shards.shards.index_file import FolderIndex
 from data_shards.shards.reader import Reader
+from data_shards.spans import several_masks
 from data_shards.vision.decoding import decode
 from data_shards.vision.masks import block_masks
 from data_shards.vision.samples import CROP_DRAWS, JITTER_DRAWS, augment, centre_crop, color_jitter
@@ -39,6 +41,8 @@ BATCH = 32
 SAMPLES = 512
 REPEATS = 5
 VISION = VisionConfig()
+SEVERAL = MultiMasks(16, 0.8, 0.07, 3)  # Base of data2vec 2.0
+PATCHES = np.full(BATCH, VISION.tokens)
 
 
 def noise_photo(seed: int, height: int = 375, width: int = 500) -> bytes:
@@ -99,6 +103,9 @@ def per_image(images: list[bytes], shards: str) -> dict[str, float]:
         "colour jitter's affine map": cpu_us(lambda: color_jitter(means, jitter_draws, 0.4), BATCH),
         "evaluation: decode, resize, centre crop": cpu_us(lambda: [centre_crop(d, 224) for d in images], len(images)),
         "mask, 120 of 196": cpu_us(lambda: [block_masks(0, epoch, ids, VISION) for epoch in range(20)], 20 * BATCH),
+        "16 masks of data2vec 2.0, 157 of 196": cpu_us(
+            lambda: [several_masks(0, epoch, ids, PATCHES, SEVERAL, VISION.grid) for epoch in range(20)], 20 * BATCH
+        ),
     }
 
 
