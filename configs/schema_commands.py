@@ -35,10 +35,10 @@ class BuildConfig:
     """Folder for the shards, their index and, for text, the tokenizer."""
     input: AnyPath = ""
     """Folder of source files, or one file: a manifest (imagefolder, audiofolder), documents (textfiles), a table
-    (jsonl, parquet). imagefolder, audiofolder: also a .zip or .tar archive, or the URL of a folder (s3://, gs://,
-    http(s)://), which are read in place. webdataset: all that its library opens too, URLs and `pipe:COMMAND`, with
-    braces; several with `::` between them. Packaged data: a folder that holds it already. "": none; only packaged data
-    needs no input."""
+    (jsonl, parquet). imagefolder, audiofolder: also a .zip or .tar archive, or the URL of a folder (s3://, gs://),
+    which are read in place. webdataset: all that its library opens too, URLs and `pipe:COMMAND`, with braces; several
+    with `::` between them. Packaged data: a folder that holds it already. "": none; only packaged data needs no
+    input."""
     name: str = "train"
     """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
     shard_mb: Annotated[int, Field(ge=1)] = 256

@@ -22,7 +22,9 @@ STRICT = ConfigDict(
 
 
 def _expanded(path: str) -> str:
-    """Replace `~` and `~USER` at the start by the home folder. Raises ValueError if no path can be so."""
+    """Replace `~` and `~USER` at the start by the home folder. Raises ValueError if no path of a machine can be so."""
+    if "://" in path:
+        raise ValueError("a path of this machine is needed here, not a URL")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         user = path.partition("/")[0]

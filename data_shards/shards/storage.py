@@ -126,7 +126,10 @@ class Storage:
         system = _file_system(url.partition("://")[0].lower(), os.getpid())
         for attempt in range(self.retries + 1):
             try:
-                found = system.find(url, detail=True)
+                if isinstance(system, AsyncFileSystem):
+                    found = sync(system.loop, system._find, url, detail=True, timeout=self.timeout_s)
+                else:
+                    found = system.find(url, detail=True)
                 break
             except FileNotFoundError:
                 raise FileNotFoundError(errno.ENOENT, "not found in the store", url) from None

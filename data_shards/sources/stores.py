@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from configs.schema_training import DataConfig
-from data_shards.shards.storage import Storage, is_remote, join_location, storage_of
+from data_shards.shards.storage import Storage, is_http, is_remote, join_location, storage_of
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _ENCRYPTED = 0x1  # a flag of a zip member
@@ -137,6 +137,8 @@ def store_of(location: str) -> Store | None:
     if is_remote(location):
         if name.endswith((".zip", ".tar", *_COMPRESSED)):
             raise ValueError(f"input={location}: archives are read from local disks: copy it here, and name the copy")
+        if is_http(location):
+            raise ValueError(f"input={location}: HTTP lists no folders: copy the files here, or give s3:// or gs://")
         return Remote(location)
     if Path(location).is_dir():
         return None

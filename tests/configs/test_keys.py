@@ -37,6 +37,7 @@ from configs.compose import compose_pretrain
         ("train.steps=2147483648", "train.steps=2147483648: expected numbers between -2147483647 and 2147483647"),
         ("deepspeed.bucket_elements=7", "deepspeed.bucket_elements=7: expected a multiple of 2"),
         ("data.cache_gb=1e300", "data.cache_gb=1e+300: expected numbers between"),
+        ("run.dir=s3://bucket/run", "run.dir=s3://bucket/run: a path of this machine is needed here, not a URL"),
         ("run.dir=~no-such-user/x", "run.dir=~no-such-user/x: ~no-such-user is the home folder of no user here"),
         ("run.dir=a\nb", r"'run.dir=a\nb' holds line breaks"),
         ("run.dir=\udcff", r"'run.dir=\udcff' holds line breaks, control characters or bytes that are not UTF-8"),

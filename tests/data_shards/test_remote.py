@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from configs.schema_commands import BuildConfig
 from data_shards.loading.modality_loader import ModalityLoader
 from data_shards.loading.probe_samples import labelled_samples
+from data_shards.making.build import build
 from data_shards.shards import storage as storage_module
 from data_shards.shards.bad_sample import BadSample
 from data_shards.shards.cache import own_folder
@@ -24,7 +26,15 @@ from data_shards.shards.storage import Unreachable
 from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import train_tokenizer
 from tests.data_shards.http_store import serve
-from tests.data_shards.shard_tools import command, counted_steps, flip_byte, make_shards, small_config
+from tests.data_shards.shard_tools import (
+    command,
+    counted_steps,
+    encoded,
+    flip_byte,
+    make_images,
+    make_shards,
+    small_config,
+)
 from tests.data_shards.shards.test_cache import pieces, size_of
 from tests.own import own
 
@@ -288,6 +298,16 @@ def bucket():
 
         yield put
         server.stop()
+
+
+def test_images_in_s3_are_built_in_place(bucket, tmp_path):
+    images = make_images(tmp_path / "images", 5)
+    (images / "cat" / "0 a#1.jpg").write_bytes(encoded(77))
+    url = bucket(images, "some folder/pictures")
+    for name, source in (("there", url), ("here", str(images))):
+        build(BuildConfig(source="imagefolder", input=source, output=str(tmp_path / name), workers=1))
+    shard = "train-000000.tar"
+    assert (tmp_path / "there" / shard).read_bytes() == (tmp_path / "here" / shard).read_bytes()
 
 
 def test_s3_gives_the_same_epoch(bucket, config, store, tmp_path):

@@ -141,6 +141,11 @@ def test_an_archive_behind_a_url_is_to_be_copied_first():
         store_of("s3://bucket/photos.zip")
 
 
+def test_folders_over_http_are_refused_with_what_works():
+    with pytest.raises(ValueError, match="input=https://x/photos: HTTP lists no folders: copy the files here"):
+        store_of("https://x/photos")
+
+
 def test_an_outage_ends_the_build_and_the_same_command_goes_on(tmp_path, remote, monkeypatch):
     images = make_images(tmp_path / "images")
     remote.put(str(images), "/pictures", recursive=True)
