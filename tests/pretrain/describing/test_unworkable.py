@@ -30,7 +30,7 @@ def test_a_published_recipe_on_few_steps_is_warned_of_and_the_remedies_hold(reci
 
 @pytest.mark.parametrize("recipe", GROUPS["recipe"])
 def test_no_recipe_as_it_is_is_warned_of(recipe: str) -> None:
-    init = ["init=x"] if recipe.endswith("phase2") else []
+    init = ["init=x"] if recipe.endswith(("phase2", "_continued")) else []
     assert list(of_configuration(compose_pretrain([f"recipe={recipe}", *init]))) == []
 
 
