@@ -26,11 +26,13 @@ from data_shards.making.earlier import (
     check_same_build,
     check_tokenizer,
     existing_shards,
-    record_folder,
+    left_out_path,
     record_path,
     remove_shard,
     save_keys,
     save_tokenizer,
+    wait_for_writers,
+    writing,
 )
 from data_shards.making.executors import check_executor, run_jobs
 from data_shards.making.writer import save_folder_index, write_shard
@@ -115,7 +117,8 @@ def _write_planned(plan: ShardPlan) -> WrittenShard:
     """Write one shard. Its record says first that it is ours, and last that it is finished."""
     replace_text(plan.record, json.dumps({"begun": plan.path.name}))
     left_out = LeftOut()
-    entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
+    with writing(plan.path):
+        entry = write_shard(plan.path, (sample for unit in plan.units for sample in unit.samples(left_out)))
     record = {"plan": plan.digest(), "entry": asdict(entry), "left_out": left_out.reasons}
     replace_text(plan.record, json.dumps(record))
     return WrittenShard(entry, left_out)
@@ -173,6 +176,7 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
 
     Raises ValueError if no sample is left.
     """
+    wait_for_writers(output)
     plans = plan_shards(split, output, config.shard_mb)
     finished = {plan.path.name: shard for plan in plans if (shard := plan.read_finished())}
     if removed := _retract_changed(split, output, config, plans, finished):
@@ -221,11 +225,6 @@ def _begun_bytes(output: Path, sizes: dict[str, int]) -> int:
     """Bytes of the tars that are being written. Each counts for at most its planned size."""
     planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
     return sum(min(path.stat().st_size, size) for path, size in planned)
-
-
-def left_out_path(output: Path, name: str) -> Path:
-    """Path of the list of everything that was left out of the shards NAME-000000.tar."""
-    return record_folder(output, name) / "left_out.tsv"
 
 
 def _save_left_out(split: Split, output: Path) -> None:

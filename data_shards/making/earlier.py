@@ -3,6 +3,7 @@
     OUTPUT/.build/NAME/build.json         the keys of the last build of the shards NAME-000000.tar
     OUTPUT/.build/NAME/NAME-000000.json   the record of a shard; it is there from the shard's first byte on
     OUTPUT/.build/NAME/tokenizer          present if a build wrote OUTPUT/tokenizer
+    OUTPUT/.build/writers.lock            held by every process that writes a shard
 
 A build changes and removes only files that have a record, and only if it has the keys of the build before, or
 `overwrite=true`.
@@ -10,9 +11,11 @@ A build changes and removes only files that have a record, and only if it has th
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,12 +28,18 @@ from data_shards.shards.sidecar import sidecar
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 
 _FREE = ("output", "name", "workers", "executor", "address", "overwrite")  # they do not change a shard's content
+_WRITERS = "writers.lock"
 _PATHS = ("input", "tokenizer")
 
 
 def record_folder(output: Path, name: str) -> Path:
     """Folder of the records of the shards NAME-000000.tar."""
     return output / ".build" / name
+
+
+def left_out_path(output: Path, name: str) -> Path:
+    """Path of the list of everything that was left out of the shards NAME-000000.tar."""
+    return record_folder(output, name) / "left_out.tsv"
 
 
 def record_path(shard: Path) -> Path:
@@ -71,6 +80,25 @@ def write_keys(keys: dict[str, object], output: Path, name: str) -> None:
     """Record what determines the content of the shards NAME-000000.tar."""
     record_folder(output, name).mkdir(parents=True, exist_ok=True)
     replace_text(record_folder(output, name) / "build.json", json.dumps(keys, indent=1) + "\n")
+
+
+@contextmanager
+def writing(shard: Path) -> Iterator[None]:
+    """Say that this process writes a shard, as long as it does or lives: see `wait_for_writers`."""
+    with (shard.parent / ".build" / _WRITERS).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def wait_for_writers(output: Path) -> None:
+    """Return once no process writes a shard in `output`.
+
+    Those of a build that was killed end a moment after it. Until then one could give its half of a file the name of a
+    file that the next build writes.
+    """
+    (output / ".build").mkdir(parents=True, exist_ok=True)
+    with (output / ".build" / _WRITERS).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def remove_shard(path: Path) -> None:

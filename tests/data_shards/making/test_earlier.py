@@ -1,12 +1,15 @@
 """A build changes only what it or an earlier build with the same keys made; everything else stays, and is named."""
 
 import json
+import multiprocessing
 import shutil
+import time
 
 import pytest
 
 from configs.schema_commands import BuildConfig
 from data_shards.making.build import build
+from data_shards.making.earlier import wait_for_writers, writing
 from data_shards.shards.index import load_index
 from tests.data_shards.shard_tools import build_folder, command, make_images, tree
 from tests.data_shards.sources.test_texts import article, build_text, write_source
@@ -154,3 +157,26 @@ def test_an_index_of_others_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"index\.json is not an index of ours"):
         build(BuildConfig(source="imagefolder", input=str(make_images(tmp_path / "in")), output=str(tmp_path / "out")))
     assert (tmp_path / "out" / "index.json").read_text() == '{"mine": 1}'
+
+
+def hold(shard, ready, seconds):
+    with writing(shard):
+        ready.set()
+        time.sleep(seconds)
+
+
+def test_a_build_waits_for_the_last_writer_of_one_that_was_killed(tmp_path):
+    """Its half of a file must not get the name of a file that the next build writes."""
+    (tmp_path / ".build").mkdir()
+    ready = multiprocessing.get_context("fork").Event()
+    writer = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "a-000000.tar", ready, 0.6))
+    writer.start()
+    assert ready.wait(20)
+    before = time.monotonic()
+    wait_for_writers(tmp_path)
+    assert time.monotonic() - before > 0.3
+    writer.kill()
+    writer.join()
+    before = time.monotonic()
+    wait_for_writers(tmp_path)
+    assert time.monotonic() - before < 0.3, "nobody holds it"

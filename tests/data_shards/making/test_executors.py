@@ -68,8 +68,10 @@ def test_a_cluster_builds_the_same_bytes_after_the_death_of_a_worker_and_of_the_
         command[-1] = f"address={address}"
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
         assert done.returncode == 0, done.stderr[-2000:]
-    there = {name: content for name, content in tree(tmp_path / "there").items() if not name.endswith(".lock")}
-    assert there == tree(tmp_path / "here")
+    there, here = (tree(tmp_path / name) for name in ("there", "here"))
+    assert {name: content for name, content in there.items() if not name.endswith(".lock")} == {
+        name: content for name, content in here.items() if not name.endswith(".lock")
+    }
 
 
 def wait_for_shards(output: Path, count: int, building: subprocess.Popen) -> None:
