@@ -116,11 +116,15 @@ class PretrainConfig:
         """
         own = PUBLISHED[self.objective, modality]
         norm = own.norm if not self.is_mixture or self.mixture.blocks == "separate" else "pre"
-        model = {"norm": norm, "dropout": own.dropout, "attention_dropout": own.dropout}
+        model = {"norm": norm, "dropout": own.dropout, "attention_dropout": own.dropout, "layer_scale": 0.0}
+        if self.objective == "v1":
+            model["layer_scale"] = 1e-4 if self.model.width <= BASE_WIDTH else 1e-5
         targets = {field.name: getattr(own, field.name) for field in fields(TargetConfig)}
         targets["layers"] = max(1, round(own.layers * self.model.layers / BASE_LAYERS))
         share = getattr(self.mixture, modality) if self.is_mixture else MixturePart()
         samples = {name: getattr(self, name) for name in MODALITIES}
+        if self.vision.positions is None:
+            samples["vision"] = replace(self.vision, positions="sincos" if self.objective == "v2" else "relative")
         return ModalityConfig(
             objective=self.objective,
             modality=modality,

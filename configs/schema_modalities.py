@@ -108,7 +108,7 @@ class VisionMaskConfig:
 class VisionConfig(SampleConfig):
     """Images: geometry, augmentation and masks (group `modality`, file vision.yaml)."""
 
-    shape_keys: ClassVar[tuple[str, ...]] = ("image_size", "patch_size")
+    shape_keys: ClassVar[tuple[str, ...]] = ("image_size", "patch_size", "positions")
     """Patch embedding and positions depend on them."""
 
     image_size: Annotated[int, Field(ge=8)] = 224
@@ -116,6 +116,9 @@ class VisionConfig(SampleConfig):
     patch_size: Annotated[int, Field(ge=1)] = 16
     """Side of a square patch in pixels. Must divide `vision.image_size`. Published: 16. Null: the largest divisor up to
     16 that leaves 8 patches a side."""
+    positions: Literal["relative", "sincos"] | None = None
+    """Places of the patches in the network. relative: learned biases between patches. sincos: fixed sines and cosines
+    added to the patches; such a model exports as a ViT. Null: as published (relative; `objective=v2` sincos)."""
     exif_orientation: bool = True
     """Turn images by their EXIF orientation. Published: false, since torchvision's loader ignores it."""
     max_pixels: Annotated[int, Field(ge=1)] = 89_478_485

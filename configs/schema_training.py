@@ -58,9 +58,10 @@ class ModelConfig:
     for blocks that modalities share, post for speech and text. Published: the same, and deep for speech on AudioSet.
     With pre, speech is still normalised in front of the first block, as with post; fairseq's pre-norm encoder only
     normalises behind the last block."""
-    layer_scale: Annotated[float, Field(ge=0)] = 1e-4
+    layer_scale: Annotated[float | None, Field(ge=0)] = None
     """Initial value of LayerScale's gamma in pre-norm blocks. 0: no LayerScale. Blocks with `model.norm` post or deep
-    have none. Published for vision: 1e-4 (Base), 1e-5 (Large)."""
+    have none. Null: as published for vision, 1e-4 up to 768 channels (Base) and 1e-5 above (Large); none for
+    `objective=v2`."""
     dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Dropout rate of the blocks' input and of the outputs of attention and feed-forward layer, in [0, 1). Null: the
     published rate (vision 0, speech and text 0.1)."""

@@ -59,11 +59,12 @@ class Tokens(nn.Module):
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.mask = nn.Parameter(torch.empty(1, 1, width)) if has_mask else None
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, T, H], mask bool [B, T] -> [B, 1 + T, H]."""
+    def forward(self, x: Tensor, mask: Tensor | None, positions: nn.Module | None = None) -> Tensor:
+        """x [B, T, H], mask bool [B, T] -> [B, 1 + T, H]. positions: added to the patches, the masked ones too."""
         if mask is not None:
             assert self.mask is not None
             x = torch.where(mask[..., None], self.mask, x)
+        x = x if positions is None else positions(x)
         return torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
 
 
@@ -101,8 +102,37 @@ def relative_position_index(grid: int) -> Tensor:
     return index
 
 
+def sincos_positions(grid: int, width: int) -> Tensor:
+    """Return fixed positions float32 [T, H]: sines and cosines of a patch's row, then of its column.
+
+    H is a multiple of 4. Frequencies fall from 1 to 1 / 10000. Source: MAE (He et al. 2022, arXiv 2111.06377), which
+    data2vec 2.0 follows.
+    """
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], 1)
+    return torch.cat([line.repeat_interleave(grid, 0), line.repeat(grid, 1)], 1).float()
+
+
+class FixedPositions(nn.Module):
+    """Sines and cosines that are added to the patches."""
+
+    table: Tensor
+
+    def __init__(self, grid: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("table", sincos_positions(grid, width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, H] -> [B, T, H]."""
+        return x + self.table.to(x.dtype)
+
+
 class VisionNetwork(Network):
-    """Patches to block outputs, and the regression head; positions come from the relative bias alone."""
+    """Patches to block outputs, and the regression head.
+
+    Positions come from a relative bias in the attention alone, or are fixed vectors added to the patches.
+    """
 
     prefix = 1  # CLS
     first_module = "patch_embedding"
@@ -114,7 +144,9 @@ class VisionNetwork(Network):
         self.config = vision
         self.patch_embedding = PatchEmbedding(width, vision.patch_size)
         self.tokens = Tokens(width, has_mask=config.masks is None)
-        self.positions = RelativePositions(vision.grid, config.model.heads)
+        relative = vision.positions == "relative"
+        self.positions = RelativePositions(vision.grid, config.model.heads) if relative else None
+        self.fixed_positions = None if relative else FixedPositions(vision.grid, width)
         self._add_transformer(config, nn.Linear(width, width), blocks)
         self._initialise()
 
@@ -134,13 +166,15 @@ class VisionNetwork(Network):
     ) -> list[Tensor]:
         """Return the encoder's outputs; see `Network.forward`. `lengths` is unused: all patches are real."""
         rows = None if rows is None else rows + self.prefix
-        return self.encoder(self.tokens(x, mask), self.positions(), rows=rows, **asked)
+        bias = None if self.positions is None else self.positions()
+        return self.encoder(self.tokens(x, mask, self.fixed_positions), bias, rows=rows, **asked)
 
     def visible(self, x: Tensor, masked: Masked, **asked: Any) -> list[Tensor]:
         """Return the encoder's outputs for CLS and the visible patches; see `Network.visible`."""
+        x = x if self.fixed_positions is None else self.fixed_positions(x)
         x = self.tokens(of_each_mask(x, masked.visible), None)
         rows = F.pad(masked.visible + self.prefix, (self.prefix, 0))
-        return self.encoder(x, self.positions(rows), **asked)
+        return self.encoder(x, None if self.positions is None else self.positions(rows), **asked)
 
     def content(self, batch: SampleBatch) -> Tensor:
         """Return bool [B, T], True for all patches."""

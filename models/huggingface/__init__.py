@@ -110,7 +110,12 @@ def to_huggingface(state: dict[str, Tensor], config: ModalityConfig) -> dict[str
     for our, group in layout.fused(layers).items():
         # safetensors refuses tensors that share memory
         theirs |= {their: weight.clone() for their, weight in zip(group, state[our].chunk(3), strict=True)}
-    return theirs | (text.beside_ours(config) if config.modality == "text" else {})
+    match config.modality:
+        case "text":
+            return theirs | text.beside_ours(config)
+        case "vision":
+            return theirs | vision.beside_ours(config)
+    return theirs
 
 
 def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> dict[str, Tensor]:

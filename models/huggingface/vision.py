@@ -1,4 +1,4 @@
-"""`Data2VecVisionModel`: names, config.json, preprocessor_config.json (Transformers' modeling_data2vec_vision.py)."""
+"""`Data2VecVisionModel` and `ViTModel`: names, config.json, preprocessor_config.json (Transformers' modeling files)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from configs.modality_config import ModalityConfig
 from configs.published import PUBLISHED
 from models.huggingface.layout import BlockLayout, Layout, Size, module, transformer_sizes
+from models.vision import sincos_positions
 
 _TABLE = "encoder.relative_position_bias.relative_position_bias_table"
 _BLOCK_TABLE = re.compile(r"encoder\.layer\.\d+\..*\.relative_position_bias_table")
@@ -22,6 +24,7 @@ _MODULES = {
     "feed_forward.fc2": "output.dense",
 }
 _MASK = "tokens.mask"
+_FIXED = "embeddings.position_embeddings"
 _OUTER = {
     "tokens.cls": "embeddings.cls_token",
     _MASK: "embeddings.mask_token",
@@ -32,7 +35,12 @@ _OUTER = {
 
 
 def layout(config: ModalityConfig) -> Layout:
-    """The layout of `Data2VecVisionModel`. Raises ValueError unless the blocks are pre-norm, its only form."""
+    """The layout of `Data2VecVisionModel`, or with fixed positions of `ViTModel`.
+
+    Raises ValueError unless the blocks are pre-norm, their only form.
+    """
+    if config.vision.positions == "sincos":
+        return _vit(config)
     if config.model.norm != "pre":
         raise ValueError(
             f"model.norm={config.model.norm}: Transformers' Data2VecVisionModel normalises before the branches; "
@@ -48,6 +56,49 @@ def layout(config: ModalityConfig) -> Layout:
     outer = {ours: theirs for ours, theirs in _OUTER.items() if ours != _MASK or config.masks is None}
     optional = _MASK if config.masks is None else ""
     return Layout("data2vec-vision", "Data2VecVisionModel", outer, block, sizes, _settings(config), optional)
+
+
+def _vit(config: ModalityConfig) -> Layout:
+    """The layout of `ViTModel`. Raises ValueError unless the blocks are pre-norm without LayerScale, its only form."""
+    model = config.model
+    for key, value, wanted in (("norm", model.norm, "pre"), ("layer_scale", model.layer_scale, 0)):
+        if value != wanted:
+            raise ValueError(
+                f"model.{key}={value}: with vision.positions=sincos the model is Transformers' ViTModel, which holds "
+                f"what was trained with model.{key}={wanted}"
+            )
+    outer = {
+        "tokens.cls": "embeddings.cls_token",
+        **module("patch_embedding", "embeddings.patch_embeddings.projection"),
+        **module("norm", "layernorm"),
+    }
+    modules = {
+        "attention.proj": "attention.o_proj",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "feed_forward.fc1": "mlp.fc1",
+        "feed_forward.fc2": "mlp.fc2",
+    }
+    block = BlockLayout("layers", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), modules, "qv")
+    sizes = transformer_sizes(config) | {
+        "image_size": Size("vision.image_size", config.vision.image_size, 224),
+        "patch_size": Size("vision.patch_size", config.vision.patch_size, 16),
+    }
+    settings = {"hidden_act": "gelu", "layer_norm_eps": config.published.norm_eps, "num_channels": 3, "qkv_bias": True}
+    return Layout("vit", "ViTModel", outer, block, sizes, settings)
+
+
+def beside_ours(config: ModalityConfig) -> dict[str, Tensor]:
+    """Weights of `ViTModel` that our model does not have: the fixed positions, CLS's zeros in front, and key biases.
+
+    A key's bias changes no attention weight. Nothing for `Data2VecVisionModel`.
+    """
+    if config.vision.positions == "relative":
+        return {}
+    width = config.model.width
+    positions = torch.cat([torch.zeros(1, width), sincos_positions(config.vision.grid, width)])
+    biases = {f"layers.{i}.attention.k_proj.bias": torch.zeros(width) for i in range(config.model.layers)}
+    return {_FIXED: positions[None], **biases}
 
 
 def _settings(config: ModalityConfig) -> dict[str, Any]:
@@ -86,6 +137,10 @@ def preprocessor(config: ModalityConfig) -> dict[str, Any]:
 
 def check_weights(theirs: dict[str, Tensor], folder: Path, config: ModalityConfig) -> None:
     """Raise ValueError if a folder's weights (prefix removed) have no place in a model of this configuration."""
+    if config.vision.positions == "sincos" and _FIXED in theirs:
+        positions, ours = theirs[_FIXED], beside_ours(config)[_FIXED]
+        if positions.shape != ours.shape or not torch.allclose(positions.float(), ours, atol=1e-4):
+            raise ValueError(f"{folder} has other positions than vision.positions=sincos: it cannot be taken over")
     if _TABLE not in theirs and any(_BLOCK_TABLE.fullmatch(name) for name in theirs):
         raise ValueError(
             f"{folder} has a relative position table in every block (a fine-tuned model); "

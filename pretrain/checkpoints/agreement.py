@@ -27,7 +27,7 @@ def agreement(config: PretrainConfig) -> dict[str, Any]:
         "model.width": config.model.width,
         "model.heads": config.model.heads,
         "model.ffn": config.model.ffn,
-        "model.layer_scale > 0": config.model.layer_scale > 0,
+        "model.layer_scale > 0": configs[0].model.layer_scale > 0,
         "model.norm": _common([own.model.norm for own in configs]),
         "teacher.average": _common([own.teacher.average for own in configs]),
         "optimizer.decay_rule": config.optimizer.decay_rule,
@@ -43,7 +43,7 @@ def agreement(config: PretrainConfig) -> dict[str, Any]:
 
 def _shape(config: PretrainConfig, modality: Modality) -> dict[str, Any]:
     """Config keys that the parameters of a modality's own modules depend on, with their values."""
-    section = getattr(config, modality)
+    section = config.for_modality(modality).own
     return {f"{modality}.{key}": getattr(section, key) for key in section.shape_keys}
 
 

@@ -14,7 +14,7 @@ def test_the_published_numbers() -> None:
     )
     assert [c.optimizer.lr for c in (base, phase1, phase2)] == [2e-3, 1e-3, 1e-3]
     assert [c.teacher.decay for c in (base, phase1, phase2)] == [0.9998, 0.9998, 0.9999]
-    assert [c.model.layer_scale for c in (base, phase1, phase2)] == [1e-4, 1e-5, 1e-5]
+    assert [c.for_modality("vision").model.layer_scale for c in (base, phase1, phase2)] == [1e-4, 1e-5, 1e-5]
     assert [c.model.attention_dropout for c in (base, phase1, phase2)] == [0.05, 0.15, 0.15]
     assert [c.model.drop_path for c in (base, phase1, phase2)] == [0.25, 0.2, 0.2]
     for config, warmup_epochs in ((base, 10), (phase1, 80), (phase2, 40)):

@@ -27,11 +27,24 @@ def test_the_configuration_names_the_objective():
     assert type(make_objective(tiny_config())) is Data2Vec
 
 
+@pytest.mark.parametrize("positions", ["relative", "sincos"])
+def test_positions_of_images_against_a_plain_implementation(positions):
+    config = tiny_config(objective="v2")
+    config.vision.positions = positions
+    model = make_objective(config).eval()
+    randomise(model.student, seed=1)
+    randomise(model.teacher, seed=2)
+    check_loss(model, "vision")
+
+
 @each_modality
 @pytest.mark.parametrize("norm", ["pre", "post", "deep"])
 def test_loss_against_a_plain_implementation(modality, norm):
     """Each mask of each sample alone, without padding; the mean over all hidden tokens of the step."""
-    model = make_model(modality, norm=norm).eval()
+    check_loss(make_model(modality, norm=norm).eval(), modality)
+
+
+def check_loss(model, modality):
     batch = random_batch(model.config)
     options = model.configs[modality]
     total, cls, count, masks = torch.zeros(()), torch.zeros(()), 0, 0
@@ -66,8 +79,10 @@ def plain_output(model, features, mask):
         (last,) = student.encoder(student.norm_embeddings(student.positions(features[None]))[:, ~mask])
     else:
         kept = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + (~mask).nonzero().flatten()])
-        bias = student.positions()[:, kept][:, :, kept]
-        x = torch.cat([student.tokens.cls[0], features[~mask]])[None]
+        fixed = student.fixed_positions
+        bias = None if fixed else student.positions()[:, kept][:, :, kept]
+        placed = features + fixed.table if fixed else features
+        x = torch.cat([student.tokens.cls[0], placed[~mask]])[None]
         (last,) = student.encoder(x, bias)
     return (last if student.norm is None else student.norm(last))[0]
 

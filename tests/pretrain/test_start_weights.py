@@ -187,7 +187,8 @@ def test_the_teacher_of_a_run_is_taken_with_init_teacher(tmp_path, monkeypatch, 
 
 
 def test_a_run_of_the_other_objective_gives_all_but_head_and_mask_vector(run_of):
-    source, target = model("train.seed=1"), model("objective=v2", "decoder.groups=4", "train.seed=2")
+    same = ["vision.positions=relative", "model.layer_scale=1e-4"]
+    source, target = model("train.seed=1"), model("objective=v2", "decoder.groups=4", "train.seed=2", *same)
     line = load_start(target, str(run_of(source))).line
     assert "left there: tokens.mask, head.weight, head.bias" in line and "not in it: head.layers.0.conv.bias" in line
     check_started(target, source.student.state_dict() | target.student.state_dict())
