@@ -102,7 +102,7 @@ def centred_blocks(
 def _dilated(marked: np.ndarray, block: int, axis: int) -> np.ndarray:
     """Mark the `block` positions around each marked one along `axis`; of an even number one more lies in front."""
     found, size = marked.copy(), marked.shape[axis]
-    for offset in range(1, block // 2 + 1):
+    for offset in range(1, min(block // 2, size - 1) + 1):  # a clip may be shorter than half a block
         to, back = [slice(None)] * marked.ndim, [slice(None)] * marked.ndim
         to[axis], back[axis] = slice(offset, None), slice(None, size - offset)
         found[tuple(back)] |= marked[tuple(to)]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from configs.modality_config import MultiMasks
-from data_shards.spans import centred_blocks, choose_positions, cover_spans, noise_keys, several_masks
+from data_shards.randomness import Stream, drawn
+from data_shards.randomness import keys as mask_keys
+from data_shards.spans import centred_blocks, choose_positions, cover_spans, exactly, noise_keys, several_masks
 
 
 def test_so_many_of_the_allowed_positions_are_chosen():
@@ -41,6 +43,7 @@ def test_spans_cover_what_a_loop_covers():
 
 BASE_IMAGES, LARGE_IMAGES = MultiMasks(16, 0.8, 0.07, 3), MultiMasks(16, 0.75, 0.1, 3)
 BASE_SPEECH, BASE_TEXT = MultiMasks(8, 0.5, 0.1, 5), MultiMasks(8, 0.48, 0.0, 1)
+LARGE_SPEECH = MultiMasks(12, 0.55, 0.1, 5)
 PATCHES = np.full(40, 196)
 
 
@@ -107,10 +110,11 @@ def plain_mask(rng, config: MultiMasks, size: int, grid: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("config", "size", "grid"), [(BASE_IMAGES, 196, 14), (LARGE_IMAGES, 196, 14), (BASE_SPEECH, 60, 0)]
+    ("config", "size", "grid"),
+    [(BASE_IMAGES, 196, 14), (LARGE_IMAGES, 196, 14), (BASE_SPEECH, 60, 0), (LARGE_SPEECH, 97, 0)],
 )
 def test_masks_hide_each_position_and_pair_as_often_as_plain_ones(config, size, grid):
-    """Frequencies of 4,800 masks each: by position, and of two neighbours at once, within 4.5 deviations."""
+    """4,800 masks each: frequencies of positions and of neighbours, neighbours in a mask, within 4.5 deviations."""
     count = 4800
     ours = masks_of(config, np.full(count // config.count, size), grid).reshape(count, size)
     rng = np.random.default_rng(0)
@@ -119,6 +123,76 @@ def test_masks_hide_each_position_and_pair_as_often_as_plain_ones(config, size, 
         a, b = of(ours).mean(0), of(plain).mean(0)
         deviation = np.sqrt((a * (1 - a) + b * (1 - b)) / count)
         assert (abs(a - b) < 4.5 * deviation + 1e-9).all()
+    a, b = ((masks[:, 1:] & masks[:, :-1]).sum(1) for masks in (ours, plain))
+    assert abs(a.mean() - b.mean()) < 4.5 * np.sqrt((a.var() + b.var()) / count), "neighbours in a mask: blocks"
+
+
+def test_text_hides_each_token_and_each_pair_as_often_as_chance():
+    """29 of 60, without replacement: each token with 29 / 60, each pair with 29 x 28 / (60 x 59)."""
+    masks = masks_of(BASE_TEXT, np.full(1000, 60)).reshape(8000, 60).astype(float)
+    assert masks.mean(0) == pytest.approx(np.full(60, 29 / 60), abs=4.5 * np.sqrt(0.25 / 8000))
+    pairs = (masks.T @ masks / 8000)[np.triu_indices(60, 1)]
+    assert pairs == pytest.approx(np.full(len(pairs), 29 * 28 / (60 * 59)), abs=5 * np.sqrt(0.18 / 8000))
+
+
+def test_masks_of_a_sample_of_neighbours_and_of_epochs_share_nothing():
+    """Two independent masks that hide 29 of 60 tokens hide 29 x 29 / 60 in common."""
+    now, later = (masks_of(BASE_TEXT, np.full(2001, 60), epoch=epoch)[:, :2].astype(float) for epoch in (4, 5))
+    expected, deviation = 29 * 29 / 60, np.sqrt(60 * (29 / 60 * 31 / 60) ** 2 * 60 / 59 / 2000)
+    for other in (now[:-1, 1], now[1:, 0], later[:-1, 0]):
+        assert (now[:-1, 0] * other).sum(1).mean() == pytest.approx(expected, abs=4.5 * deviation)
+
+
+@pytest.mark.parametrize("config", [LARGE_SPEECH, BASE_TEXT])
+def test_a_mask_depends_neither_on_the_order_of_its_batch_nor_on_longer_mates(config):
+    samples, epochs = np.array([7, 123_456_789_012, 0, 7, 31]), np.array([2, 0, 5, 3, 2])
+    lengths = np.array([60, 41, 2, 60, 350])
+    batch = several_masks(9, epochs, samples, lengths, config)
+    order = np.array([3, 0, 4, 1, 2])
+    assert np.array_equal(batch[order], several_masks(9, epochs[order], samples[order], lengths[order], config))
+    for i, n in enumerate(lengths.tolist()):
+        alone = several_masks(9, int(epochs[i]), samples[i : i + 1], lengths[i : i + 1], config)[0]
+        assert np.array_equal(batch[i, :, :n], alone)
+    assert not np.array_equal(batch[0], batch[3]), "the same sample in another epoch"
+
+
+@pytest.mark.parametrize("config", [BASE_SPEECH, BASE_TEXT, MultiMasks(8, 0.99, 0.5, 5), MultiMasks(8, 0.01, 0, 1)])
+def test_of_two_tokens_one_is_hidden_now_this_now_that(config):
+    masks = masks_of(config, np.full(200, 2))
+    assert (masks.sum(-1) == 1).all() and masks[..., 0].mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("block", [9, 10, 11, 1000])
+def test_a_block_as_long_as_the_clip_leaves_the_number_exact(block):
+    masks = masks_of(MultiMasks(4, 0.5, 0.1, block), np.full(500, 10))
+    assert (masks.sum(-1) == 5).all()
+    assert (masks.mean((0, 1)) > 0.3).all(), "no place is left out"
+
+
+def test_a_single_mask_and_the_huge_grid():
+    one = masks_of(replace(BASE_IMAGES, count=1), PATCHES, 14)
+    assert one.shape == (40, 1, 196) and np.array_equal(one[:, 0], masks_of(BASE_IMAGES, PATCHES, 14)[:, 0])
+    assert (masks_of(LARGE_IMAGES, np.full(5, 256), 16).sum(-1) == 192).all()
+
+
+def test_the_numbers_that_place_blocks_are_not_those_that_order_positions():
+    """A block's centre does not depend on the number of any position: correlations of 4,000 masks."""
+    key = mask_keys(0, 0, np.arange(4000), Stream.MASK, 1).reshape(-1)
+    order = drawn(key, 40) >> np.uint64(11)
+    block = centred_blocks(key, 40, np.full(4000, 40), np.ones(4000, int), 1, 0).argmax(1)
+    assert abs(np.corrcoef(order.T.astype(float), block)[-1, :-1]).max() < 4.5 / np.sqrt(4000)
+
+
+def test_exactly_chooses_what_a_sort_chooses():
+    """Of few different numbers, so that equal ones are common."""
+    rng = np.random.default_rng(3)
+    order, lengths = rng.integers(0, 6, (200, 20)).astype(np.uint32), rng.integers(2, 21, 200)
+    order[::7] = np.iinfo(np.uint32).max
+    count = rng.integers(1, lengths)
+    expected = np.zeros((200, 20), bool)
+    for row, (k, n) in enumerate(zip(count, lengths, strict=True)):
+        expected[row, sorted(range(n), key=lambda position, row=row: (order[row, position], position))[:k]] = True
+    assert np.array_equal(exactly(order, count, lengths), expected)
 
 
 def test_masks_of_data2vec_2_never_change():
@@ -132,6 +206,9 @@ def test_every_mask_has_a_key_of_noise_of_its_own():
     keys = noise_keys(0, np.arange(50), np.arange(50), 16)
     assert keys.shape == (50, 16) and keys.dtype == np.int64 and len(np.unique(keys)) == 800
     assert np.array_equal(noise_keys(0, 7, np.array([7]), 3)[0], keys[7, :3])
+    others = [noise_keys(*given, 16) for given in ((1, np.arange(50), np.arange(50)), (0, 99, np.arange(50)))]
+    assert len(np.unique([keys, *others])) == 2400, "another seed, another epoch"
+    assert (keys.view(np.uint64) != mask_keys(0, np.arange(50), np.arange(50), Stream.MASK, 16)).all()
 
 
 def test_even_blocks_reach_one_further_in_front():
