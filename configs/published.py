@@ -118,7 +118,7 @@ _V2: dict[Modality, Published] = {
     ),
     "speech": replace(
         _V1["speech"], lr=7.5e-4, batch=32,
-        masks=PublishedMasks(8, 0.5, 0.1, 5), decoder=PublishedDecoder(4, 384, 7, 16, True, 0, 0.1),
+        masks=PublishedMasks(8, 0.5, 0.05, 5), decoder=PublishedDecoder(4, 384, 7, 16, True, 0, 0.1),
     ),
     "text": replace(
         _V1["text"], layers=12, block_norm="instance", beta=0.0, lr=2e-4, batch=64,

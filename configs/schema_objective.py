@@ -86,7 +86,7 @@ class MasksConfig:
     adjust: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Fraction of the tokens by which the blocks of a mask are drawn in excess, since they overlap, in [0, 1). Single
     tokens then leave or join the mask at random until its number is exact. Null: as published for Base (vision 0.07,
-    speech 0.1, text 0)."""
+    speech 0.05, text 0)."""
     block: Annotated[int | None, Field(ge=1, le=1000)] = None
     """Side of a block in tokens. Vision: squares of patches that the student sees. Speech: runs of hidden frames. Text:
     single tokens alone, 1. Null: as published (vision 3, speech 5, text 1)."""
