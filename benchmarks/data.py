@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.modality_config import MultiMasks
+from configs.published import MultiMasks
 from configs.schema import PretrainConfig
 from configs.schema_modalities import VisionConfig
 from configs.schema_training import BatchConfig, DataConfig

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.published import PUBLISHED, Averaged, Normalisation, Objective, Published, Reduction, Target
+from configs.published import (
+    PUBLISHED,
+    Averaged,
+    DecoderSizes,
+    MultiMasks,
+    Normalisation,
+    Objective,
+    Published,
+    Reduction,
+    Target,
+)
 from configs.schema_modalities import Modality, SampleConfig, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_running import ProbeConfig
 from configs.schema_training import BatchConfig, DataConfig
@@ -51,41 +61,6 @@ class RegressionConfig:
 
 
 @dataclass(frozen=True)
-class MultiMasks:
-    """The keys `masks.*` of `MasksConfig`, none of them null."""
-
-    count: int
-    fraction: float
-    adjust: float
-    block: int
-
-    def visible(self, tokens: int) -> int:
-        """Tokens of `tokens` that the student sees of an image or a text: one at least, and not all."""
-        return min(max(int(tokens * (1 - self.fraction) + _ROUNDING), 1), tokens - 1)
-
-    def hidden(self, tokens: int) -> int:
-        """Frames of `tokens` that a mask hides of a clip: one at least, and not all."""
-        return min(max(int(tokens * self.fraction + _ROUNDING), 1), tokens - 1)
-
-
-_ROUNDING = 1e-9
-"""A product such as 100 * (1 - 0.9) is not to lose a token to the last bit of a float."""
-
-
-@dataclass(frozen=True)
-class DecoderSizes:
-    """The keys `decoder.*` of `DecoderConfig`, none of them null."""
-
-    layers: int
-    width: int
-    kernel: int
-    groups: int
-    residual: bool
-    hidden: int
-    dropout: float
-
-
-@dataclass(frozen=True)
 class ModalityConfig:
     """The keys that act on one modality; in a mixture `batch`, `data` and `probe` hold `mixture.MODALITY`'s values."""
 
@@ -116,6 +91,11 @@ class ModalityConfig:
     def own(self) -> SampleConfig:
         """The section of the modality: `vision`, `speech` or `text`."""
         return getattr(self, self.modality)
+
+    def hidden_tokens(self, tokens: int) -> int:
+        """Return the number of a sample's `tokens` that each mask of data2vec 2.0 hides."""
+        assert self.masks is not None
+        return self.masks.hidden(tokens) if self.modality == "speech" else tokens - self.masks.visible(tokens)
 
     @property
     def longest(self) -> int | None:

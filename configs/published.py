@@ -20,18 +20,30 @@ BASE_LAYERS, BASE_WIDTH = 12, 768
 
 
 @dataclass(frozen=True)
-class PublishedMasks:
-    """`masks.*` of Base in data2vec 2.0."""
+class MultiMasks:
+    """The keys `masks.*` of `MasksConfig`, none of them null."""
 
     count: int
     fraction: float
     adjust: float
     block: int
 
+    def visible(self, tokens: int) -> int:
+        """Tokens of `tokens` that the student sees of an image or a text: one at least, and not all."""
+        return min(max(int(tokens * (1 - self.fraction) + _ROUNDING), 1), tokens - 1)
+
+    def hidden(self, tokens: int) -> int:
+        """Frames of `tokens` that a mask hides of a clip: one at least, and not all."""
+        return min(max(int(tokens * self.fraction + _ROUNDING), 1), tokens - 1)
+
+
+_ROUNDING = 1e-9
+"""A product such as 100 * (1 - 0.9) is not to lose a token to the last bit of a float."""
+
 
 @dataclass(frozen=True)
-class PublishedDecoder:
-    """`decoder.*` of Base in data2vec 2.0."""
+class DecoderSizes:
+    """The keys `decoder.*` of `DecoderConfig`, none of them null."""
 
     layers: int
     width: int
@@ -39,7 +51,7 @@ class PublishedDecoder:
     groups: int
     residual: bool
     hidden: int
-    """Hidden channels per channel of the decoder; 0: none."""
+    """Channels of the hidden layer; 0: none."""
     dropout: float
 
 
@@ -48,7 +60,7 @@ class Published:
     """The values that an objective was published with in one modality.
 
     Sources: arXiv 2202.03555 sections 3 and 4, and the authors' code (fairseq examples/data2vec; data2vec_vision). v2:
-    fairseq examples/data2vec, config/v2, for all but the place of the norms and the positions, which are v1's.
+    fairseq examples/data2vec, config/v2, for all but the place of the norms, which is v1's.
     """
 
     norm: Literal["pre", "post"]
@@ -67,8 +79,8 @@ class Published:
     lr: float = 5e-4
     """Peak learning rate at `batch` samples and `BASE_WIDTH` channels."""
     batch: int = 256
-    masks: PublishedMasks | None = None
-    decoder: PublishedDecoder | None = None
+    masks: MultiMasks | None = None
+    decoder: DecoderSizes | None = None
     cls: float = 0.0
 
 
@@ -111,18 +123,18 @@ _V1: dict[Modality, Published] = {
 _V2: dict[Modality, Published] = {
     "vision": replace(
         _V1["vision"], layers=10, target="ffn", block_norm="instance", beta=0.0, reduction="sqrt", lr=1e-3, batch=256,
-        masks=PublishedMasks(16, 0.8, 0.07, 3), decoder=PublishedDecoder(6, 768, 3, 16, True, 0, 0.0),
+        masks=MultiMasks(16, 0.8, 0.07, 3), decoder=DecoderSizes(6, 768, 3, 16, True, 0, 0.0),
         # The code multiplies 0.01 by the masked count of a GPU and sums over its rows, 256 of them: their mean, times
         # 2.56.
         cls=2.56,
     ),
     "speech": replace(
         _V1["speech"], lr=7.5e-4, batch=32,
-        masks=PublishedMasks(8, 0.5, 0.05, 5), decoder=PublishedDecoder(4, 384, 7, 16, True, 0, 0.1),
+        masks=MultiMasks(8, 0.5, 0.05, 5), decoder=DecoderSizes(4, 384, 7, 16, True, 0, 0.1),
     ),
     "text": replace(
         _V1["text"], layers=12, block_norm="instance", beta=0.0, lr=2e-4, batch=64,
-        masks=PublishedMasks(8, 0.48, 0.0, 1), decoder=PublishedDecoder(5, 768, 9, 1, False, 2, 0.1),
+        masks=MultiMasks(8, 0.48, 0.0, 1), decoder=DecoderSizes(5, 768, 9, 1, False, 1536, 0.1),
     ),
 }  # fmt: skip
 PUBLISHED: dict[tuple[Objective, Modality], Published] = {

@@ -13,15 +13,16 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from configs.modality_config import (
+from configs.modality_config import ModalityConfig, RegressionConfig, TargetConfig, TransformerConfig
+from configs.published import (
+    BASE_LAYERS,
+    BASE_WIDTH,
+    PUBLISHED,
     DecoderSizes,
-    ModalityConfig,
     MultiMasks,
-    RegressionConfig,
-    TargetConfig,
-    TransformerConfig,
+    Objective,
+    Published,
 )
-from configs.published import BASE_LAYERS, BASE_WIDTH, PUBLISHED, Objective, Published
 from configs.schema_modalities import MODALITIES, STRICT, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
 from configs.schema_objective import DecoderConfig, LossConfig, MasksConfig, TeacherConfig
 from configs.schema_running import (
@@ -147,7 +148,7 @@ class PretrainConfig:
         groups = self.decoder.groups or own.decoder.groups
         scaled = own.decoder.width * self.model.width / BASE_WIDTH
         width = self.decoder.width or max(1, round(scaled / groups)) * groups
-        defaults = vars(own.decoder) | {"width": width, "hidden": own.decoder.hidden * width}
+        defaults = vars(own.decoder) | {"width": width, "hidden": own.decoder.hidden * width // own.decoder.width}
         return DecoderSizes(**_filled(self.decoder, DecoderSizes, defaults))
 
     def _batch(self, share: MixturePart, one_size: bool) -> BatchConfig:

@@ -18,6 +18,8 @@ RECEPTIVE_FIELD, FRAME_STRIDE = 400, 320
 
 BOS, PAD, EOS, UNK = range(4)
 """Ids of <s>, <pad>, </s> and <unk> in every vocabulary (RoBERTa's); <mask> is the last id, `vocab_size - 1`."""
+FIRST_POSITION = PAD + 1
+"""Row of the first token's position. RoBERTa's positions begin behind the row of <pad>, which is zero."""
 
 
 def frames(samples: int) -> int:

@@ -50,4 +50,9 @@ def drawn(keys: np.ndarray, count: int, first: int = 0) -> np.ndarray:
 
 def uniforms(seed: int, epochs: Epochs, samples: np.ndarray, stream: Stream, count: int, first: int = 0) -> np.ndarray:
     """Numbers `first .. first + count` (excluded) of each sample's stream: float64 [len(samples), count] in [0, 1)."""
-    return (drawn(keys(seed, epochs, samples, stream), count, first) >> np.uint64(11)) * _TO_UNIT
+    return in_unit(drawn(keys(seed, epochs, samples, stream), count, first))
+
+
+def in_unit(bits: np.ndarray) -> np.ndarray:
+    """Return 64 random bits each as a number in [0, 1), float64 of the same shape."""
+    return (bits >> np.uint64(11)) * _TO_UNIT

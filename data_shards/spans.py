@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.modality_config import MultiMasks
-from data_shards.randomness import Epochs, Stream, drawn, keys
+from configs.published import MultiMasks
+from data_shards.randomness import Epochs, Stream, drawn, in_unit, keys
 
 
 def choose_positions(draws: np.ndarray, count: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -88,8 +88,7 @@ def centred_blocks(
     key: uint64 [n]. lengths: int64 [n], the positions of each row that may be centres. grid: as for `several_masks`.
     """
     most = int(centres.max())
-    draws = (drawn(key, most, first=_CENTRES) >> np.uint64(11)) * 2.0**-53
-    places = (draws * lengths[:, None]).astype(np.int64)
+    places = (in_unit(drawn(key, most, first=_CENTRES)) * lengths[:, None]).astype(np.int64)
     places = np.where(np.arange(most) < centres[:, None], places, places[:, :1])
     marked = np.zeros((len(key), size), bool)
     np.put_along_axis(marked, places, True, axis=1)

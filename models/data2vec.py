@@ -74,12 +74,7 @@ class Data2Vec(Objective):
         targets = self.targets(batch, teacher_input, rows)
         predictions = self.predictions(batch, student_input, rows, shared_seed)
         loss = regression_loss(predictions, targets, weight, config.loss) / count
-        flat = weight.flatten()
-        statistics = {
-            "target": moments(targets.flatten(0, 1), flat),
-            "prediction": moments(predictions.flatten(0, 1), flat),
-        }
-        return ObjectiveOutput(loss, statistics)
+        return ObjectiveOutput(loss, spread(targets, predictions, weight))
 
     def network(self, modality: Modality, weights: Weights) -> Network:
         """Return the student's or the teacher's network of one modality."""
@@ -220,6 +215,15 @@ def only_mask(batch: MaskedBatch) -> Tensor:
 def _lengths(batch: SampleBatch) -> Tensor | None:
     """Return the lengths; None if no sample is padded, since fused attention is fastest without a bias."""
     return batch.lengths if batch.padded else None
+
+
+def spread(targets: Tensor, predictions: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Return the moments of targets and predictions [B, R, H] by name, weighted by `weight` [B, R]."""
+    flat = weight.flatten()
+    return {
+        "target": moments(targets.flatten(0, 1), flat),
+        "prediction": moments(predictions.flatten(0, 1), flat),
+    }
 
 
 def average(blocks: list[Tensor], lengths: Tensor, options: TargetConfig) -> Tensor:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
-from models.data2vec import Data2Vec, Weights, regression_loss
+from models.data2vec import Data2Vec, Weights, regression_loss, spread
 from models.flops import flops
 from models.layers.masked import Masked, masked_of, of_each_mask, real_tokens
 from models.objective import ObjectiveOutput
-from models.statistics import moments
 
 
 class Data2Vec2(Data2Vec):
@@ -40,12 +39,7 @@ class Data2Vec2(Data2Vec):
         loss = regression_loss(predictions, targets, masked.weight, options) / count
         if options.cls and self.network(batch.modality, "student").prefix:
             loss = loss + self._cls_loss(batch, outputs, whole) / count
-        flat = masked.weight.flatten()
-        statistics = {
-            "target": moments(targets.flatten(0, 1), flat),
-            "prediction": moments(predictions.flatten(0, 1), flat),
-        }
-        return ObjectiveOutput(loss, statistics)
+        return ObjectiveOutput(loss, spread(targets, predictions, masked.weight))
 
     def outputs(self, batch: MaskedBatch, features: Tensor, masked: Masked, shared_seed: int = 0) -> Tensor:
         """Return the student's outputs, [N, prefix + V, H]: its last block for each mask, after the final norm.
@@ -89,13 +83,10 @@ class Data2Vec2(Data2Vec):
 
     def one_pass(self, batch: MaskedBatch, weights: Weights) -> None:
         """Run one network as the objective does, the student with one mask of each sample."""
-        network = self.network(batch.modality, weights)
-        student_input, teacher_input = network.student_teacher_inputs(batch)
         if weights == "teacher":
-            network(network.embed(teacher_input), batch.lengths if batch.padded else None)
-            return
-        single = batch.with_one_mask()
-        masked = masked_of(single)
+            return super().one_pass(batch, weights)
+        network, single = self.network(batch.modality, weights), batch.with_one_mask()
+        masked, (student_input, _) = masked_of(single), network.student_teacher_inputs(single)
         self.hidden_predictions(single, self.outputs(single, network.embed(student_input), masked), masked)
 
     def flops(self, batch: SampleBatch) -> float:

@@ -14,13 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.modality_config import ModalityConfig
+from configs.signals import FIRST_POSITION
 from data_shards.batch import BOS, EOS, PAD, MaskedBatch, SampleBatch
 from models.layers.blocks import INIT_STD, FeedForward, layer_norm
 from models.layers.masked import Masked, of_each_mask
 from models.network import Around, Network
-
-FIRST_POSITION = PAD + 1
-"""Row of the first token's position. RoBERTa's positions begin behind the row of <pad>, which is zero."""
 
 
 class Embedding(nn.Module):

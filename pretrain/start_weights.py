@@ -12,6 +12,7 @@ from torch import Tensor
 from configs.checks.run import naming
 from configs.compose import from_yaml
 from configs.schema import PretrainConfig
+from configs.signals import FIRST_POSITION
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.text.stored_tokenizer import tokenizer_of
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
@@ -19,7 +20,6 @@ from data_shards.text.vocabulary import ids_of_types
 from models.data2vec import Data2Vec, part_state
 from models.huggingface import load_pretrained
 from models.layers.resize import repeated_rows, resized_offsets
-from models.text import FIRST_POSITION
 from pretrain.checkpoints.reading import load_weights
 
 _OF_ONE_OBJECTIVE = re.compile(r"(.*\.)?(head\..*|tokens\.mask|masking\.vector)")

@@ -15,6 +15,7 @@ from configs.compose import from_yaml
 from configs.keys import flat, plain, written
 from configs.modality_config import TransformerConfig
 from configs.schema_modalities import Modality
+from configs.signals import FIRST_POSITION
 
 CONTINUED = ("vision_continued", "speech_continued", "text_continued")
 """Recipes that go on from trained weights on data of one's own."""
@@ -29,8 +30,6 @@ _HUGGINGFACE = {
     "patch_size": "vision.patch_size",
     "layer_scale_init_value": "model.layer_scale",
 }
-_FIRST_POSITION = 2
-"""Rows of RoBERTa's position table in front of the first position."""
 
 
 def sizes_of(init: str, modality: Modality) -> dict[str, str]:
@@ -70,7 +69,7 @@ def _of_huggingface(content: Any, modality: Modality) -> dict[str, str]:
     }
     found = {key: value for key, value in found.items() if key.startswith(("model.", f"{modality}."))}
     if modality == "text" and type(rows := content.get("max_position_embeddings")) is int:
-        found["text.max_tokens"] = rows - _FIRST_POSITION
+        found["text.max_tokens"] = rows - FIRST_POSITION
     if modality != "vision":
         found.pop("model.layer_scale", None)
     return {key: written(value) for key, value in found.items()}

@@ -14,10 +14,11 @@ import re
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
@@ -27,6 +28,7 @@ from configs.command import Temporary
 from configs.schema_training import DataConfig
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -102,9 +104,23 @@ class Storage:
         IgnoresRanges; ValueError if its package is not installed.
         """
         system = _file_system(url.partition("://")[0].lower(), os.getpid())
+
+        def request() -> bytes:
+            return _checked_answer(self._call(system, "cat_file", url, start=start, end=stop), url, start, stop)
+
+        def ended() -> bool:
+            return stop is not None and self._size(system, url, default=stop) < stop
+
+        return self._asked(url, request, ended)
+
+    def _asked(self, url: str, request: Callable[[], Answer], ended: Callable[[], bool] = lambda: False) -> Answer:
+        """Return the answer to a request, which is repeated as `fetch` says.
+
+        ended: True if the store says that the file ends before the requested bytes do.
+        """
         for attempt in range(self.retries + 1):
             try:
-                return _checked_answer(self._request(system, url, start, stop), url, start, stop)
+                return request()
             except FileNotFoundError:
                 raise FileNotFoundError(errno.ENOENT, "not found in the store", url) from None
             except (PermissionError, IgnoresRanges):
@@ -112,8 +128,7 @@ class Storage:
             except Exception as error:  # each backend has its own exceptions, and they change
                 last = _SHORT_TRIES - 1 if isinstance(error, CutOff) else self.retries
                 if attempt >= min(last, self.retries) or not _is_transient(error):
-                    ended = stop is not None and self._size(system, url, default=stop) < stop
-                    raise _final_error(error, url, attempt + 1, ended) from error
+                    raise _final_error(error, url, attempt + 1, ended()) from error
                 log.info("%s: %s; asking again", url, _reason(error))
                 time.sleep(_wait_seconds(attempt))
         raise AssertionError("there is a first attempt")
@@ -124,21 +139,7 @@ class Storage:
         Raises FileNotFoundError, PermissionError, Unreachable or ValueError as `fetch`.
         """
         system = _file_system(url.partition("://")[0].lower(), os.getpid())
-        for attempt in range(self.retries + 1):
-            try:
-                if isinstance(system, AsyncFileSystem):
-                    found = sync(system.loop, system._find, url, detail=True, timeout=self.timeout_s)
-                else:
-                    found = system.find(url, detail=True)
-                break
-            except FileNotFoundError:
-                raise FileNotFoundError(errno.ENOENT, "not found in the store", url) from None
-            except PermissionError:
-                raise
-            except Exception as error:  # each backend has its own exceptions, and they change
-                if attempt >= self.retries or not _is_transient(error):
-                    raise _final_error(error, url, attempt + 1, ended=False) from error
-                time.sleep(_wait_seconds(attempt))
+        found = self._asked(url, lambda: self._call(system, "find", url, detail=True))
         root = system._strip_protocol(url).rstrip("/") + "/"
         listed = []
         for path, facts in found.items():
@@ -150,18 +151,16 @@ class Storage:
     def _size(self, system: Any, url: str, default: int) -> int:
         """Return the size of a remote file, `default` if the store does not tell it."""
         try:
-            if isinstance(system, AsyncFileSystem):
-                size = sync(system.loop, system._info, url, timeout=self.timeout_s)["size"]
-            else:
-                size = system.info(url)["size"]
+            size = self._call(system, "info", url)["size"]
         except Exception:  # each backend has its own
             return default
         return size if isinstance(size, int) else default
 
-    def _request(self, system: Any, url: str, start: int | None, stop: int | None) -> bytes:
+    def _call(self, system: Any, method: str, url: str, **arguments: Any) -> Any:
+        """Call a method of a file system, within the time-out where the system has one."""
         if isinstance(system, AsyncFileSystem):
-            return sync(system.loop, system._cat_file, url, start=start, end=stop, timeout=self.timeout_s)
-        return system.cat_file(url, start=start, end=stop)
+            return sync(system.loop, getattr(system, f"_{method}"), url, **arguments, timeout=self.timeout_s)
+        return getattr(system, method)(url, **arguments)
 
 
 def storage_of(data: DataConfig) -> Storage:

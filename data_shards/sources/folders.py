@@ -101,13 +101,13 @@ class Walk:
             elif extension(entry.name) not in self.ignored:
                 yield from self._wanted_file(root, parts, entry)
 
-    def stored_files(self, store: Store) -> Iterator[SourceFile]:
+    def stored_files(self, store: Store, entries: Iterable[Entry]) -> Iterator[SourceFile]:
         """Yield the wanted files of a store, in the order in which `files` yields those of such a folder.
 
-        A folder that holds all of them is taken off. Raises ValueError or Unreachable if the store cannot be read.
+        A folder that holds all of them is taken off. entries: all that the store holds.
         """
         usable: list[tuple[tuple[str, ...], Entry]] = []
-        for entry in store.entries():
+        for entry in entries:
             parts = tuple(part for part in entry.name.split("/") if part != ".")
             if entry.problem:
                 self.left_out.add(entry.problem, entry.name)

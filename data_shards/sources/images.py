@@ -60,7 +60,7 @@ def image_folder(root: Path, name: str, decode: bool, store: Store | None = None
     """
     kinds, left_out = " ".join(IMAGE_EXTENSIONS), LeftOut()
     walk = Walk(lambda name: extension(name) in IMAGE_EXTENSIONS, kinds, left_out)
-    files = list(walk.files(root) if store is None else walk.stored_files(store))
+    files = list(walk.files(root) if store is None else walk.stored_files(store, store.entries()))
     if not files:
         raise ValueError(
             "; ".join([f"input={store.location if store else root} holds no image ({kinds})", *left_out.notes()])

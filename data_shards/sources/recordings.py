@@ -6,7 +6,8 @@ A folder has class folders, or is flat. Its transcripts are those of LibriSpeech
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +26,7 @@ from data_shards.sources.folders import (
     shuffled,
 )
 from data_shards.sources.media import Encoded, MediaModality, Members, media_of
-from data_shards.sources.stores import DamagedMember, Store
+from data_shards.sources.stores import DamagedMember, Entry, Store
 from data_shards.sources.units import LeftOut, Split, Unit
 from data_shards.speech.audio import AUDIO_EXTENSIONS, Recording, flac, is_stored_form, read_recording
 
@@ -95,43 +96,44 @@ class Recordings:
         return np.array_split(audio, max(1, -(-len(audio) // int(self.segment_seconds * SAMPLE_RATE))))
 
 
-def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
-    """Transcripts in a folder, by the recording's name without extension."""
+def _said(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Transcripts by the recording's name without extension. texts: name and content of each .txt file of a folder."""
     whole: dict[str, str] = {}
     lines: dict[str, str] = {}
-    for path in sorted(folder.glob("*.txt")):
-        try:
-            text = path.read_text("utf-8", "replace")
-        except OSError as error:
-            left_out.add_unreadable(f"{path} (transcripts)", error)
-            continue
-        whole[path.stem] = text.strip()
-        if path.name.endswith(".trans.txt"):
-            lines |= {name: said for name, _, said in (line.partition(" ") for line in text.splitlines())}
+    for name, text in texts:
+        whole[name.removesuffix(".txt")] = text.strip()
+        if name.endswith(".trans.txt"):
+            lines |= {key: said for key, _, said in (line.partition(" ") for line in text.splitlines())}
     return whole | lines
 
 
-def _stored_transcripts(store: Store) -> dict[str, dict[str, str]]:
+def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
+    """Transcripts in a folder, by the recording's name without extension."""
+    texts = []
+    for path in sorted(folder.glob("*.txt")):
+        try:
+            texts.append((path.name, path.read_text("utf-8", "replace")))
+        except OSError as error:
+            left_out.add_unreadable(f"{path} (transcripts)", error)
+    return _said(texts)
+
+
+def _stored_transcripts(store: Store, entries: list[Entry]) -> dict[str, dict[str, str]]:
     """Transcripts in a store, by folder, and there by the recording's name without extension."""
-    found: dict[str, dict[str, str]] = {}
-    for entry in store.entries():
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for entry in sorted(entries):
         if entry.problem or not entry.name.endswith(".txt"):
             continue
-        try:
-            text = store.read(entry.name).decode("utf-8", "replace")
-        except DamagedMember:
-            continue
         folder, _, name = entry.name.rpartition("/")
-        own = found.setdefault(folder, {})
-        own[name.removesuffix(".txt")] = text.strip()
-        if name.endswith(".trans.txt"):
-            own |= {name: said for name, _, said in (line.partition(" ") for line in text.splitlines())}
-    return found
+        with suppress(DamagedMember):
+            texts.setdefault(folder, []).append((name, store.read(entry.name).decode("utf-8", "replace")))
+    return {folder: _said(own) for folder, own in texts.items()}
 
 
 def _stored(store: Store, walk: Walk) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """(recordings of a store, their texts, names of their classes)."""
-    files, texts = list(walk.stored_files(store)), _stored_transcripts(store)
+    entries = list(store.entries())
+    files, texts = list(walk.stored_files(store, entries)), _stored_transcripts(store, entries)
     labelled = bool(class_names(Path(store.location), files))
     said = [texts.get(f.stored.rpartition("/")[0], {}).get(Path(f.parts[-1]).stem) for f in files]
     return files, said, [file.parts[0] if labelled else None for file in files]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from configs.modality_config import ModalityConfig
 from configs.published import PUBLISHED
+from configs.signals import FIRST_POSITION
 from data_shards.batch import BOS, EOS, PAD
 from models.huggingface.files import read_object
 from models.huggingface.layout import BlockLayout, Layout, Size, check_post_norm, module, transformer_sizes
-from models.text import FIRST_POSITION
 
 _TYPES, _POSITIONS = "embeddings.token_type_embeddings.weight", "embeddings.position_embeddings.weight"
 _HEAD_BIAS = "lm_head.bias"

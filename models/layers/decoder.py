@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.modality_config import DecoderSizes
+from configs.published import DecoderSizes
 from models.layers.blocks import select_tokens
 from models.layers.dropout import dropout
 from models.layers.masked import Masked, without

@@ -57,9 +57,7 @@ def activation_bytes(config: ModalityConfig, precision: Precision, cuda: bool) -
     if config.masks is None:
         stack = _stack_bytes(config, tokens + (config.longest is None), width, cuda)
         return samples * (stack + _front_bytes(config, tokens, width))
-    seen = config.masks.visible(tokens) + (config.longest is None)
-    if config.modality == "speech":
-        seen = tokens - config.masks.hidden(tokens)
+    seen = tokens - config.hidden_tokens(tokens) + (config.longest is None)
     of_mask = _stack_bytes(config, seen, width, cuda) + _decoder_bytes(config, tokens, width)
     if config.modality == "vision":
         of_mask += config.model.heads * seen**2 * width  # the bias between the visible patches

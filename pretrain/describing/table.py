@@ -84,9 +84,7 @@ def _several(config: ModalityConfig, tokens: int, before: str = "") -> str:
     """Return words for the masks of data2vec 2.0 of a sample of `tokens`; "" for data2vec."""
     if config.masks is None:
         return ""
-    masks = config.masks
-    hidden = masks.hidden(tokens) if config.modality == "speech" else tokens - masks.visible(tokens)
-    return f"{before}{hidden} masked by each of {masks.count} masks"
+    return f"{before}{config.hidden_tokens(tokens)} masked by each of {config.masks.count} masks"
 
 
 def _batch(config: ModalityConfig, loader: ModalityLoader, step: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.modality_config import MultiMasks
+from configs.published import MultiMasks
 from data_shards.randomness import Stream, drawn
 from data_shards.randomness import keys as mask_keys
 from data_shards.spans import centred_blocks, choose_positions, cover_spans, exactly, noise_keys, several_masks
