@@ -104,7 +104,8 @@ def assemble(
     if config.init and not newest:
         assert isinstance(model, Data2Vec), "init= is data2vec's"
         start = load_start(model, config.init)
-        check_ranks_agree(weight_facts(model.student.state_dict() | (start.teacher or {})))
+        teacher = {f"teacher.{name}": values for name, values in (start.teacher or {}).items()}
+        check_ranks_agree(weight_facts(model.student.state_dict() | teacher))
     with stage("handing the model to DeepSpeed", shown):
         engine = Engine(model, config, device)
         if start.teacher:
