@@ -7,7 +7,6 @@ A folder has class folders, or is flat. Its transcripts are those of LibriSpeech
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -118,22 +117,24 @@ def _transcripts(folder: Path, left_out: LeftOut) -> dict[str, str]:
     return _said(texts)
 
 
-def _stored_transcripts(store: Store, entries: list[Entry]) -> dict[str, dict[str, str]]:
+def _stored_transcripts(store: Store, entries: list[Entry], left_out: LeftOut) -> dict[str, dict[str, str]]:
     """Transcripts in a store, by folder, and there by the recording's name without extension."""
     texts: dict[str, list[tuple[str, str]]] = {}
     for entry in sorted(entries):
         if entry.problem or not entry.name.endswith(".txt"):
             continue
         folder, _, name = entry.name.rpartition("/")
-        with suppress(DamagedMember):
+        try:
             texts.setdefault(folder, []).append((name, store.read(entry.name).decode("utf-8", "replace")))
+        except DamagedMember as error:
+            left_out.add("damaged in the archive", f"{entry.name} (transcripts; {error})")
     return {folder: _said(own) for folder, own in texts.items()}
 
 
 def _stored(store: Store, walk: Walk) -> tuple[list[SourceFile], list[str | None], list[str | None]]:
     """(recordings of a store, their texts, names of their classes)."""
     entries = list(store.entries())
-    files, texts = list(walk.stored_files(store, entries)), _stored_transcripts(store, entries)
+    files, texts = list(walk.stored_files(store, entries)), _stored_transcripts(store, entries, walk.left_out)
     labelled = bool(class_names(Path(store.location), files))
     said = [texts.get(f.stored.rpartition("/")[0], {}).get(Path(f.parts[-1]).stem) for f in files]
     return files, said, [file.parts[0] if labelled else None for file in files]

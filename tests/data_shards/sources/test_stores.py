@@ -80,6 +80,20 @@ def test_transcripts_and_classes_of_recordings_are_found_in_stores(tmp_path, rem
         assert tars(output) == tars(tmp_path / "folder")
 
 
+def test_a_damaged_transcript_in_an_archive_is_named(tmp_path):
+    said = b"WORDS THAT NOBODY SAID TWICE"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(2):
+            archive.writestr(f"{i}.flac", clip(i, 4000))
+        archive.writestr("0.txt", said)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(said)] ^= 255
+    (tmp_path / "a.zip").write_bytes(data)
+    built(tmp_path / "a.zip", tmp_path / "out", "audiofolder")
+    left_out = (tmp_path / "out/.build/train/left_out.tsv").read_text()
+    assert "damaged in the archive\t0.txt (transcripts; " in left_out, left_out
+
+
 def test_what_an_archive_holds_beside_images_is_named(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
