@@ -96,6 +96,7 @@ def _join(local_rank: int, timeout: timedelta) -> torch.device:
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", local_rank), "nccl"
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # precision=fp32 means it for convolutions too, as for products
     else:
         device, backend = torch.device("cpu"), "gloo"
         # Else DeepSpeed compiles a shared-memory all-reduce, for most of a minute, that only its inference uses.
