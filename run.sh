@@ -149,7 +149,7 @@ install() {
 # Install where needed; one call at a time, the others wait for it. $1: core, or an extra.
 ensure() {
   ! ready "$1" || return 0
-  exec 9>"$HERE/.venv.lock"
+  { exec 9>"$HERE/.venv.lock"; } 2>/dev/null || fail_with 2 "$HERE cannot be written, and .venv is made there: copy the project to a folder of yours"
   local python
   python=$(find_python)
   if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from configs.compose import parse
@@ -31,6 +32,16 @@ INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk or a quota without room."""
 
+_OTHER_PATH = "give another path"
+LASTING = {
+    errno.ENOENT: "check the path",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or give another path"),
+    errno.EROFS: "give a path on a disk that can be written",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR), _OTHER_PATH),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _OTHER_PATH),
+}
+"""Errors of a path that stay until somebody mends them, with the remedy."""
+
 
 class Temporary(Exception):
     """Something is gone for now that nobody has to mend: a store, a process, the network. The same command goes on."""
@@ -42,6 +53,8 @@ def code_of(error: BaseException) -> int:
         case Temporary():
             return STALLED
         case ValueError():
+            return MISTAKE
+        case OSError(filename=str() | bytes() | Path()) if error.errno in LASTING:
             return MISTAKE
         case KeyboardInterrupt():
             return INTERRUPTED
@@ -73,12 +86,17 @@ def guarded(command: Callable[[], None]) -> None:
         fail("interrupted: give the same command again", INTERRUPTED)
 
 
+def told(error: Exception | str) -> str:
+    """Return the error's text. An OSError of a path gives the path, the reason and the remedy."""
+    if not isinstance(error, OSError) or not error.filename:
+        return str(error)
+    place = f"{os.fsdecode(error.filename2 or error.filename)}: {error.strerror}"
+    if error.errno in FULL:
+        return f"{place}: make room there, or choose another folder; then give the same command"
+    return f"{place}: {LASTING[error.errno]}" if error.errno in LASTING else place
+
+
 def fail(error: Exception | str, code: int) -> NoReturn:
     """End the process with `code`, after a line `error: ...` for each line of the error."""
-    text = str(error)
-    if isinstance(error, OSError) and error.errno in FULL and error.filename:
-        text = (
-            f"{error.filename}: {error.strerror}: make room there, or choose another folder; then give the same command"
-        )
-    say("\n".join(f"error: {line}" for line in text.splitlines()))
+    say("\n".join(f"error: {line}" for line in told(error).splitlines()))
     sys.exit(code)

@@ -44,7 +44,8 @@ def _build(config: BuildConfig) -> None:
 
 def _index(config: IndexConfig) -> None:
     lines, refused = index_shards(config.shards)
-    print("\n".join(lines), flush=True)
+    for line in lines:
+        print(line, flush=True)
     if len(refused) > _SHOWN:
         refused[_SHOWN:] = [f"... and {len(refused) - _SHOWN} shards more"]
     if refused:

@@ -20,6 +20,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from configs.checks.run import check
+from configs.command import told
 from configs.compose import compose_pretrain
 from configs.output.lines import prepare_lines, say
 from configs.schema import PretrainConfig
@@ -99,6 +100,8 @@ def _fail(error: Exception) -> NoReturn:
     lost = distributed.peer_lost(error)
     code, rank = exits.code_of(lost or error), distributed.rank() or int(os.environ.get("RANK", "0"))
     exits.note(code)  # first, because the launcher may end this process while it sleeps
+    for number in exits.SIGNALS:  # a handler of notices would outlast the launcher's
+        signal.signal(number, signal.SIG_DFL)
     if code == exits.FAILED and not isinstance(error, OSError):
         say("".join(traceback.format_exception(error)).rstrip("\n"))
         exits.leave(code)
@@ -107,7 +110,7 @@ def _fail(error: Exception) -> NoReturn:
     if lost and _peer_ended_here():
         exits.leave(code)
     where = f"error (rank {rank})" if rank else "error"
-    say("\n".join(f"{where}: {line}" for line in str(lost or error).splitlines()))
+    say("\n".join(f"{where}: {line}" for line in told(lost or error).splitlines()))
     exits.leave(code)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.namespaces import unprivileged
+
 ROOT = Path(__file__).parents[1]
 
 PYTHON = f"""#!/bin/bash
@@ -69,6 +71,16 @@ class Door:
 @pytest.fixture
 def door(tmp_path: Path) -> Door:
     return Door(tmp_path)
+
+
+def test_a_tree_that_cannot_be_written_is_a_line(door: Door) -> None:
+    door.root.chmod(0o555)
+    command = unprivileged(str(door.root / "run.sh"), "setup")
+    done = subprocess.run(command, env=door.environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and not door.installs()
+    assert done.stderr == (
+        f"error: {door.root} cannot be written, and .venv is made there: copy the project to a folder of yours\n"
+    )
 
 
 def test_the_first_call_installs_and_the_next_does_not(door: Door) -> None:

@@ -20,6 +20,8 @@ _MODELS = (("base", 300_000), ("medium", 30_000), ("small", 0))
 _SIDES = (32, 48, 64, 96, 128, 160, 224)
 """Sides of the square crop in pixels, of which the largest one that most images have is taken."""
 _EPOCHS, _FEWEST_STEPS, _MOST_STEPS = 100, 1000, 100_000
+EPOCH_STEPS = 10
+"""Steps of an epoch, below which most of what a step sees is what the step before has seen."""
 _LARGE = 100_000
 """Samples from which the loader's settings for large data sets are taken."""
 _BYTES = 34
@@ -86,12 +88,13 @@ def micro(config: ModalityConfig, device: Device) -> dict[str, int]:
 def _batch(modality: Modality, data: DataSize, device: Device) -> int:
     """The power of two nearest to the square root of the samples, from 64 to the published batch (speech from 32).
 
-    It is the smallest one on a CPU, no larger than the data, and a multiple of the ranks.
+    It is the smallest one on a CPU, at most a tenth of the data, and a multiple of the ranks.
     """
     least = 32 if modality == "speech" else 64
     most = PUBLISHED["v1", modality].batch if device.memory_gib else least
     power = math.log2(max(1, data.samples))
-    batch = min(max(2 ** round(power / 2), least), most, 2 ** int(power))
+    tenth = math.log2(max(1, data.samples // EPOCH_STEPS))
+    batch = min(max(2 ** round(power / 2), least), most, 2 ** int(tenth))
     return max(1, batch // device.ranks) * device.ranks
 
 

@@ -77,6 +77,8 @@ def _index_shard(path: Path) -> _IndexedShard:
 
 def _scan_shard(path: Path) -> _IndexedShard:
     """Index one shard. Raises ValueError as `tar.scan`, and for samples of 4 GiB or more; OSError if unreadable."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path}: {'no plain file' if path.exists() else 'no such file'}")
     skipped: list[str] = []
     spans, rows, unusable = scan(path, skipped), [], []
     with path.open("rb") as file:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs.command import told
 from configs.output.stages import stage
 from configs.schema_training import Patterns
 from data_shards.files import file_sha256
@@ -141,7 +142,7 @@ def _check_shard(job: _Job) -> _Findings:
         try:
             _check_content(checked, job.entry, job)
         except (ValueError, OSError) as error:
-            checked.lines.append(str(error))
+            checked.lines.append(told(error))
     return checked
 
 
@@ -199,7 +200,7 @@ def _tokenizer_differences(folder: Path, index: FolderIndex) -> list[str]:
         files = {path / name: text.encode() for name, text in found.files.items()} if wrote_tokenizer(folder) else {}
         return [f"{file}: changed since it was built" for file, text in files.items() if file.read_bytes() != text]
     except (ValueError, OSError) as error:
-        return [str(error)]
+        return [told(error)]
 
 
 def _jobs(paths: list[Path], folders: dict[Path, FolderIndex], deep: bool) -> Iterator[_Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import os
@@ -128,21 +129,34 @@ def _series(name: str) -> str:
 
 
 def resolve(shards: Patterns, promised: bool = True, folders: FolderIndexes | None = None) -> list[str]:
-    """Expand patterns as `expand`. Raises ValueError if a local shard does not exist, and names the first."""
+    """Expand patterns as `expand`. Raises ValueError if a local shard does not exist, and names the first.
+
+    Raises PermissionError if one may not be read.
+    """
     paths = expand(shards, promised, folders)
-    if missing := [path for path in paths if not is_remote(path) and not local_path(path).is_file()]:
+    local = [path for path in paths if not is_remote(path)]
+    if missing := [path for path in local if not local_path(path).is_file()]:
         if len(missing) == len(paths):
             raise _no_match(shards)
         raise ValueError(
             f"no shards match: {len(missing)} of the {len(paths)} files that {shards!r} names do not exist, "
             f"the first: {missing[0]}"
         )
+    if unreadable := [local_path(path) for path in local if not os.access(local_path(path), os.R_OK)]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(unreadable[0]))
     return paths
 
 
 def local_shards(shards: Patterns, promised: bool = True) -> list[Path]:
-    """Expand patterns as `expand`, for commands that need local files. Raises ValueError for remote shards."""
-    paths = expand(shards, promised)
+    """Expand patterns as `expand`, for commands that need local files.
+
+    Raises ValueError for remote shards, and if no shard is there and none is named in an index.json.
+    """
+    folders = FolderIndexes()
+    paths = expand(shards, promised, folders)
     if remote := [path for path in paths if is_remote(path)]:
         raise ValueError(f"{remote[0]} is remote: run this where the files are, and copy what it writes beside them")
-    return [local_path(path) for path in paths]
+    found = [local_path(path) for path in paths]
+    if not any(os.path.lexists(path) or path.name in _tar_names(str(path.parent), promised, folders) for path in found):
+        raise _no_match(shards)
+    return found

@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from configs.command import LASTING
 from data_shards.files import locked, replace_text
 from data_shards.shards.cache import own_folder
 from data_shards.shards.index_file import REMEDY, ShardEntry
@@ -36,7 +37,7 @@ def check_sidecars(shards: Sequence[tuple[Path, ShardEntry]], cache_dir: Path) -
     """Compare the sidecars of local shards with index.json. Sidecars that were compared before are not read again.
 
     cache_dir: `data.cache_dir`; if the cache cannot be there, nothing is remembered. Raises ValueError that names the
-    first sidecar that is missing or differs, Unreachable if one cannot be read.
+    first sidecar that is missing or differs; OSError if one may not be read, Unreachable if it cannot be for now.
     """
     for folder, members in groupby(shards, key=lambda shard: shard[0].parent):
         with _memory(folder, cache_dir) as memory:  # the other ranks of the node wait, and find the result
@@ -86,19 +87,19 @@ def _facts(shard: Path, entry: ShardEntry) -> Facts:
     except FileNotFoundError:
         raise ValueError(f"{shard} has no sidecar {sidecar(shard).name}; make it: {REMEDY}{shard}") from None
     except OSError as error:
-        raise Unreachable(f"{sidecar(shard)}: {error.strerror}") from error
+        raise _unreadable(sidecar(shard), error) from error
     return [entry.idx_sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _differing(shard: Path, entry: ShardEntry) -> Path | None:
     """Return the shard if its sidecar differs from its entry.
 
-    Raises Unreachable if it cannot be read, ValueError if its rows are not as many as index.json says.
+    Raises Unreachable or OSError if it cannot be read, ValueError if its rows are not as many as index.json says.
     """
     try:
         data = sidecar(shard).read_bytes()
     except OSError as error:
-        raise Unreachable(f"{sidecar(shard)}: {error.strerror}") from error
+        raise _unreadable(sidecar(shard), error) from error
     if hashlib.sha256(data).hexdigest() != entry.idx_sha256:
         return shard
     if len(data) != sidecar_size(entry.nsamples) and len(read_rows(shard)) != entry.nsamples:
@@ -107,6 +108,11 @@ def _differing(shard: Path, entry: ShardEntry) -> Path | None:
             f"{REMEDY}{shard}"
         )
     return None
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    """Return Unreachable; the error itself if it stays until somebody mends it."""
+    return error if error.errno in LASTING else Unreachable(f"{path}: {error.strerror}")
 
 
 def _read(memory: Path) -> dict[str, Any]:

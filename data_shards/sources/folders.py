@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from data_shards.sources.units import LeftOut
 
 Anything = TypeVar("Anything")
 
-_SHOWN = 20
-"""Most files listed in one error."""
+_KEPT_BYTES = 32
+"""Bytes that are left of a name that is too long."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,18 @@ class Walk:
         folder = root.joinpath(*parts)
         real = os.path.realpath(folder)
         if real in above:
-            self.left_out.add("link to a folder above it", "/".join(parts))
+            self.left_out.add("link to a folder above it", str(folder))
             return
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if not parts:
                 raise
-            self.left_out.add_unreadable("/".join(parts) + "/", error)
+            self.left_out.add_unreadable(f"{folder}/", error)
             return
         for entry in entries:
             if entry.name.startswith("."):
-                self.left_out.add("hidden", "/".join((*parts, entry.name)))
+                self.left_out.add("hidden", entry.path)
             elif _succeeds_true(entry.is_dir):
                 yield from self.files(root, (*parts, entry.name), above | {real})
             elif extension(entry.name) not in self.ignored:
@@ -109,35 +110,36 @@ class Walk:
         usable: list[tuple[tuple[str, ...], Entry]] = []
         for entry in entries:
             parts = tuple(part for part in entry.name.split("/") if part != ".")
+            place = f"{store.location}/{entry.name}"
             if entry.problem:
-                self.left_out.add(entry.problem, entry.name)
+                self.left_out.add(entry.problem, place)
             elif not all(parts) or ".." in parts:
-                self.left_out.add("a name that leads out of the archive", entry.name)
+                self.left_out.add("a name that leads out of the archive", place)
             elif any(part.startswith(".") for part in parts):
-                self.left_out.add("hidden", entry.name)
+                self.left_out.add("hidden", place)
             else:
                 usable.append((parts, entry))
         tops = {parts[0] for parts, _ in usable if len(parts) > 1} if all(len(p) > 1 for p, _ in usable) else set()
         for parts, entry in sorted(usable):
             parts = parts[1:] if len(tops) == 1 else parts
+            place = f"{store.location}/{entry.name}"
             if extension(parts[-1]) in self.ignored:
                 continue
             if not self.wanted(parts[-1]):
-                self.left_out.add(f"not {self.kinds}", entry.name)
+                self.left_out.add(f"not {self.kinds}", place)
             elif not entry.size:
-                self.left_out.add("0 bytes", entry.name)
+                self.left_out.add("0 bytes", place)
             else:
                 yield SourceFile(Path(store.location), parts, entry.size, entry.version, store, entry.name)
 
     def _wanted_file(self, root: Path, parts: tuple[str, ...], entry: os.DirEntry) -> Iterator[SourceFile]:
         """Yield the file of an entry if it is wanted and usable; else add it to `left_out`."""
-        name = "/".join((*parts, entry.name))
         if not self.wanted(entry.name):
-            self.left_out.add(f"not {self.kinds}", name)
+            self.left_out.add(f"not {self.kinds}", entry.path)
         elif not _succeeds_true(entry.is_file):
-            self.left_out.add("broken link or no plain file", name)
+            self.left_out.add("broken link or no plain file", entry.path)
         elif not entry.stat().st_size:
-            self.left_out.add("0 bytes", name)
+            self.left_out.add("0 bytes", entry.path)
         else:
             yield source_file(root, (*parts, entry.name))
 
@@ -162,23 +164,41 @@ def keys_of(files: Sequence[SourceFile]) -> list[str]:
     return keys
 
 
-def check_names(members: Iterable[tuple[str, SourceFile]]) -> None:
-    """Raise ValueError if names of members do not fit a tar header. members: (name, its source file) pairs."""
-    bad = [file.path for name, file in members if not _fits_tar_header(name, file.size)]
-    if not bad:
-        return
-    lines = [f"{path}: its name is too long for a tar header; shorten it or its folders" for path in bad[:_SHOWN]]
-    if len(bad) > _SHOWN:
-        lines.append(f"... and {len(bad) - _SHOWN} files more")
-    raise ValueError("\n".join(lines))
+def fitting_keys(
+    keys: Sequence[str], files: Sequence[SourceFile], ending: Callable[[SourceFile], str], left_out: LeftOut
+) -> list[str]:
+    """Return the keys; one whose member KEY + ending does not fit a tar header is shortened, and named in `left_out`.
+
+    A shortened key ends with a hash of the whole one, so it depends on nothing else and stays unique.
+    """
+    fitting = []
+    for key, file in zip(keys, files, strict=True):
+        shorter = [key] if _fits_tar_header(key + ending(file)) else _shorter_keys(key)
+        fitting.append(next(name for name in shorter if _fits_tar_header(name + ending(file))))
+        if fitting[-1] != key:
+            left_out.add_kept("a name that is too long for a tar; its key is shortened", file.path)
+    return fitting
 
 
-def _fits_tar_header(name: str, size: int) -> bool:
-    """True if a member's name fits a tar header."""
+def _shorter_keys(key: str) -> tuple[str, str]:
+    """Return the key with a shorter last part, and without folders but the first."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    *folders, last = key.split("/")
+    short = f"{_first_bytes(last)}_{digest}"
+    return "/".join([*folders, short]), "/".join([*map(_first_bytes, folders[:1]), short])
+
+
+def _first_bytes(text: str) -> str:
+    """Return the beginning of a name, of at most _KEPT_BYTES."""
+    return text.encode("utf-8", "surrogateescape")[:_KEPT_BYTES].decode("utf-8", "ignore")
+
+
+def _fits_tar_header(name: str) -> bool:
+    """Return True if a member's name fits a tar header."""
     if len(name) <= 25:  # never too long, whatever the encoding
         return True
     try:
-        member_header(name, size)
+        member_header(name, 0)
     except ValueError:
         return False
     return True

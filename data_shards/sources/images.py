@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from data_shards.shards.bad_sample import BadSample
-from data_shards.sources.folders import Walk, check_names, class_names, extension, keys_of, shuffled
+from data_shards.sources.folders import Walk, class_names, extension, fitting_keys, keys_of, shuffled
 from data_shards.sources.media import Encoded, MediaModality, Members, media_of
 from data_shards.sources.stores import Store
 from data_shards.sources.units import LeftOut, Split, Unit, label_size
@@ -75,8 +75,7 @@ def image_folder(root: Path, name: str, decode: bool, store: Store | None = None
     for empty in sorted(set(classes) - {file.parts[0] for file in files}):
         left_out.add("class folders without an image; they keep their number", empty)
     number = {class_name: i for i, class_name in enumerate(classes)}
-    keys = keys_of(files)
-    check_names((f"{key}.{extension(file.path)}", file) for key, file in zip(keys, files, strict=True))
+    keys = fitting_keys(keys_of(files), files, lambda file: f".{extension(file.path)}", left_out)
     units: list[Unit] = [
         media_of(key, file, Images(decode), number.get(file.parts[0])) for key, file in zip(keys, files, strict=True)
     ]

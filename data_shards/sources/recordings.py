@@ -18,9 +18,9 @@ from configs.signals import SAMPLE_RATE
 from data_shards.sources.folders import (
     SourceFile,
     Walk,
-    check_names,
     class_names,
     extension,
+    fitting_keys,
     keys_of,
     shuffled,
 )
@@ -167,8 +167,7 @@ def audio_folder(root: Path, config: BuildConfig, store: Store | None = None) ->
     number = {name: i for i, name in enumerate(classes)}
     kind = Recordings(config.min_seconds, config.segment_seconds)
     units: list[Unit] = []
-    keys = keys_of(files)
-    check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
+    keys = fitting_keys(keys_of(files), files, lambda _: "/piece0000.flac", left_out)
     for key, file, text, label in zip(keys, files, texts, labels, strict=True):
         numbered = None if label is None else number[label]
         units.append(media_of(key, file, kind, numbered, text))

@@ -29,7 +29,7 @@ from data_shards.sources.documents import (
     add_unread,
     check_columns,
 )
-from data_shards.sources.folders import SourceFile, Walk, check_names, extension, keys_of, source_file
+from data_shards.sources.folders import SourceFile, Walk, extension, fitting_keys, keys_of, source_file
 from data_shards.sources.tables.fields import PARQUET_ERRORS
 from data_shards.sources.tables.footers import read_footer
 from data_shards.sources.units import LeftOut, Split, Unit, Unusable, label_member, sorted_classes
@@ -274,8 +274,7 @@ def text_source(root: Path, config: BuildConfig) -> Split:
     left_out = LeftOut()
     files = source_files(root, config, left_out)
     parts: list[Part] = []
-    keys = keys_of(files)
-    check_names((f"{key}/{file.size}_00000.npy", file) for key, file in zip(keys, files, strict=True))
+    keys = fitting_keys(keys_of(files), files, lambda file: f"/{file.size}_00000.npy", left_out)
     for key, file in zip(keys, files, strict=True):
         try:
             parts += _file_parts(file, key, config)

@@ -62,9 +62,9 @@ class LeftOut:
         return lines
 
     def to_tsv(self) -> bytes:
-        """All names as lines `reason<TAB>name`. Tabs and line ends in names become `\\t`, `\\n` and `\\r`."""
+        """All names as lines `reason<TAB>name`. Control characters in names become `\\t`, `\\n`, `\\r` and `\\x1b`."""
         rows = [(reason, name) for reason, names in sorted(self.reasons.items()) for name in names]
-        lines = [f"{reason.translate(_ESCAPES)}\t{name.translate(_ESCAPES)}\n" for reason, name in rows]
+        lines = [f"{reason.translate(_VISIBLE)}\t{name.translate(_VISIBLE)}\n" for reason, name in rows]
         return "".join(lines).encode("utf-8", "surrogateescape")
 
 
@@ -80,15 +80,13 @@ class Unusable(Exception):
         left_out.add(self.reason, f"{place} ({self.details})" if self.details else place)
 
 
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_CONTROLS = {
-    i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160), 0x2028, 0x2029)
-}  # a name must not move the cursor
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)  # a name must not move the cursor
+_VISIBLE = {i: f"\\x{i:02x}" for i in _CONTROLS} | str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _printable(name: str) -> str:
     """Name of a file on one line, printable whatever its bytes are."""
-    return name.translate(_CONTROLS | _ESCAPES).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return name.translate(_VISIBLE).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Unit(Protocol):

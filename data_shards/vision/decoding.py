@@ -143,7 +143,14 @@ def decode_other(data: Data, vision: VisionConfig = DEFAULTS) -> np.ndarray:
     except UnidentifiedImageError:  # its text names an object of Python
         raise BadSample("decode", f"not decodable: {what_it_is(data)}") from None
     except Exception as error:  # codecs raise anything on damaged bytes
-        raise BadSample("decode", f"not decodable: {error}") from error
+        raise BadSample("decode", f"not decodable: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Return the codec's own words; "damaged" if there are none."""
+    first = error.args[0] if error.args else ""
+    text = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(error)
+    return text if any(map(str.isalpha, text)) else "damaged"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -190,7 +197,7 @@ def image_length(data: Data) -> int:
     except UnidentifiedImageError:
         raise ValueError(f"not decodable: {what_it_is(data)}") from None
     except Exception as error:  # codecs raise anything on damaged bytes
-        raise ValueError(f"not decodable: {error}") from None
+        raise ValueError(f"not decodable: {_said(error)}") from None
 
 
 def _size(data: Data) -> tuple[int, int]:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from configs.checks.divisors import divisors
 from configs.checks.run import in_mixture
 from configs.modality_config import ModalityConfig
+from configs.resolve.fit import EPOCH_STEPS
 from configs.schema import PretrainConfig
 from configs.schema_modalities import Modality
 from pretrain.describing.memory import Memory, size
 from pretrain.engine.schedules import teacher_decay
 
-FEWEST_STEPS = 10
-"""Steps of an epoch, below which most of what a step sees is what the step before has seen."""
 _SHARE = 20
 """The half-life that a remedy gives the teacher is the run divided by this."""
 
@@ -82,10 +81,10 @@ def forgotten(config: PretrainConfig, steps: int) -> float:
 
 
 def _epoch(config: ModalityConfig, samples: int, steps: int, world: int) -> Iterator[str]:
-    batch, most = config.batch.global_, samples // FEWEST_STEPS
+    batch, most = config.batch.global_, samples // EPOCH_STEPS
     unit = world * config.batch.micro if world * config.batch.micro <= most else world
     most = most // unit * unit
-    if steps < FEWEST_STEPS:
+    if steps < EPOCH_STEPS:
         remedy = f"set {_batch(config, most, world)}, or add samples" if most else "add samples"
         yield (
             f"data.shards has {samples} samples, and batch.global={batch} takes them in {steps} "

@@ -16,7 +16,19 @@ from configs.schema_commands import ExportConfig
     [
         (ValueError("first\nsecond"), 2, "error: first\nerror: second\n"),
         (Temporary("the store is away"), 76, "error: the store is away\n"),
-        (FileNotFoundError(2, "No such file", "x"), 1, "error: [Errno 2] No such file: 'x'\n"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "error: x: No such file: check the path\n"),
+        (
+            PermissionError(13, "Permission denied", "x"),
+            2,
+            "error: x: Permission denied: change its permissions, or give another path\n",
+        ),
+        (
+            OSError(39, "Directory not empty", "x.tmp", None, "x"),
+            2,
+            "error: x: Directory not empty: give another path\n",
+        ),
+        (OSError(5, "Input/output error", "x"), 1, "error: x: Input/output error\n"),
+        (OSError(13, "Permission denied"), 1, "error: [Errno 13] Permission denied\n"),
         (
             OSError(28, "No space left on device", "out/x.tar"),
             1,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import psutil
 import pytest
 
 from pretrain.checkpoints.folders import checkpoint_folders
-from pretrain.launching.exits import DONE, FAILED, STALLED, STOPPED
+from pretrain.launching.exits import DONE, FAILED, MISTAKE, STALLED, STOPPED
 from tests.data_shards.http_store import serve
+from tests.data_shards.shard_tools import flip_byte
 from tests.integration.made_up import tiny
 from tests.integration.processes import ENVIRONMENT, ROOT, session_processes, signal_all
 from tests.integration.real_shards import build_shards
@@ -321,6 +323,16 @@ def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards, undisturb
     assert "all_reduce" in text["00000"] or "distributed" in text["00000"]
     finish(shards, run)
     assert_same_run(run, undisturbed)
+
+
+def test_an_error_of_every_rank_is_said_once(shards, run):
+    """Rank 1 waits while rank 0 tells it; the launcher then ends rank 1, whatever handler it has installed."""
+    copy = run.parent / "copy"
+    shutil.copytree(shards, copy)
+    flip_byte(next(copy.glob("*.idx.npy")), 140)
+    life = Life(copy, run)
+    assert life.end(60) == MISTAKE
+    assert life.said().count("is not the sidecar that index.json promises") == 1, life.said()
 
 
 def test_a_small_shared_memory_is_said_and_the_run_goes_on(shards, run):

@@ -130,8 +130,8 @@ def test_a_store_that_does_not_answer_is_worth_another_start_and_one_that_refuse
 def test_a_disk_that_cannot_be_written_is_a_line(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DATA2VEC_CACHE", f"{tmp_path}/file")
-    assert code_of() == exits.FAILED
-    assert capsys.readouterr().err.startswith("error: [Errno ")
+    assert code_of() == exits.MISTAKE
+    assert (said := capsys.readouterr().err).startswith(f"error: {tmp_path}/file") and "give another path" in said
 
 
 @pytest.mark.usefixtures("keep_signals")

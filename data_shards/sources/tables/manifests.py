@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.sources.folders import SourceFile, check_names, keys_of, shuffled, source_file
+from data_shards.sources.folders import SourceFile, fitting_keys, keys_of, shuffled, source_file
 from data_shards.sources.media import MediaFile, MediaKind
 from data_shards.sources.tables.fields import one_line
 from data_shards.sources.units import LeftOut, Split, Unit, sorted_classes
@@ -124,8 +124,7 @@ def manifest_split(path: Path, kind: MediaKind, config: BuildConfig) -> Split:
         raise ValueError("; ".join([f"input={path} holds no {kind.noun} ({kinds})", *left_out.notes()]))
     classes = sorted_classes(row.label for row in rows if row.label is not None)
     number = {name: i for i, name in enumerate(classes)}
-    keys = _keys(files)
-    check_names((f"{key}/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
+    keys = fitting_keys(_keys(files), files, lambda _: "/piece0000.flac", left_out)
     units: list[Unit] = [
         MediaFile(key, file.path, file.size, file.modified, kind, number.get(row.label or ""), row.text)
         for key, file, row in zip(keys, files, rows, strict=True)

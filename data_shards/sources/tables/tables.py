@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.schema_commands import BuildConfig
-from data_shards.sources.folders import check_names, keys_of
+from data_shards.sources.folders import fitting_keys, keys_of
 from data_shards.sources.images import Images
 from data_shards.sources.media import MediaKind, MediaModality
 from data_shards.sources.recordings import Recordings
@@ -33,8 +33,7 @@ def table_source(root: Path, config: BuildConfig) -> Split:
     files = source_files(root, config, left_out)
     if (found := _first_media([file.path for file in files], config)) is None:
         return text_source(root, config)
-    keys = keys_of(files)
-    check_names((f"{key}/{file.size}-00000000/piece0000.flac", file) for key, file in zip(keys, files, strict=True))
+    keys = fitting_keys(keys_of(files), files, lambda file: f"/{file.size}-00000000/piece0000.flac", left_out)
     modality, data = found
     make = parquet_media if config.source == "parquet" else json_media
     return make([*zip(files, keys, strict=True)], data, media_kind(modality, config), config, left_out)

@@ -39,10 +39,11 @@ def test_more_data_is_a_larger_model_batch_and_run(samples, model, batch, steps,
     assert found["vision.image_size"] == 224
 
 
-def test_no_batch_is_larger_than_the_published_one_or_the_data() -> None:
+def test_no_batch_is_larger_than_the_published_one_or_a_tenth_of_the_data() -> None:
     most = {modality: scale(modality, DataSize(10**9), GPU)["batch.global"] for modality in NEUTRAL}
     assert most == {"vision": 2048, "speech": 320, "text": 256}
-    assert scale("text", DataSize(50), GPU)["batch.global"] == 32
+    for device in (CPU, GPU):
+        assert [scale("text", DataSize(n), device)["batch.global"] for n in (5, 50, 200, 640)] == [1, 4, 16, 64]
 
 
 @pytest.mark.parametrize("modality", NEUTRAL)

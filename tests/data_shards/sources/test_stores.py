@@ -121,9 +121,9 @@ def test_what_an_archive_holds_beside_images_is_named(tmp_path):
         ("hidden", "__MACOSX/._0.png"),
         ("0 bytes", "cat/empty.png"),
         ("encrypted in the archive", "cat/locked.png"),
-        ("damaged in the archive", f"{path}/cat/broken.png"),
+        ("damaged in the archive", "cat/broken.png"),
     ):
-        assert f"{reason}\t{name}" in left_out, left_out
+        assert f"{reason}\t{path}/{name}" in left_out, left_out
 
 
 def test_of_a_cut_off_tar_the_files_before_the_end_are_built(tmp_path):

@@ -22,8 +22,8 @@ def test_everything_left_out_is_listed(tmp_path):
     names = sorted(name for why, name in rows if why == reason.encode())
     paths = [bytes(path) for path in sorted([images / "cat/cut.png", *images.glob("dog/broken*")])]
     assert all(name.startswith(path + b" (not decodable: ") for name, path in zip(names, paths, strict=True))
-    assert [b"broken link or no plain file", b"cat/self.jpg"] in rows
-    assert rows[-2][1] == b"cat/odd\\n\\tname\xff.txt"
+    assert [b"broken link or no plain file", bytes(images / "cat/self.jpg")] in rows
+    assert rows[-2][1] == bytes(images) + b"/cat/odd\\n\\tname\xff.txt"
     assert told.encode() and validate_shards(str(tmp_path / "out"), deep=True, workers=1) == ([], 1)
 
 
@@ -31,3 +31,11 @@ def test_names_are_printed_without_control_characters():
     left_out = LeftOut()
     left_out.add("not there", "a\0\x1b[2J\tb\u2028c")
     assert left_out.notes() == ["left out 1 (not there): a\\x00\\x1b[2J\\tb\\x2028c"]
+    assert left_out.to_tsv() == b"not there\ta\\x00\\x1b[2J\\tb\\x2028c\n"
+
+
+def test_a_codec_without_words_is_called_damaged(tmp_path):
+    images = make_images(tmp_path / "images")
+    (images / "dog" / "cut.jpg").write_bytes(encoded(0)[:20])
+    told = "\n".join(build_folder(images, tmp_path / "out"))
+    assert f"{images}/dog/cut.jpg (not decodable: damaged)" in told
