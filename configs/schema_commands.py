@@ -12,7 +12,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from configs.schema import PretrainConfig
-from configs.schema_modalities import STRICT, AnyPath, LocalPath, Modality, SpeechConfig, TextConfig, VisionConfig
+from configs.schema_modalities import (
+    STRICT,
+    AnyPath,
+    LocalOrUrl,
+    LocalPath,
+    Modality,
+    SpeechConfig,
+    TextConfig,
+    VisionConfig,
+)
 from configs.schema_training import Shards
 
 
@@ -31,8 +40,9 @@ class BuildConfig:
     (LibriSpeech's and Libri-light's layouts included). Both: or a TSV or CSV manifest. textfiles: documents. jsonl,
     parquet: tables of images, recordings or documents. webdataset: tars of samples. demo, demo_speech, demo_text:
     packaged images, recordings, texts."""
-    output: LocalPath
-    """Folder for the shards, their index and, for text, the tokenizer."""
+    output: LocalOrUrl
+    """Folder for the shards, their index and, for text, the tokenizer. Or the URL of one in a store (s3://, gs://): the
+    shards are then built in `staging` and sent from there, index.json last."""
     input: AnyPath = ""
     """Folder of source files, or one file: a manifest (imagefolder, audiofolder), documents (textfiles), a table
     (jsonl, parquet). imagefolder, audiofolder: also a .zip or .tar archive, or the URL of a folder (s3://, gs://),
@@ -43,6 +53,9 @@ class BuildConfig:
     """Name of the split, of letters, digits, - and _. Shards are called NAME-000000.tar, NAME-000001.tar, and so on."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
     """Target shard size in MiB. For text: size of the uncompressed source, approximately."""
+    staging: LocalPath = ""
+    """Folder of this machine in which the shards for a remote `output` are built, with room for all of them. It stays:
+    the same command goes on from it. "": none; a remote output needs one."""
     overwrite: bool = False
     """Replace the shards of this name that a build with other keys, e.g. another input, made in `output`."""
     workers: Annotated[int | None, Field(ge=1, le=1024)] = None

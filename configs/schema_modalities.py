@@ -39,6 +39,10 @@ LocalPath = Annotated[str, AfterValidator(_expanded)]
 """A file or folder of this machine; `~` is expanded."""
 
 
+LocalOrUrl = Annotated[str, AfterValidator(lambda path: path if "://" in path else _expanded(path))]
+"""A path as `LocalPath`, or a URL."""
+
+
 def is_command_or_url(path: str) -> bool:
     """True for what webdataset opens beside files: `pipe:COMMAND` and URLs."""
     return path.startswith("pipe:") or "://" in path

@@ -1,6 +1,6 @@
-"""Shards in Python: `ShardWriter` writes them, `open_shards` reads them.
+"""Shards in Python: `ShardWriter` writes them, `send_shards` sends them to a store, `open_shards` reads them.
 
-from data_shards.api import ShardWriter, open_shards
+from data_shards.api import ShardWriter, open_shards, send_shards
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from configs.schema_modalities import Modality
 from configs.schema_training import Patterns
 from data_shards.kinds import modality_of
 from data_shards.making.shard_writer import ShardWriter
+from data_shards.sending.send import send_shards
 from data_shards.shards.bad_sample import BadSample, find_member
 from data_shards.shards.index import Index, load_index
 from data_shards.shards.reader import Reader
@@ -24,7 +25,7 @@ from data_shards.text.tokens import TOKEN_EXTENSION, read_tokens
 from data_shards.vision.decoding import decode
 from data_shards.vision.formats import IMAGE_EXTENSIONS
 
-__all__ = ["OpenShards", "ShardSample", "ShardWriter", "open_shards"]
+__all__ = ["OpenShards", "ShardSample", "ShardWriter", "open_shards", "send_shards"]
 
 
 @dataclass(frozen=True)

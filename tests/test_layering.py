@@ -26,7 +26,7 @@ FLOORS = {
         "batch order",
         "vision speech text",
         "kinds",
-        "loading sources facts",
+        "loading sources facts sending",
         "making showing",
         "api __main__",
     ],

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "data_shards/loading/steps.py": "tests/data_shards/loading/test_modality_loader.py",  # over ranks, workers
     "models/objective.py": "tests/models/test_data2vec.py",  # an interface, with one that has it
     "models/network.py": "tests/models/test_data2vec.py",  # an abstract class: what its three forms have in common
+    "data_shards/sources/opening.py": "tests/data_shards/making/test_build.py",  # builds of every source
     "pretrain/assemble.py": "tests/integration/test_run.py",  # the parts of whole runs
     "pretrain/engine/engine.py": "tests/integration/test_engine.py",  # real ranks under the launcher
     "pretrain/loop.py": "tests/integration/test_run.py",  # whole runs

@@ -14,9 +14,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from configs.output.secrets import masked
 from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
 from data_shards.files import atomic_write, locked, replace_text
@@ -37,20 +38,12 @@ from data_shards.making.earlier import (
 from data_shards.making.executors import check_executor, run_jobs
 from data_shards.making.writer import save_folder_index, write_shard
 from data_shards.progress import shards_progress
+from data_shards.sending.send import check_destination, send_shards
 from data_shards.shards.index_file import TOKENIZER_NAME, FolderIndex, ShardEntry, TokenizerEntry, read_folder_index
 from data_shards.shards.sidecar import sidecar
+from data_shards.shards.storage import is_remote
 from data_shards.shards.tar import BLOCK
-from data_shards.sources.demo.images import demo_images
-from data_shards.sources.demo.speech import demo_speech
-from data_shards.sources.demo.text import demo_text
-from data_shards.sources.images import image_folder
-from data_shards.sources.media import MediaModality
-from data_shards.sources.recordings import audio_folder
-from data_shards.sources.stores import store_of
-from data_shards.sources.tables.manifests import manifest_split
-from data_shards.sources.tables.tables import media_kind, table_source
-from data_shards.sources.tars.tars import tar_source
-from data_shards.sources.texts import text_source
+from data_shards.sources.opening import open_source
 from data_shards.sources.units import LeftOut, Split, Unit
 
 _FORMAT = 2  # version of the shards' bytes; a change makes every shard unfinished
@@ -247,8 +240,21 @@ def _summary(split: Split, entries: list[ShardEntry], output: Path) -> str:
 def build(config: BuildConfig) -> list[str]:
     """Build the shards of `config`, or continue a build; returns lines about the result.
 
-    Raises ValueError for mistakes that the user can mend (see `sources`), OSError if the disk is full or unreadable.
+    Raises ValueError for mistakes that the user can mend (see `sources`), OSError if the disk is full or unreadable,
+    Unreachable if a store does not answer.
     """
+    if not is_remote(config.output):
+        return _build_here(config)
+    if not config.staging:
+        raise ValueError(f"output={masked(config.output)} is sent when it is built: give a folder for it, staging=DIR")
+    with stage(f"looking at {masked(config.output)}"):
+        check_destination(config.output)
+    lines = _build_here(replace(config, output=config.staging, staging=""))
+    return [*lines, *send_shards(Path(config.staging), config.output, config.overwrite)]
+
+
+def _build_here(config: BuildConfig) -> list[str]:
+    """Build the shards in a folder of this machine."""
     check_name(config.name)
     check_executor(config)
     output = Path(config.output)
@@ -261,39 +267,3 @@ def build(config: BuildConfig) -> list[str]:
         left_out = split.left_out.notes(left_out_path(output, split.name))
         lines += [*split.notes, *left_out, _summary(split, entries, output)]
     return list(dict.fromkeys(lines))
-
-
-def open_source(config: BuildConfig) -> list[Split]:
-    """The splits of the source that `config` names. Raises ValueError if it cannot be read."""
-    if not config.input and not config.source.startswith("demo"):
-        raise ValueError(f"input is empty; give the files of source={config.source}: input=DIR")
-    root = Path(config.input)
-    match config.source:
-        case "imagefolder":
-            return [_files_split(root, "vision", config)]
-        case "audiofolder":
-            return [_files_split(root, "speech", config)]
-        case "textfiles":
-            return [text_source(root, config)]
-        case "jsonl" | "parquet":
-            return [table_source(root, config)]
-        case "webdataset":
-            return [tar_source(config)]
-        case "demo":
-            return demo_images(config.input)
-        case "demo_speech":
-            return demo_speech(config.input)
-        case "demo_text":
-            return demo_text(config)
-
-
-def _files_split(root: Path, modality: MediaModality, config: BuildConfig) -> Split:
-    """Split of the files of a folder, a store or a manifest. Raises ValueError if it cannot be read."""
-    store = store_of(config.input)
-    if store is None and root.is_file():
-        return manifest_split(root, media_kind(modality, config), config)
-    if store is None and not root.is_dir():
-        wrong = "no folder of images or of class folders" if modality == "vision" else "not there"
-        raise ValueError(f"input={root} is {wrong}: give a folder, an archive, a URL, or a TSV or CSV manifest")
-    speech = modality == "speech"
-    return audio_folder(root, config, store) if speech else image_folder(root, config.name, config.decode, store)

@@ -27,7 +27,8 @@ from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.shards.sidecar import sidecar
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
 
-_FREE = ("output", "name", "workers", "executor", "address", "overwrite")  # they do not change a shard's content
+_FREE = ("output", "staging", "name", "workers", "executor", "address", "overwrite")
+"""Keys that do not change a shard's content."""
 _WRITERS = "writers.lock"
 _PATHS = ("input", "tokenizer")
 

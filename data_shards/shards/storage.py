@@ -148,6 +148,30 @@ class Storage:
             listed.append((path.removeprefix(root), int(size), zlib.crc32(repr(version).encode())))
         return listed
 
+    def send(self, path: Path, url: str) -> None:
+        """Send a local file, whole; a failed attempt is repeated as in `fetch`.
+
+        Raises FileNotFoundError or PermissionError if the store says so; Unreachable if it does not answer, or has
+        another number of bytes afterwards; ValueError if its package is not installed.
+        """
+        system = _file_system(url.partition("://")[0].lower(), os.getpid())
+
+        def request() -> None:
+            if isinstance(system, AsyncFileSystem):  # without a time-out: nobody knows how long a file may take
+                sync(system.loop, system._put_file, str(path), url)
+            else:
+                system.put_file(str(path), url)
+            system.invalidate_cache()
+            if (there := self._size(system, url, default=-1)) != (size := path.stat().st_size):
+                raise OSError(f"{there} of {size} bytes are there after it was sent")
+
+        self._asked(url, request)
+
+    def remove(self, url: str) -> None:
+        """Remove a file of the store. Raises as `send`."""
+        system = _file_system(url.partition("://")[0].lower(), os.getpid())
+        self._asked(url, lambda: self._call(system, "rm_file", url))
+
     def _size(self, system: Any, url: str, default: int) -> int:
         """Return the size of a remote file, `default` if the store does not tell it."""
         try:

@@ -310,6 +310,18 @@ def test_images_in_s3_are_built_in_place(bucket, tmp_path):
     assert (tmp_path / "there" / shard).read_bytes() == (tmp_path / "here" / shard).read_bytes()
 
 
+def test_shards_are_built_into_s3(bucket, tmp_path):
+    make_images(tmp_path / "images", 5)
+    options = {"output": "s3://bucket/some folder/built#1", "staging": str(tmp_path / "staging"), "workers": 1}
+    for _ in range(2):  # the second call looks at what is there
+        build(BuildConfig(source="imagefolder", input=str(tmp_path / "images"), **options))
+    assert len(everything(options["output"], tmp_path)) == 10
+    with pytest.raises((ValueError, FileNotFoundError), match="nobucket"):
+        build(
+            BuildConfig(source="imagefolder", input=str(tmp_path / "images"), **options | {"output": "s3://nobucket/a"})
+        )
+
+
 def test_s3_gives_the_same_epoch(bucket, config, store, tmp_path):
     url = bucket(tmp_path / "store", "some folder/train#1")
     found, bad = ids(config(shards=f"{url}/train-{{000000..000003}}.tar", timeout_s=10), 9)
