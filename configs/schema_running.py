@@ -121,6 +121,9 @@ class GuardConfig:
     min_module_rank: Annotated[float, Field(ge=1)] = 1.2
     """Smallest effective rank of a module's outputs, the number of directions in which tokens differ. Below it the
     module has collapsed. 1: no check."""
+    min_sample_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Smallest share of the variance of a teacher's module that is between samples at one position, in [0, 1]. Below
+    it the module says where a token is and hardly what it holds. 0: no check."""
 
 
 @dataclass(config=STRICT)

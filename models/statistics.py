@@ -32,6 +32,23 @@ def token_std(x: Tensor) -> Tensor:
     return (_centred(x).square().sum(0) / (len(x) - 1)).sqrt().mean()
 
 
+def sample_share(x: Tensor, real: Tensor) -> Tensor:
+    """Return the share of x's variance over tokens that is between samples at one position, float64.
+
+    x [B, T, C], real bool [B, T]: the tokens that count. About 0 if position alone decides a token's output, up to 1 if
+    it decides nothing. nan unless some position has two samples, or if a value is not finite.
+    """
+    x, weight = x.detach().double(), real.double()[..., None]
+    count = weight.sum(0)  # [T, 1]
+    x, weight, count = x[:, count[:, 0] > 1], weight[:, count[:, 0] > 1], count[count[:, 0] > 1]
+    if not count.numel():
+        return x.new_tensor(torch.nan)
+    mean = (x * weight).sum(0) / count
+    between = (((x - mean) * weight).square().sum(0) * count / (count - 1)).sum()
+    whole = (((x - (x * weight).sum((0, 1)) / count.sum()) * weight).square()).sum()
+    return torch.where(whole > 0, between / whole, torch.nan).clamp(max=1)
+
+
 def effective_rank(x: Tensor) -> Tensor:
     """x [n, H] -> exp of the entropy of x's normalised singular values, centred over tokens, float64 in [1, min(n, H)].
 

@@ -188,10 +188,18 @@ class VisionNetwork(Network):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Draw truncated normal weights; the position table stays zero."""
+        """Draw weights as published; the position table stays zero.
+
+        With relative positions: truncated normal. Fixed ones are of order 1, and so have to be the patches, or the
+        targets would be little but positions: Xavier uniform, and CLS of deviation 1 (fairseq examples/data2vec,
+        models/modalities/images.py and base.py).
+        """
         for parameter in (self.patch_embedding.weight, self.tokens.cls, self.tokens.mask):
             if parameter is not None:
                 truncated_normal_(parameter)
+        if self.fixed_positions is not None:
+            nn.init.xavier_uniform_(self.patch_embedding.weight.view(len(self.patch_embedding.weight), -1))
+            nn.init.normal_(self.tokens.cls)
         self._initialise_blocks()
         if isinstance(self.head, nn.Linear):
             truncated_normal_(self.head.weight)

@@ -1,7 +1,7 @@
 """Collapse: the spread of each module's outputs over tokens, and the guard that names modules with too little.
 
-A collapsed module gives nearly the same output for every token. The loss does not show it: equal targets are easy to
-predict.
+A collapsed module gives nearly the same output for every token, or for every token at one position. The loss does not
+show it: such targets are easy to predict.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from configs.schema_running import GuardConfig
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec, Weights
-from models.statistics import effective_rank, token_std
+from models.statistics import effective_rank, sample_share, token_std
 from pretrain.engine import distributed
 
 _SAMPLES = 8  # samples of a micro-batch that are measured
@@ -39,6 +39,8 @@ class ModuleHealth:
     """Mean over channels of the standard deviation over tokens."""
     rank: float
     """Effective rank of at most 256 tokens. `std` and `rank` are nan if there are hardly any tokens."""
+    share: float = math.nan
+    """Share of the variance that is between samples at one position; nan if none has two samples."""
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def measure(model: Data2Vec, batch: MaskedBatch, device: torch.device) -> dict[s
 
 
 def _pass(model: Data2Vec, batch: MaskedBatch, weights: Weights) -> dict[str, Tensor]:
-    """Forward pass of one network; float64 [2] by module: standard deviation and effective rank."""
+    """Forward pass of one network; float64 [3] by module: standard deviation, effective rank, share."""
     root = model.student if weights == "student" else model.teacher
     # Modules of the student that the teacher's network uses are not among them.
     names = {module: f"{weights}.{name}" for name, module in root.named_modules()}
@@ -83,10 +85,11 @@ def _hook(name: str, real: Tensor, found: dict[str, Tensor]) -> Callable[[nn.Mod
     """
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        tokens = output[:, -real.shape[1] :][real]
+        output = output[:, -real.shape[1] :]
+        tokens = output[real]
         count = min(_TOKENS, len(tokens))
         places = torch.arange(count, device=tokens.device) * len(tokens) // max(count, 1)
-        found[name] = torch.stack([token_std(tokens), effective_rank(tokens[places])])
+        found[name] = torch.stack([token_std(tokens), effective_rank(tokens[places]), sample_share(output, real)])
 
     return hook
 
@@ -114,6 +117,7 @@ class CollapseGuard:
         for name, values in health.items():
             key = f"{modality}/{name}" if modality else name
             reason = self._reason(key, values, step > self._config.std_after or not _is_student_block(name))
+            reason = reason or self._positions_alone(name, values)
             if self._is_news(key, values.std, bool(reason)):
                 where = f" on {modality}" if modality else ""
                 lines.append(f"{name} has collapsed{where} at step {step}: {reason}")
@@ -160,6 +164,19 @@ class CollapseGuard:
             return f"{varies}, at first {first:.2g} (guard.min_module_std={share:g} of it)"
         low = values.rank < least_rank
         return f"effective rank {values.rank:.3g} (guard.min_module_rank={least_rank:g})" if low else ""
+
+    def _positions_alone(self, name: str, values: ModuleHealth) -> str:
+        """Reason for which a teacher's module says little but where a token is; "" if it says more.
+
+        A student's outputs at masked tokens say no more than that at first.
+        """
+        least = self._config.min_sample_share
+        if not name.startswith("teacher.") or not values.share < least:  # nan is no reason
+            return ""
+        return (
+            f"{values.share:.2g} of its variance is between samples, the rest between positions: it says where a token "
+            f"is, and hardly what it holds (guard.min_sample_share={least:g})"
+        )
 
     def _is_news(self, key: str, std: float, collapsed: bool) -> bool:
         """True if `key` is to be named: it has collapsed, and it is the first time or a reason to stop.

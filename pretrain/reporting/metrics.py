@@ -168,6 +168,14 @@ class MetricsRow(Rates, StepMetrics):  # dataclasses take the fields of the last
         dict[str, float] | None,
         Metric("Effective rank of each module's outputs. Absent if not measured at this row.", tag="health/rank"),
     ] = None
+    module_sample_share: Annotated[
+        dict[str, float] | None,
+        Metric(
+            "Share of the variance of each module's outputs that is between samples at one position; near 0 if "
+            "position alone decides them. Absent if not measured at this row.",
+            tag="health/sample_share",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

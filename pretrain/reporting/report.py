@@ -179,6 +179,7 @@ class Report:
             bad_kinds={str(kind): count for kind, count in loader.bad.kinds.items()} or None,
             module_std={name: values.std for name, values in modules.items()} or None,
             module_rank={name: values.rank for name, values in modules.items()} or None,
+            module_sample_share={name: values.share for name, values in modules.items()} or None,
         )
 
 

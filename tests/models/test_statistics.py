@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.statistics import effective_rank, moments, std_from_moments, token_std
+from models.statistics import effective_rank, moments, sample_share, std_from_moments, token_std
 
 
 def test_std_of_summed_moments_is_that_of_all_weighted_tokens():
@@ -56,3 +56,27 @@ def test_effective_rank_of_what_is_not_finite_is_nan(bad):
     x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     x[3, 2] = bad
     assert effective_rank(x).isnan() and token_std(x).isnan()
+
+
+def test_share_between_samples_is_what_positions_do_not_explain():
+    torch.manual_seed(0)
+    positions, content = torch.randn(1, 50, 40), torch.randn(64, 50, 40)
+    real = torch.ones(64, 50, dtype=torch.bool)
+    assert float(sample_share(content, real)) == pytest.approx(1, abs=0.03)
+    assert float(sample_share(positions.expand(64, -1, -1), real)) == pytest.approx(0, abs=1e-9)
+    assert float(sample_share(3 * positions + content, real)) == pytest.approx(0.1, abs=0.01)
+    assert float(sample_share(5 + 3 * positions + content, real)) == pytest.approx(0.1, abs=0.01)
+
+
+def test_share_between_samples_is_of_real_tokens_at_positions_of_two_samples():
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, 5)
+    real = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+    noisy = torch.where(real[..., None], x, 1e6)
+    noisy[0, 3:] = -1e6  # real, but of no other sample
+    share = float(sample_share(noisy, real))
+    positions = [x[:3, 0], x[:3, 1], x[:2, 2]]
+    between = sum(part.double().var(0).sum() * len(part) for part in positions)
+    tokens = torch.cat(positions).double()
+    assert share == pytest.approx(min(1, float(between / (tokens - tokens.mean(0)).square().sum())))
+    assert sample_share(x[:1], real[:1]).isnan() and sample_share(torch.ones(2, 3, 4), real[:2, :3]).isnan()

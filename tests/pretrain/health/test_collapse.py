@@ -13,6 +13,8 @@ from configs.schema_training import MixtureConfig
 from configs.signals import samples_of
 from data_shards.batch import MaskedBatch
 from models.data2vec import Data2Vec
+from models.data2vec2 import make_objective
+from models.vision import FixedPositions
 from pretrain.engine import distributed
 from pretrain.health.collapse import CollapseGuard, ModuleHealth, measure
 from tests.models.common import random_batch, tiny_config
@@ -206,7 +208,9 @@ def test_collapsed_embeddings_are_named_first(kind):
     model.student.get_submodule(FIRST[kind]).weight.data.mul_(1e-4)
     lines = guard.check_modules(1, look(model))
     assert lines[0].startswith(f"student.{FIRST[kind]} has collapsed at step 1")
-    assert not [line for line in lines if line.startswith("teacher")], "the teacher has not followed yet"
+    followed = [line for line in lines if line.startswith("teacher")]
+    assert all("between positions" in line for line in followed), "the teacher's own weights have not followed yet"
+    assert bool(followed) == (kind == "text"), "its embedding is the student's, and so are its positions"
 
 
 def test_blocks_whose_tokens_share_a_direction_are_found_by_their_rank():
@@ -217,6 +221,19 @@ def test_blocks_whose_tokens_share_a_direction_are_found_by_their_rank():
     model.student.encoder.blocks[1].norm2.weight.data.copy_(gain)
     [line] = [line for line in guard.check_modules(7, look(model)) if "blocks.1" in line]
     assert line == "student.encoder.blocks.1 has collapsed at step 7: effective rank 1 (guard.min_module_rank=1.2)"
+
+
+def test_a_teacher_that_says_only_where_a_token_is_is_found():
+    """Positions outweigh the patches: tokens vary as before, targets are easy to predict, and nothing is learnt."""
+    model, guard = make_objective(tiny_config(objective="v2")).train(), CollapseGuard(GuardConfig())
+    assert not guard.check_modules(0, look(model))
+    for positions in (module for module in model.modules() if isinstance(module, FixedPositions)):
+        positions.table.mul_(100)
+    lines = guard.check_modules(7, look(model))
+    assert [line.split()[0] for line in lines] == blocks("teacher.encoder.")
+    assert "of its variance is between samples, the rest between positions" in lines[0]
+    assert "(guard.min_sample_share=0.05)" in lines[0]
+    assert not CollapseGuard(GuardConfig(min_sample_share=0)).check_modules(7, look(model))
 
 
 def test_lines_say_what_was_measured_and_come_in_the_order_of_the_forward_pass():

@@ -17,7 +17,13 @@ from pretrain.reporting.pictures import images_picture, spectrograms_picture
 from pretrain.reporting.tensorboard import Board
 from tests.pretrain.reporting.test_pictures import TOKENIZER, clips, image_batch, texts
 
-NAMED = {"bad_kinds": {"decode": 99}, "module_std": {"student.blocks.0": 98}, "module_rank": {"student.blocks.0": 97}}
+NAMED = {
+    "bad_kinds": {"decode": 99},
+    **{
+        f"module_{name}": {"student.blocks.0": value}
+        for name, value in (("std", 98), ("rank", 97), ("sample_share", 96))
+    },
+}
 
 
 OPTIONAL = {"loss_scale", *NAMED}
@@ -53,7 +59,8 @@ def test_every_figure_of_a_row_has_a_tag(tmp_path):
     board.write(MetricsRow(step=3, modality="vision", **numbered, **NAMED))
     events = read(tmp_path)  # before close: rows are flushed
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    tags = {"data/bad/decode": 99, "health/std/student.blocks.0": 98, "health/rank/student.blocks.0": 97}
+    health = {"std": 98, "rank": 97, "sample_share": 96}
+    tags = {"data/bad/decode": 99, **{f"health/{name}/student.blocks.0": value for name, value in health.items()}}
     assert {tag: scalars.pop(tag)[0].value for tag in tags} == tags
     assert {tag.rsplit("/", 1)[-1] for tag in scalars} == ({*numbered} - {"teacher_decay"}) | {"decay"}
     assert sorted(event.value for [event] in scalars.values()) == sorted(numbered.values())
