@@ -1,6 +1,7 @@
-"""Accuracy of the demos on several seeds: the trained teacher's features, the untrained network's and a baseline.
+"""Accuracy of the demos, or of data of one's own: the trained teacher's features, the untrained network's, a baseline.
 
     python -m benchmarks.demos [--modalities vision speech text] [--seeds 0 1 2] [--runs runs/demos] [key=value ...]
+    python -m benchmarks.demos --modalities vision -- data.shards=A probe.train_shards=A probe.test_shards=B
 
 Each run is `./run.sh pretrain modality=M train.seed=S run.dir=RUNS/M_S key=value ...`. A run that is complete is only
 read.
