@@ -95,7 +95,7 @@ class ModalityConfig:
     def hidden_tokens(self, tokens: int) -> int:
         """Return the number of a sample's `tokens` that each mask of data2vec 2.0 hides."""
         assert self.masks is not None
-        return self.masks.hidden(tokens) if self.modality == "speech" else tokens - self.masks.visible(tokens)
+        return self.masks.hidden(tokens, self.modality == "vision")
 
     @property
     def longest(self) -> int | None:

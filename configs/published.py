@@ -28,13 +28,18 @@ class MultiMasks:
     adjust: float
     block: int
 
-    def visible(self, tokens: int) -> int:
-        """Tokens of `tokens` that the student sees of an image or a text: one at least, and not all."""
-        return min(max(int(tokens * (1 - self.fraction) + _ROUNDING), 1), tokens - 1)
+    def covers_hidden(self, image: bool) -> bool:
+        """Return True if the blocks cover what is hidden: those of clips. Of an image they cover what is seen."""
+        return self.block > 1 and not image
 
-    def hidden(self, tokens: int) -> int:
-        """Frames of `tokens` that a mask hides of a clip: one at least, and not all."""
-        return min(max(int(tokens * self.fraction + _ROUNDING), 1), tokens - 1)
+    def hidden(self, tokens: int, image: bool) -> int:
+        """Return the number of a sample's `tokens` that a mask hides: one at least, and not all.
+
+        What the blocks cover is rounded down. Without blocks that is what is seen.
+        """
+        if self.covers_hidden(image):
+            return min(max(int(tokens * self.fraction + _ROUNDING), 1), tokens - 1)
+        return tokens - min(max(int(tokens * (1 - self.fraction) + _ROUNDING), 1), tokens - 1)
 
 
 _ROUNDING = 1e-9

@@ -51,8 +51,9 @@ def several_masks(
     rows = np.repeat(lengths, m)
     key = keys(seed, epochs, samples, Stream.MASK, m).reshape(-1)
     bits = (drawn(key, size) >> np.uint64(33)).astype(np.uint32)  # 31 bits a position
-    hides = grow and not grid  # blocks cover what is hidden
-    counts = {n: config.hidden(n) if hides else config.visible(n) for n in np.unique(lengths).tolist()}
+    hides = config.covers_hidden(bool(grid))
+    hidden = {n: config.hidden(n, bool(grid)) for n in np.unique(lengths).tolist()}
+    counts = {n: count if hides else n - count for n, count in hidden.items()}
     count = np.array([counts[n] for n in rows.tolist()])
     if grow:
         fraction = (config.fraction if hides else 1 - config.fraction) + config.adjust

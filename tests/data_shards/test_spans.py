@@ -100,7 +100,7 @@ def plain_blocks(rng, size: int, centres: int, block: int, grid: int) -> np.ndar
 def plain_mask(rng, config: MultiMasks, size: int, grid: int) -> np.ndarray:
     """One mask as reference material gives it: blocks, then single positions until the number is exact."""
     share = 1 - config.fraction if grid else config.fraction
-    wanted = config.visible(size) if grid else config.hidden(size)
+    wanted = size - config.hidden(size, True) if grid else config.hidden(size, False)
     area = config.block**2 if grid else config.block
     chosen = plain_blocks(rng, size, int(size * (share + config.adjust) / area), config.block, grid)
     while chosen.sum() != wanted:
@@ -167,6 +167,14 @@ def test_a_block_as_long_as_the_clip_leaves_the_number_exact(block):
     masks = masks_of(MultiMasks(4, 0.5, 0.1, block), np.full(500, 10))
     assert (masks.sum(-1) == 5).all()
     assert (masks.mean((0, 1)) > 0.3).all(), "no place is left out"
+
+
+@pytest.mark.parametrize("block", [1, 5])
+def test_a_clip_hides_as_many_frames_as_the_configuration_says(block):
+    config = MultiMasks(3, 0.55, 0.1, block)
+    for length in (2, 49, 101, 749):
+        masks = masks_of(config, np.array([length]))
+        assert set(masks.sum(-1).ravel().tolist()) == {config.hidden(length, image=False)}
 
 
 def test_a_single_mask_and_the_huge_grid():
