@@ -29,7 +29,6 @@ ELSEWHERE = {
     "pretrain/loop.py": "tests/integration/test_run.py",  # whole runs
     "pretrain/reporting/report.py": "tests/integration/test_run.py",  # what whole runs leave behind
     "pretrain/checkpoints/resharding.py": "tests/pretrain/test_reshard.py",  # the command that is all of it
-    "pretrain/engine/zero_partitions.py": "tests/integration/test_engine.py",  # real ranks in every layout
     "pretrain/launching/job.py": "tests/pretrain/launching/test_supervise.py",  # which starts one in every test
     "pretrain/launching/processes.py": "tests/pretrain/launching/test_supervise.py",  # its processes live and die there
 }
