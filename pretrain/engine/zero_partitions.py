@@ -19,8 +19,9 @@ from pretrain.engine.partitions import Partitions
 
 TESTED_VERSIONS = ("0.19.8",)
 
-_PIECE = 2**17
-"""Elements of a gradient whose norm is taken at a time on a CPU: their fp64 copy stays in the cache."""
+_PIECE = 2**20
+"""Elements of a gradient whose norm is taken at a time on a CPU: larger fp64 copies come from the system anew each
+time."""
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of DeepSpeed's loss scalers that a checkpoint keeps."""
 
@@ -223,7 +224,8 @@ def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracke
 def _in_pieces(measure: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return DeepSpeed's gradient norm of the same gradients cut into pieces.
 
-    It copies each gradient to fp64. In main memory that takes eight times as long as in the cache.
+    It copies each gradient to fp64. Copies of 8 MiB use the same memory again and again; that of a whole embedding is
+    fetched from the system page by page, which takes several times as long as the norm.
     """
 
     def norm(gradients: Iterable[Tensor], params: Iterable[nn.Parameter], norm_type: float = 2) -> Tensor:
