@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.machine import first_line, free
 from benchmarks.gpu.recording import Recorder
 from configs.checks.run import check
 from configs.compose import compose_pretrain
@@ -125,10 +126,10 @@ def compare(record: Recorder, folder: Path, device: torch.device, tiny: bool) ->
             torch._dynamo.reset()
             found = _steps(kind, case, folder, device, tiny)
         except Exception as error:  # a row of its own: the other cases go on
-            record.row(name, failed=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+            record.row(name, failed=first_line(error))
             continue
         finally:
-            _free(device)
+            free(device)
         figures = {
             key: max(abs(a - b) / abs(b) for a, b in zip(found[key], expected[key], strict=True))
             for key in ("loss", "norm")
@@ -136,11 +137,3 @@ def compare(record: Recorder, folder: Path, device: torch.device, tiny: bool) ->
         figures |= {f"first_{key}": abs(found[key][0] / expected[key][0] - 1) for key in ("loss", "norm")}
         last = {"last_loss": found["loss"][-1], "expected": expected["loss"][-1]}
         record.row(name, **figures, **last, skipped=found.get("skipped", [0.0])[0], seconds=time.perf_counter() - start)
-
-
-def _free(device: torch.device) -> None:
-    import gc
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

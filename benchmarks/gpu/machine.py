@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -31,6 +32,18 @@ def seconds(function: Callable[[], object], device: torch.device, repeats: int =
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1e3 / repeats
+
+
+def free(device: torch.device) -> None:
+    """Give back the memory of what nobody refers to."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def first_line(error: Exception) -> str:
+    """Class of an error, and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
 
 
 def _versions() -> dict[str, str]:

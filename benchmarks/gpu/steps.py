@@ -6,7 +6,6 @@ difference is three micro-batches, and what is left of the shorter one is the up
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 import pretrain.engine.teacher
+from benchmarks.gpu.machine import first_line, free
 from benchmarks.gpu.recording import Recorder
 from configs.checks.run import check
 from configs.compose import compose_pretrain
@@ -22,20 +22,20 @@ from configs.schema import PretrainConfig
 from data_shards.batch import SampleBatch
 from data_shards.loading.loader import open_loader
 from models.data2vec2 import make_objective
-from pretrain.describing.memory import activation_bytes, state_bytes
+from pretrain.describing.table import memory
 from pretrain.engine.engine import Engine
 
 PEAK = 989e12  # FLOP/s: dense bf16 of H100 and H200 SXM, NVIDIA's data sheet
 FRAMES_PER_HOUR = 50 * 3600
 MANY = 4
-VISION = {"base": "vision_base_imagenet", "large": "vision_large_imagenet_phase1"}
-_B, _S, _T = VISION["base"], "speech_base_librispeech", "text_base_books_wikipedia"
+_B, _L = "vision_base_imagenet", "vision_large_imagenet_phase1"
+_S, _T = "speech_base_librispeech", "text_base_books_wikipedia"
 _COMPILE = "model.compile=true"
 CASES: dict[str, list[str]] = {
     "images Base": [f"recipe={_B}"],
     "images Base, compiled": [f"recipe={_B}", _COMPILE],
-    "images Large": [f"recipe={VISION['large']}", "batch.micro=128"],
-    "images Large, compiled": [f"recipe={VISION['large']}", "batch.micro=128", _COMPILE],
+    "images Large": [f"recipe={_L}", "batch.micro=128"],
+    "images Large, compiled": [f"recipe={_L}", "batch.micro=128", _COMPILE],
     "speech Base": [f"recipe={_S}"],
     "text Base": [f"recipe={_T}"],
     "images Base v2": [f"recipe={_B}_v2"],
@@ -54,8 +54,8 @@ CASES: dict[str, list[str]] = {
     "images Base, ZeRO 3": [f"recipe={_B}", "deepspeed=zero3"],
     "images Base, fp16": [f"recipe={_B}", "precision=fp16"],
     "images Base, fp32": [f"recipe={_B}", "precision=fp32"],
-    "images Large, recomputed": [f"recipe={VISION['large']}", "batch.micro=128", "model.activation_checkpointing=true"],
-    "images Large, offload": [f"recipe={VISION['large']}", "batch.micro=128", "deepspeed.offload_optimizer=true"],
+    "images Large, recomputed": [f"recipe={_L}", "batch.micro=128", "model.activation_checkpointing=true"],
+    "images Large, offload": [f"recipe={_L}", "batch.micro=128", "deepspeed.offload_optimizer=true"],
     "images Huge v2": ["recipe=vision_huge_imagenet_v2"],
     "speech Large": ["recipe=speech_large_librilight", "model.layer_drop=0"],
     "text Large": ["recipe=text_large"],
@@ -108,28 +108,17 @@ def _milliseconds(engine: Engine, batches: list[SampleBatch], device: torch.devi
     return statistics.median(taken)
 
 
-def _estimate(engine: Engine, config: PretrainConfig, cuda: bool) -> float:
-    own, precision = config.for_modality(config.modalities[0]), engine.precision
-    tracked = {id(entry.student): entry.student for entry in engine.model.tracked()}
-    sizes = [getattr(p, "ds_numel", p.numel()) for _, p in engine.model.trained()]
-    averaged = sum(getattr(p, "ds_numel", p.numel()) for p in tracked.values())
-    return state_bytes(sum(sizes), averaged, 1, precision, config.deepspeed) + activation_bytes(own, precision, cuda)
-
-
 def measure(record: Recorder, folder: Path, device: torch.device, tiny: bool) -> None:
     """Record a row per case, and write the operators of a step of the first ones to OUT/operators.txt."""
-    done, cuda = record.done(), device.type == "cuda"
+    done = record.done()
     names = TINY_CASES if tiny else tuple(CASES)
     for name in [name for name in names if name not in done]:
         try:
             torch._dynamo.reset()
             _case(record, name, folder, device, tiny, name in list(CASES)[:9])
         except Exception as error:
-            text = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-            record.row(name, failed=text)
-        gc.collect()
-        if cuda:
-            torch.cuda.empty_cache()
+            record.row(name, failed=first_line(error))
+        free(device)
 
 
 def _case(record: Recorder, name: str, folder: Path, device: torch.device, tiny: bool, profile: bool) -> None:
@@ -163,7 +152,7 @@ def _case(record: Recorder, name: str, folder: Path, device: torch.device, tiny:
         figures["hours_of_audio_per_s"] = 1e3 * tokens / each / FRAMES_PER_HOUR
     if cuda:
         figures["peak_gib"] = (torch.cuda.max_memory_allocated() - left_over) / 2**30
-    figures["estimate_gib"] = _estimate(engine, config, cuda) / 2**30
+    figures["estimate_gib"] = memory(config, engine).total / 2**30
     phases = _phases(engine, batches[:1], device) if cuda or tiny else {}
     record.row(name, **figures, **phases)
     if profile:

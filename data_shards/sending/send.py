@@ -1,6 +1,6 @@
 """Sending the shards of a folder to a store: their files first, index.json last, so no reader sees half of them.
 
-FOLDER/.build/sent.json   what was sent, and where to: a call that was killed goes on from there
+FOLDER/.build/sent.jsonl   a line per file that was sent, and where to: a call that was killed goes on from there
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from configs.output.secrets import masked
 from configs.schema_training import DataConfig
-from data_shards.files import file_sha256, replace_text
+from data_shards.files import file_sha256
 from data_shards.progress import shards_progress
 from data_shards.shards.index_file import (
     INDEX_NAME,
@@ -46,7 +47,7 @@ def send_shards(folder: Path, url: str, overwrite: bool = False) -> list[str]:
     due = {name: facts for name, facts in files.items() if sent.get(name) != facts or there.get(name) != facts["size"]}
     if any(entry.url in due or sidecar(Path(entry.url)).name in due for entry in theirs.shards):
         storage.remove(join_location(url, INDEX_NAME))  # it would promise files that are about to change
-    _send_all(storage, folder, url, due, sent)
+    _send_all(storage, folder, url, due)
     if due or theirs != index:
         storage.send(folder / INDEX_NAME, join_location(url, INDEX_NAME))
     size = sum(facts["size"] for facts in due.values())
@@ -94,7 +95,7 @@ def _sizes(storage: Storage, url: str) -> dict[str, int]:
         return {}
 
 
-def _send_all(storage: Storage, folder: Path, url: str, due: dict[str, Any], sent: dict[str, Any]) -> None:
+def _send_all(storage: Storage, folder: Path, url: str, due: dict[str, Any]) -> None:
     """Send files, several at a time, and remember each. The first failure ends it, after those that are under way."""
 
     def one(name: str) -> str:
@@ -102,13 +103,14 @@ def _send_all(storage: Storage, folder: Path, url: str, due: dict[str, Any], sen
         return name
 
     progress = shards_progress("send", sum(facts["size"] for facts in due.values()), len(due))
-    with progress, ThreadPoolExecutor(_SENDERS) as pool:
+    _record(folder).parent.mkdir(exist_ok=True)
+    with progress, _record(folder).open("a", encoding="utf-8") as record, ThreadPoolExecutor(_SENDERS) as pool:
         jobs = [pool.submit(one, name) for name in due]
         try:
             for job in as_completed(jobs):
                 name = job.result()
-                sent[name] = due[name]
-                replace_text(_record(folder), json.dumps({"url": url, "files": sent}))
+                record.write(json.dumps({"url": url, "name": name, **due[name]}) + "\n")
+                record.flush()
                 progress.add(due[name]["size"], 0)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -118,13 +120,18 @@ def _send_all(storage: Storage, folder: Path, url: str, due: dict[str, Any], sen
 
 
 def _record(folder: Path) -> Path:
-    return folder / ".build" / "sent.json"
+    return folder / ".build" / "sent.jsonl"
 
 
 def _read_sent(folder: Path, url: str) -> dict[str, Any]:
-    """Return what was sent to the URL: size and sha256 by name."""
+    """Return what was sent to the URL: size and sha256 by name. A line that a kill has cut off counts for nothing."""
+    sent = {}
     try:
-        record = json.loads(_record(folder).read_text("utf-8"))
-        return dict(record["files"]) if record["url"] == url else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        for line in _record(folder).read_text("utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if row["url"] == url:
+                    sent[row["name"]] = {"size": row["size"], "sha256": row["sha256"]}
+    except (OSError, ValueError):
         return {}
+    return sent

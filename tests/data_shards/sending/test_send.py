@@ -1,6 +1,7 @@
 """Shards built for a store: what is there, in which order it came, what is refused, and what a kill leaves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -162,6 +163,16 @@ def test_a_store_that_goes_away_is_an_outage(tmp_path, store, monkeypatch):
         build(config(tmp_path))
     assert json.loads(left_out_path(tmp_path / "staging", "train").with_name("build.json").read_text())
     assert build(config(tmp_path))[-1].startswith("sent 2 files")
+
+
+def test_a_folder_that_others_built_is_sent(tmp_path, store):
+    make_images(tmp_path / "images")
+    build(config(tmp_path, output=str(tmp_path / "here"), staging=""))
+    shutil.rmtree(tmp_path / "here" / ".build")
+    send_shards(tmp_path / "here", URL)
+    with (tmp_path / "here/.build/sent.jsonl").open("a") as record:
+        record.write('{"url": "memo')  # a kill
+    assert send_shards(tmp_path / "here", URL)[0].startswith("sent 0 files")
 
 
 def test_a_folder_of_a_script_is_sent(tmp_path, store):
