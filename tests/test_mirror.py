@@ -26,6 +26,7 @@ ELSEWHERE = {
     "data_shards/sources/opening.py": "tests/data_shards/making/test_build.py",  # builds of every source
     "pretrain/assemble.py": "tests/integration/test_run.py",  # the parts of whole runs
     "pretrain/engine/engine.py": "tests/integration/test_engine.py",  # real ranks under the launcher
+    "pretrain/engine/zero_partitions.py": "tests/integration/test_engine.py",  # every stage on real ranks
     "pretrain/loop.py": "tests/integration/test_run.py",  # whole runs
     "pretrain/reporting/report.py": "tests/integration/test_run.py",  # what whole runs leave behind
     "pretrain/checkpoints/resharding.py": "tests/pretrain/test_reshard.py",  # the command that is all of it

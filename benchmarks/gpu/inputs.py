@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.data import noise_photo
 from configs.schema_modalities import MODALITIES, Modality
 from data_shards.making.writer import save_folder_index, write_shard
-from data_shards.shards.index_file import FolderIndex, TokenizerEntry
+from data_shards.shards.index_file import FolderIndex
 from data_shards.speech.audio import flac
 from data_shards.text.tokens import tokens_npy
 
@@ -55,5 +55,4 @@ def make_shards(folder: Path, samples: dict[Modality, int]) -> None:
             place.mkdir(parents=True)
             made = pool.map(_MAKERS[modality], range(samples[modality]), chunksize=8)
             entry = write_shard(place / "noise-000000.tar", made)
-            tokenizer = TokenizerEntry("0" * 64, TYPES) if modality == "text" else None
-            save_folder_index(place, FolderIndex((entry,), (), tokenizer))
+            save_folder_index(place, FolderIndex((entry,), (), None))

@@ -5,7 +5,8 @@ Tested with the DeepSpeed versions of `TESTED_VERSIONS`. `partitions()` returns 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,14 +15,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from models.objective import Tracked
+from pretrain.engine.gradients import not_finite, quick_norm
 from pretrain.engine.layout import Fragment
 from pretrain.engine.partitions import Partitions
 
 TESTED_VERSIONS = ("0.19.8",)
-
-_PIECE = 2**20
-"""Elements of a gradient whose norm is taken at a time on a CPU: larger fp64 copies come from the system anew each
-time."""
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of DeepSpeed's loss scalers that a checkpoint keeps."""
 
@@ -33,8 +31,8 @@ class _ZeroPartitions(Partitions):
         super().__init__(engine.basic_optimizer, shapes)
         self._optimizer = engine.optimizer
         self._names = names
-        if engine.device.type == "cpu" and hasattr(engine.optimizer, "get_grad_norm_direct"):
-            engine.optimizer.get_grad_norm_direct = _in_pieces(engine.optimizer.get_grad_norm_direct)
+        if hasattr(engine.optimizer, "get_grad_norm_direct"):  # ZeRO 1 to 3, except ZeRO 1 in bf16
+            engine.optimizer.get_grad_norm_direct = quick_norm(engine.optimizer.get_grad_norm_direct)
 
     @property
     def grad_norm(self) -> Tensor | float:
@@ -119,6 +117,11 @@ class Stage12(_ZeroPartitions):
         else:
             groups, flats = wrapper.round_robin_bit16_groups, wrapper.bit16_groups_flat
             self.masters, offsets = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_offsets
+            if engine.device.type == "cuda":
+                by_group = wrapper.averaged_gradients
+                wrapper.has_overflow_partitioned_grads_serial = lambda: not_finite(
+                    chain.from_iterable(by_group.values())
+                )
         self._wrapper, self._flats = wrapper, flats
         self.groups = list(range(len(self.masters)))
         self.fragments = [
@@ -219,22 +222,6 @@ def partitions(engine: Any, names: dict[nn.Parameter, str], tracked: list[Tracke
             f"DeepSpeed {deepspeed.__version__} lays its partitions out in another way ({error}); "
             f"install one of the tested versions: {', '.join(TESTED_VERSIONS)}"
         ) from error
-
-
-def _in_pieces(measure: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return DeepSpeed's gradient norm of the same gradients cut into pieces.
-
-    It copies each gradient to fp64. Copies of 8 MiB use the same memory again and again; that of a whole embedding is
-    fetched from the system page by page, which takes several times as long as the norm.
-    """
-
-    def norm(gradients: Iterable[Tensor], params: Iterable[nn.Parameter], norm_type: float = 2) -> Tensor:
-        real = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
-        pairs = zip(real, params)  # noqa: B905 DeepSpeed's lists may differ in length
-        cut = [(piece, p) for gradient, p in pairs for piece in gradient.detach().flatten().split(_PIECE)]
-        return measure([piece for piece, _ in cut], [p for _, p in cut], norm_type)
-
-    return norm
 
 
 def _zero_gradients(masters: list[Tensor]) -> None:
