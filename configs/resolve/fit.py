@@ -26,6 +26,8 @@ _LARGE = 100_000
 """Samples from which the loader's settings for large data sets are taken."""
 _BYTES = 34
 """Bytes of activations of a token for each block and channel in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198)."""
+_DECODER_BYTES = 8
+"""Bytes of activations of a token for each convolution and channel of data2vec 2.0's decoder, in 16 bits."""
 _ON_CPU = {"vision": ("vision.image_size", 64), "speech": ("speech.max_seconds", 4), "text": ("text.max_tokens", 128)}
 """Largest samples of a trial on a CPU."""
 
@@ -79,10 +81,21 @@ def micro(config: ModalityConfig, device: Device) -> dict[str, int]:
     if not device.memory_gib:
         return {"batch.micro": max(n for n in divisors(share) if n <= 32)}
     token = _BYTES * own.width * own.layers * (2 if config.modality == "speech" else 1)
-    tokens = int(device.memory_gib * 2**30 / 2 / token)
+    tokens = int(device.memory_gib * 2**30 / 2 / (token * _passes(config, token)))
     if config.longest is not None:
         return {"batch.micro": share, "batch.micro_tokens": max(tokens, config.longest)}
     return {"batch.micro": max(n for n in divisors(share) if n <= max(1, tokens // config.vision.tokens))}
+
+
+def _passes(config: ModalityConfig, token: int) -> float:
+    """Activations of a sample by those of one pass over all its tokens, of `token` bytes each.
+
+    data2vec 2.0 keeps, for each mask, the blocks' of the tokens that are seen, and the decoder's of all.
+    """
+    if config.masks is None or config.decoder is None:
+        return 1
+    decoder = _DECODER_BYTES * config.decoder.layers * config.decoder.width
+    return config.masks.count * (1 - config.masks.fraction + decoder / token)
 
 
 def _batch(modality: Modality, data: DataSize, device: Device) -> int:

@@ -31,6 +31,7 @@ def resolve(values: Values, given: Collection[str]) -> None:
     A value whose base is no number stays or becomes 1: the base's own mistake is told later. Raises ValueError for a
     percentage above 100, and for a horizon beside a decay.
     """
+    _of_v2(values, given)
     _patch_size(values["vision"])
     steps = values["schedule"]["steps"] or values["train"]["steps"]
     bases = [
@@ -43,6 +44,14 @@ def resolve(values: Values, given: Collection[str]) -> None:
             _share(values, key, base)
     _horizon(values["teacher"], given)
     _learning_rate(values)
+
+
+def _of_v2(values: Values, given: Collection[str]) -> None:
+    """Take back what a recipe says of data2vec 2.0, where the command line says `objective=v1`."""
+    if values["objective"] == "v1" and "objective" in given:
+        for section, keys in (("masks", values["masks"]), ("decoder", values["decoder"]), ("loss", ("cls",))):
+            for key in [key for key in keys if f"{section}.{key}" not in given]:
+                values[section][key] = None
 
 
 def _count(value: object) -> float:

@@ -21,6 +21,7 @@ CONTINUED = ("vision_continued", "speech_continued", "text_continued")
 """Recipes that go on from trained weights on data of one's own."""
 _REGULARISED = ("dropout", "attention_dropout", "layer_drop", "drop_path", "activation_checkpointing", "compile")
 """Keys `model.*` that are no sizes: the recipe decides on them."""
+_OBJECTIVES = {"vit": "v2", "data2vec-vision": "v1"}
 _HUGGINGFACE = {
     "hidden_size": "model.width",
     "num_hidden_layers": "model.layers",
@@ -70,6 +71,8 @@ def _of_huggingface(content: Any, modality: Modality) -> dict[str, str]:
     found = {key: value for key, value in found.items() if key.startswith(("model.", f"{modality}."))}
     if modality == "text" and type(rows := content.get("max_position_embeddings")) is int:
         found["text.max_tokens"] = rows - FIRST_POSITION
-    if modality != "vision":
+    if modality == "vision":  # a ViT has fixed positions, as data2vec 2.0 here; data2vec's have relative ones
+        found |= {"objective": objective} if (objective := _OBJECTIVES.get(str(content.get("model_type")))) else {}
+    else:
         found.pop("model.layer_scale", None)
     return {key: written(value) for key, value in found.items()}

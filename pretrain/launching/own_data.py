@@ -93,5 +93,5 @@ def _begun(config: PretrainConfig) -> dict[str, str | int]:
         return {}
     if not saved or saved.recipe != config.recipe or saved.model.size not in GROUPS["model"]:
         return {}
-    values, kept = flat(plain(saved)), ("train.steps", "batch.global", _LENGTHS[saved.modalities[0]])
+    values, kept = flat(plain(saved)), ("objective", "train.steps", "batch.global", _LENGTHS[saved.modalities[0]])
     return {"model": saved.model.size, **{key: values[key] for key in kept}}

@@ -25,7 +25,7 @@ def test_every_recipe_runs_at_every_size(recipe: str) -> None:
     ("recipe", "model", "blocks"),
     [
         ("vision_base_imagenet", "tiny", 2), ("vision_large_imagenet_phase1", "tiny", 1),
-        ("speech_base_audioset", "tiny", 4), ("text_large", "small", 10), ("vision", "small", 6),
+        ("speech_base_audioset", "tiny", 4), ("text_large", "small", 10), ("vision", "small", 10),
         ("speech", "large", 16), ("text", "tiny", 3),
     ],
 )  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_learning_rate_follows_batch_and_width() -> None:
     def rate(*overrides: str) -> float:
         return compose_pretrain(list(overrides)).optimizer.lr
 
-    published = [("vision", 2048, 2e-3), ("speech", 320, 5e-4), ("text", 256, 2e-4)]
+    published = [("vision", 256, 1e-3), ("speech", 320, 5e-4), ("text", 256, 2e-4)]
     for recipe, batch, lr in published:
         assert rate(f"recipe={recipe}", "model=base", f"batch.global={batch}") == lr
         assert rate(f"recipe={recipe}", "model=base", f"batch.global={4 * batch}") == pytest.approx(2 * lr, rel=1e-2)
@@ -85,6 +85,15 @@ def test_the_learning_rate_follows_batch_and_width() -> None:
     assert rate("recipe=vision", "optimizer.lr=0.1", "batch.global=8") == 0.1, "the user's word"
     assert rate("recipe=mixture_base", "optimizer.lr=null", "batch.global=256") == 2e-4, "the most careful of all"
     assert rate(BASE) == rate(BASE, "batch.global=64") == 2e-3, "a published recipe keeps its number"
+
+
+def test_the_users_objective_v1_takes_back_what_the_recipe_says_of_v2() -> None:
+    config = compose_pretrain(["recipe=vision", "objective=v1"])
+    check(config, 1)
+    assert (config.masks.count, config.decoder.layers, config.loss.cls) == (None, None, None)
+    assert compose_pretrain(["recipe=vision"]).masks.count == 4
+    with pytest.raises(ValueError, match="masks.count is of data2vec 2.0: add objective=v2, or leave it out"):
+        check(compose_pretrain(["recipe=vision", "objective=v1", "masks.count=3"]), 1)
 
 
 @pytest.mark.parametrize(

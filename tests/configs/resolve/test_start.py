@@ -35,11 +35,15 @@ def test_a_hugging_face_folder_knows_its_sizes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**sizes, "patch_size": 8, "image_size": 64}))
     found = sizes_of(str(tmp_path), "vision")
     assert found["model.width"] == "96" and found["vision.patch_size"] == "8" and found["vision.image_size"] == "64"
+    assert "objective" not in found
+    for kind, objective in (("vit", "v2"), ("data2vec-vision", "v1")):
+        (tmp_path / "config.json").write_text(json.dumps({**sizes, "model_type": kind}))
+        assert sizes_of(str(tmp_path), "vision")["objective"] == objective
     (tmp_path / "config.json").write_text(json.dumps({**sizes, "max_position_embeddings": 514}))
     assert sizes_of(str(tmp_path), "text")["text.max_tokens"] == "512"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"hidden_size": "768", "image_size": [1]}', "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"hidden_size": "768", "model_type": []}', "null"])
 def test_a_folder_that_cannot_be_read_knows_nothing(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     assert sizes_of(str(tmp_path), "vision") == {} == sizes_of(str(tmp_path / "absent"), "vision")
