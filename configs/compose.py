@@ -99,7 +99,7 @@ def print_help(cls: type, arguments: list[str]) -> None:
     """
     if {"-h", "--help"} & set(arguments):
         composes, given = issubclass(cls, PretrainConfig), [word for word in arguments if word not in ("-h", "--help")]
-        values = flat(plain(compose_pretrain(given))) if composes and given else None
+        values = flat(_without_secrets(plain(compose_pretrain(given)))) if composes and given else None
         try:
             print(help_text(cls, GROUPS if composes else None, values), flush=True)
         except BrokenPipeError:  # the reader, `head` for instance, has seen enough

@@ -13,6 +13,14 @@ from typing import BinaryIO
 
 from configs.command import FULL
 
+PARTIAL = ".data2vec-tmp"
+"""End of the names of half-written files: nobody else's file has it, so a killed writer's can be removed."""
+
+
+def partial_of(path: Path) -> Path:
+    """Temporary file that `atomic_write` renames to `path`."""
+    return path.with_name(path.name + PARTIAL)
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
@@ -21,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     An error inside the `with` block removes the temporary file and leaves `path` as it was. An OSError of a full disk
     names `path`, which the system's own does not.
     """
-    partial = path.with_name(path.name + ".tmp")
+    partial = partial_of(path)
     try:
         partial.unlink(missing_ok=True)  # left by a killed process; a link is removed, not followed
         with partial.open("xb") as file:

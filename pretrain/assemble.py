@@ -25,6 +25,7 @@ from pretrain.engine.engine import Engine
 from pretrain.health.collapse import CollapseGuard
 from pretrain.health.guard import Guard
 from pretrain.health.rank_agreement import check_ranks_agree, run_facts, weight_facts
+from pretrain.run_directory import refuse_lost
 from pretrain.start_weights import Start, load_start
 
 
@@ -98,6 +99,8 @@ def assemble(
     checkpoints = Checkpoints(Path(config.run.dir), config.checkpoint)
     with stage("checking the newest checkpoint", shown):
         newest = checkpoints.newest_good() if resume else None
+        if resume and not newest:
+            distributed.on_first(lambda: refuse_lost(config))
     with stage("building the model", shown):
         model = objective(config)
     start = Start("student and teacher start at random")

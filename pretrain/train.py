@@ -29,7 +29,7 @@ from pretrain.launching import exits
 from pretrain.launching.interfaces import check_interfaces
 from pretrain.launching.processes import lives
 from pretrain.loop import pretrain
-from pretrain.run_directory import lock
+from pretrain.run_directory import lock, lock_text, sees_lock
 
 _MEMORY_WORDS = ("can't allocate memory", "not enough memory", "size calculation overflow", "multiplication overflow")
 """Words in torch's RuntimeError for a tensor that is larger than memory. It has no error class for it on CPUs."""
@@ -86,7 +86,20 @@ def _lock_run_directory(config: PretrainConfig) -> IO[str] | None:
     problem = distributed.broadcast(problem)
     if isinstance(problem, ValueError):
         raise problem
+    _check_one_folder(Path(config.run.dir))
     return held
+
+
+def _check_one_folder(folder: Path) -> None:
+    """Raise ValueError, on every rank, if ranks do not see the lock of rank 0: their `run.dir` is another folder."""
+    text = distributed.broadcast(lock_text(folder))
+    seen = distributed.gather(sees_lock(folder, text))
+    blind = [str(rank) for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise ValueError(
+            f"run.dir={folder} is another folder for rank {', '.join(blind)} than for rank 0: "
+            "give an absolute path on a file system that all nodes share"
+        )
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -7,8 +7,9 @@ import re
 HIDDEN = "***"
 
 _URL = re.compile(r"\S+://\S+")
-_USER = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/]*)@", re.IGNORECASE)
-_QUERY = re.compile(r"([?&][^\s?&=/'\"]+=)[^\s&'\"]+")
+_USER = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/]*|[^\s/:]+:(?!\d+/)[^\s,]*)@", re.IGNORECASE)
+"""The second form is a password with a slash, which belongs there as %2F."""
+_QUERY = re.compile(r"([?&;#][^\s?&;#=/'\"]+=)[^\s&;#'\"]+")
 
 
 def masked(text: str) -> str:

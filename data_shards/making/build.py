@@ -20,7 +20,7 @@ from pathlib import Path
 from configs.output.secrets import masked
 from configs.output.stages import stage
 from configs.schema_commands import BuildConfig
-from data_shards.files import atomic_write, locked, replace_text
+from data_shards.files import PARTIAL, atomic_write, locked, partial_of, replace_text
 from data_shards.kinds import kind_of
 from data_shards.making.earlier import (
     check_name,
@@ -156,7 +156,7 @@ def _retract_changed(
         remove_shard(path)
     for path in there:  # left by a build that was killed
         for file in (path, sidecar(path)):
-            file.with_name(f"{file.name}.tmp").unlink(missing_ok=True)
+            partial_of(file).unlink(missing_ok=True)
     return len(surplus)
 
 
@@ -216,7 +216,7 @@ def _write_all(
 
 def _begun_bytes(output: Path, sizes: dict[str, int]) -> int:
     """Bytes of the tars that are being written. Each counts for at most its planned size."""
-    planned = ((path, sizes.get(path.name.removesuffix(".tmp"), 0)) for path in output.glob("*.tar.tmp"))
+    planned = ((path, sizes.get(path.name.removesuffix(PARTIAL), 0)) for path in output.glob(f"*.tar{PARTIAL}"))
     return sum(min(path.stat().st_size, size) for path, size in planned)
 
 

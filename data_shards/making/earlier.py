@@ -22,7 +22,7 @@ from pathlib import Path
 from configs.output.secrets import masked
 from configs.schema_commands import BuildConfig
 from configs.schema_modalities import is_command_or_url
-from data_shards.files import replace_text
+from data_shards.files import PARTIAL, replace_text
 from data_shards.shards.index_file import TOKENIZER_NAME
 from data_shards.shards.sidecar import sidecar
 from data_shards.text.tokenizer import Tokenizer, load_tokenizer
@@ -53,7 +53,7 @@ def existing_shards(output: Path, name: str) -> set[Path]:
 
     Raises ValueError if such a file was made by no build.
     """
-    pattern = re.compile(rf"({re.escape(name)}-\d{{6}})(\.tar|\.idx\.npy)(\.tmp)?")
+    pattern = re.compile(rf"({re.escape(name)}-\d{{6}})(\.tar|\.idx\.npy)({re.escape(PARTIAL)})?")
     files = {path: match[1] for path in output.iterdir() if (match := pattern.fullmatch(path.name))}
     shards = {path: output / f"{stem}.tar" for path, stem in files.items()}
     if foreign := [path for path, shard in shards.items() if not record_path(shard).is_file()]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from configs.schema_commands import BuildConfig
-from data_shards.files import atomic_write, locked, replace_text
+from data_shards.files import atomic_write, locked, partial_of, replace_text
 from data_shards.making.earlier import (
     check_name,
     existing_shards,
@@ -242,7 +242,7 @@ class ShardWriter:
             save_folder_index(self.output, FolderIndex(kept, index.classes, index.tokenizer))
         for path in unfinished:
             for file in (path, sidecar(path)):
-                file.with_name(f"{file.name}.tmp").unlink(missing_ok=True)
+                partial_of(file).unlink(missing_ok=True)
             remove_shard(path)
 
     def _finish(self) -> None:

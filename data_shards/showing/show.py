@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.checks.run import check_samples
 from configs.modality_config import ModalityConfig
+from configs.output.secrets import masked
 from configs.output.stages import stage
 from configs.schema import PretrainConfig
 from configs.schema_commands import ShowConfig
@@ -124,7 +125,7 @@ def _decoder(index: Index) -> Decode:
 def _written(out: Path, config: ShowConfig, index: Index, run: ModalityConfig, cards: list[Card]) -> list[str]:
     """Write the sheet, and return the lines that end the command."""
     damaged = [card for card in cards if card.damage]
-    shards = config.shards if isinstance(config.shards, str) else ", ".join(config.shards)
+    shards = masked(config.shards if isinstance(config.shards, str) else ", ".join(config.shards))
     counts = f"{len(cards)} of {index.samples:,} samples" + (f", {len(damaged)} damaged" if damaged else "")
     recipe = f"recipe={config.recipe}" if config.recipe else "published keys but for those given"
     notes = [counts, f"{run.modality}, {recipe}; crops and masks of epoch 0, train.seed={run.seed}"]

@@ -140,7 +140,7 @@ def _from_huggingface(theirs: dict[str, Tensor], folder: Path, config: ModalityC
 
 def _check_tensor(folder: Path, name: str, tensor: Tensor) -> None:
     """Raise ValueError for values that are no plain floating-point numbers: quantised or sparse ones."""
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+    if not tensor.is_floating_point() or tensor.itemsize < 2 or tensor.layout != torch.strided or tensor.is_meta:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(f"{folder}: {name} has no plain floating-point values ({kind}): give unquantised weights")
 

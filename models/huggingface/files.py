@@ -6,6 +6,7 @@ code.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,8 +88,10 @@ def _is_plain(file: object) -> bool:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to where a cut file has no bytes
+            raise
+        raise _damaged(path, error) from error
     except Exception as error:  # a damaged pickle fails anywhere in the unpickler
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):

@@ -125,7 +125,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     for replaced in _named(folder, REPLACED):
         final = folder / replaced.name.removeprefix(REPLACED)
-        if not os.path.lexists(final):
+        if not os.path.lexists(final) and (replaced / MANIFEST).is_file():
             replaced.rename(final)
     for staging in _named(folder, STAGING):
         discard(staging)

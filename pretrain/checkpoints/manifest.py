@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.command import Temporary
-from data_shards.files import file_sha256, replace_text
+from data_shards.files import PARTIAL, file_sha256, replace_text
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def file_name(rank: int) -> str:
 
 def is_own_name(name: str) -> bool:
     """True for the names of the files that a save writes, half-written ones included."""
-    whole = name.removesuffix(".tmp")
+    whole = name.removesuffix(PARTIAL)
     return whole in (MANIFEST, STATE) or bool(_RANK_FILE.fullmatch(whole))
 
 

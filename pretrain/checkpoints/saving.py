@@ -227,7 +227,8 @@ class Checkpoints:
     def _prune(self, newest: Path) -> None:
         """Keep the last `keep` checkpoints up to `newest`, and all whose step is a multiple of `keep_every`.
 
-        Those found damaged are removed. Others later than `newest` stay: somebody has put them there meanwhile.
+        Those found damaged are removed once `keep` sound ones are newer, if they still are damaged then. Others later
+        than `newest` stay: somebody has put them there meanwhile.
         """
         every, keep = self._config.keep_every, self._config.keep
         try:
@@ -237,8 +238,19 @@ class Checkpoints:
             return
         good = [folder for folder in folders if folder not in self._damaged and step_of(folder) <= step_of(newest)]
         old = [folder for folder in good[:-keep] if not every or step_of(folder) % every]
-        for folder in (*old, *self._damaged.intersection(folders)):
+        past = [folder for folder in folders if step_of(folder) < step_of(good[-keep:][0])]
+        for folder in (*old, *filter(self._still_damaged, past)):
             self._remove(folder)
+
+    def _still_damaged(self, folder: Path) -> bool:
+        """True for a checkpoint that was found damaged and is so now: what was missing may have come back."""
+        if folder not in self._damaged:
+            return False
+        with contextlib.suppress(OSError):
+            if faults_of(folder):
+                return True
+            self._damaged.discard(folder)
+        return False
 
     def _remove(self, folder: Path) -> None:
         """Remove an old checkpoint; the log says once that it stays if it cannot be removed."""

@@ -21,9 +21,13 @@ _PATH = "nodes may see the same files under different paths; what is read from t
 _RESOURCE = "a resource of the node; no sample and no result depends on it"
 _MET = "only serves to start the ranks and to let them meet"
 _SHARES = ("shards", "probe_train_shards", "probe_test_shards")
+PATH_KEYS = (
+    *("init", "data.shards", "probe.train_shards", "probe.test_shards"),
+    *(f"mixture.{modality}.{key}" for modality in MODALITIES for key in _SHARES),
+)
+"""Keys of files that a run reads."""
 NODE_KEYS = {
-    **dict.fromkeys(("init", "data.shards", "probe.train_shards", "probe.test_shards"), _PATH),
-    **dict.fromkeys((f"mixture.{modality}.{key}" for modality in MODALITIES for key in _SHARES), _PATH),
+    **dict.fromkeys(PATH_KEYS, _PATH),
     **dict.fromkeys(("data.workers", "data.prefetch", "data.read_ahead_mb", "launch.threads"), _RESOURCE),
     **dict.fromkeys(("data.cache_dir", "data.cache_gb"), _RESOURCE),
     **dict.fromkeys(("launch.ranks", "launch.port"), _MET),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, to_yaml
+from configs.compose import GROUPS, compose_pretrain, from_yaml, parse, print_help, to_yaml
 from configs.schema import PretrainConfig
 from configs.schema_commands import BuildConfig, ExportConfig, ShowConfig
 from configs.schema_modalities import MODALITIES
@@ -133,3 +133,9 @@ def test_commands_that_take_a_recipe_get_its_numbers_as_a_run_does(recipe) -> No
     shards = ["data.shards=/x", *(f"mixture.{name}.shards=/x" for name in MODALITIES)]
     run = compose_pretrain([*overrides, "run.dir=/r", "init=/i", *shards])
     assert (shown.vision, shown.speech) == (run.vision, run.speech)
+
+
+def test_help_shows_no_credentials(capsys) -> None:
+    with pytest.raises(SystemExit):
+        print_help(PretrainConfig, ["recipe=vision", "data.shards=https://me:hush@h/x", "run.dir=r", "--help"])
+    assert "data.shards=https://***@h/x" in (text := capsys.readouterr().out) and "hush" not in text

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from data_shards.files import atomic_write, file_sha256, locked, replace_text, set_aside
+from data_shards.files import PARTIAL, atomic_write, file_sha256, locked, replace_text, set_aside
 
 
 def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
@@ -43,12 +43,18 @@ def test_the_name_is_there_once_all_of_it_is(tmp_path):
 
 def test_links_are_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    for name in ("latest", "latest.tmp", ".index.lock"):
+    for name in ("latest", f"latest{PARTIAL}", ".index.lock"):
         (tmp_path / name).symlink_to("mine")
     replace_text(tmp_path / "latest", "new")
     with locked(tmp_path):
         pass
     assert ((tmp_path / "mine").read_text(), (tmp_path / "latest").read_text()) == ("mine", "new")
+
+
+def test_a_file_of_somebody_named_tmp_stays(tmp_path):
+    (tmp_path / "config.yaml.tmp").write_text("mine")
+    replace_text(tmp_path / "config.yaml", "ours")
+    assert (tmp_path / "config.yaml.tmp").read_text() == "mine"
 
 
 def test_a_file_set_aside_replaces_no_other(tmp_path):

@@ -12,7 +12,8 @@ from configs.schema import PretrainConfig
 from configs.schema_training import DataConfig, OptimizerConfig
 from data_shards.shards.index import load_index
 from data_shards.text.tokenizer import load_tokenizer, train_tokenizer
-from pretrain.run_directory import keep_tokenizer, lock, write_config
+from pretrain import run_directory
+from pretrain.run_directory import keep_tokenizer, lock, lock_text, refuse_lost, sees_lock, write_config
 from tests.integration.real_shards import build_shards
 from tests.pretrain.checkpoints.test_manifest import make
 
@@ -81,14 +82,18 @@ def test_credentials_are_not_kept_and_do_not_count_as_a_change(tmp_path):
     assert (kept.data.shards, kept.probe.test_shards) == ("https://***@host/a", "https://h/z?sig=***")
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "bad_steps.jsonl", "tokenizer", "lock"])
+OWN = ("config.yaml", "metrics.jsonl", "bad_steps.jsonl", "tokenizer", "lock", "STOP", "checkpoints/latest")
+FOLDERS = ("tokenizer", "checkpoints/staging_step_00000001", "checkpoints/replaced_step_00000007")
+
+
+@pytest.mark.parametrize("name", [*OWN, *FOLDERS[1:]])
 def test_a_directory_with_files_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, name):
     folder = tmp_path / "mine"
-    folder.mkdir()
-    if name == "tokenizer":
+    (folder / name).parent.mkdir(parents=True)
+    if name in FOLDERS:
         (folder / name).mkdir()
     else:
-        (folder / name).write_text('{"step": 1, "mine": true}')
+        (folder / name).write_text('{"step": 1, "mine": true}\n# revision: 3 of my settings\n')
     before = sorted((str(path), path.stat().st_size) for path in tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=f"run.dir={folder} holds {name}, and it was not written by a run: choose an"):
         lock(folder)
@@ -98,6 +103,7 @@ def test_a_directory_with_files_of_somebody_else_is_refused_and_left_as_it_is(tm
 def test_the_directory_of_a_run_is_its_own(tmp_path):
     """By its lock, the configuration of any run, or a checkpoint; other files do not matter."""
     (tmp_path / "slurm-1.out").write_text("mine")
+    (tmp_path / "checkpoints" / "lost+found").mkdir(parents=True)  # a disk is mounted there
     (tmp_path / "lock").touch()  # killed at the very beginning
     lock(tmp_path).close()
     (tmp_path / "tokenizer").mkdir()  # killed before config.yaml was written
@@ -112,3 +118,38 @@ def test_the_directory_of_a_run_is_its_own(tmp_path):
         lock(tmp_path)
     make(tmp_path, 10)
     lock(tmp_path).close()
+
+
+def test_relative_paths_are_kept_whole(tmp_path, monkeypatch):
+    """A probe from another folder finds the training shards, and so compares its held-out samples with them."""
+    monkeypatch.chdir(tmp_path)
+    given = ["recipe=demo", "data.shards=[a/{0..2}.tar,s3://b/c,/d]", "probe.train_shards=./e", "init=", "run.dir=r"]
+    write_config(tmp_path, compose_pretrain(given), world=1)
+    kept = from_yaml(tmp_path / "config.yaml")
+    assert kept.data.shards == (f"{tmp_path}/a/{{0..2}}.tar", "s3://b/c", "/d")
+    assert (kept.probe.train_shards, kept.probe.test_shards, kept.init) == (f"{tmp_path}/./e", "", "")
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_by_itself(tmp_path):
+    """As where the disk that is mounted on RUN/checkpoints is not."""
+    config = compose_pretrain(["recipe=demo", f"run.dir={tmp_path}", "checkpoint.every=10"])
+    refuse_lost(config)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 19}\n{"step": 20}\n')
+    refuse_lost(config)  # killed before the first save was finished
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21}\n')
+    with pytest.raises(ValueError, match="tells of step 21, .*/checkpoints holds no checkpoint, .* move metrics.jsonl"):
+        refuse_lost(config)
+    refuse_lost(compose_pretrain(["recipe=demo", f"run.dir={tmp_path}", "checkpoint.every=0"]))
+
+
+def test_ranks_tell_the_folder_of_rank_0_by_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "_PATIENCE_S", 0.1)
+    held = lock(tmp_path / "a")
+    text = lock_text(tmp_path / "a")
+    assert text.startswith(f"process {os.getpid()} on ") and sees_lock(tmp_path / "a", text)
+    assert not sees_lock(tmp_path / "b", text)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "lock").write_text("process 1 on another")
+    assert not sees_lock(tmp_path / "b", text)
+    held.close()

@@ -16,6 +16,9 @@ from configs.output.secrets import masked
         ("data.shards=https://h/a?sig=hush&se=hush: gone", "data.shards=https://h/a?sig=***&se=*** gone"),
         ("(url='https://h/a?X-Amz-Signature=hush')", "(url='https://h/a?X-Amz-Signature=***')"),
         ("HTTPS://me:hush@h/a", "HTTPS://***@h/a"),
+        ("http://me:hu/sh@h/a", "http://***@h/a"),
+        ("http://me:hu/s@h@h:80/a", "http://***@h:80/a"),
+        ("https://h/a;jsessionid=hush?x=hush#token=hush", "https://h/a;jsessionid=***#token=***"),
     ],
 )
 def test_credentials_are_hidden(text: str, shown: str) -> None:
@@ -30,6 +33,7 @@ def test_credentials_are_hidden(text: str, shown: str) -> None:
         "https://host/a@b/train-{000..146}.tar",
         "someone@example.org: /data/a?b=c",
         "file:///data/x",
+        "https://host:8080/a@b/c.tar",
     ],
 )
 def test_what_is_no_credential_stays(text: str) -> None:

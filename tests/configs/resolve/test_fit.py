@@ -68,7 +68,9 @@ def test_the_micro_batch_follows_the_memory_and_the_users_model() -> None:
     many = DataSize(2_000_000, 300)
     sizes = {memory: composed("vision", many, Device(1, memory, 8)).batch.micro for memory in (4, 8, 16, 80)}
     assert sizes == {4: 16, 8: 32, 16: 64, 80: 512}
-    one_pass = {memory: composed("vision", many, Device(1, memory, 8), "objective=v1").batch.micro for memory in (4, 16)}
+    one_pass = {
+        memory: composed("vision", many, Device(1, memory, 8), "objective=v1").batch.micro for memory in (4, 16)
+    }
     assert one_pass == {4: 32, 16: 128}
     assert composed("vision", many, Device(1, 8, 8), "model=large").batch.micro == 16
     text = composed("text", many, Device(1, 16, 8))

@@ -41,8 +41,10 @@ def larger_images(folder, count=1600):
 
 
 MOMENTS = {
-    "a shard is begun": lambda output, before: list(output.glob("*.tar.tmp")),
-    "a shard is half there": lambda output, before: any(p.stat().st_size > 5e5 for p in output.glob("*.tar.tmp")),
+    "a shard is begun": lambda output, before: list(output.glob("*.tar.data2vec-tmp")),
+    "a shard is half there": lambda output, before: any(
+        p.stat().st_size > 5e5 for p in output.glob("*.tar.data2vec-tmp")
+    ),
     "a shard has its name": lambda output, before: len(list(output.glob("*.tar"))) > before,
     "a record is there": lambda output, before: len(list(output.glob(".build/train/*.json"))) > before,
     "two records are there": lambda output, before: len(list(output.glob(".build/train/*.json"))) > before + 1,

@@ -91,7 +91,7 @@ def test_shards_of_unknown_origin_need_overwrite(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["train-000000.tar", "train-000007.tar", "train-000000.idx.npy", "train-000001.tar.tmp"]
+    "name", ["train-000000.tar", "train-000007.tar", "train-000000.idx.npy", "train-000001.tar.data2vec-tmp"]
 )
 @pytest.mark.parametrize("built", [False, True])
 def test_files_of_others_with_a_shards_name_stay(tmp_path, name, built):
@@ -110,7 +110,14 @@ def test_files_of_others_with_a_shards_name_stay(tmp_path, name, built):
 def test_files_that_only_resemble_a_shards_stay(tmp_path):
     images, output = make_images(tmp_path / "images"), tmp_path / "out"
     output.mkdir()
-    others = ["train-notes.tmp", "train-1.tar", "train-val-000000.tar.tmp", "train-000000.txt", "val-000000.tar"]
+    others = [
+        "train-notes.tmp",
+        "train-1.tar",
+        "train-val-000000.tar.data2vec-tmp",
+        "train-000000.tar.tmp",
+        "train-000000.txt",
+        "val-000000.tar",
+    ]
     for name in others:
         (output / name).write_bytes(b"precious")
     build_folder(images, output)

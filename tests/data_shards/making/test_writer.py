@@ -15,10 +15,10 @@ def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch)
     images = make_images(tmp_path / "images")
 
     def forget(descriptor, *_):
-        flip_byte(tmp_path / "out" / "train-000000.tar.tmp", 2000)
+        flip_byte(tmp_path / "out" / "train-000000.tar.data2vec-tmp", 2000)
 
     monkeypatch.setattr(os, "posix_fadvise", forget)
-    with pytest.raises(OSError, match=r"train-000000\.tar\.tmp does not hold what was just written to it"):
+    with pytest.raises(OSError, match=r"train-000000\.tar\.data2vec-tmp does not hold what was just written to it"):
         build_folder(images, tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 

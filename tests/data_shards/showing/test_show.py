@@ -75,8 +75,10 @@ def test_shards_that_others_built_and_remote_ones(tmp_path):
     assert ".json (2 B)" in (tmp_path / "a.html").read_text()
     make_shards(tmp_path / "t", (3,), modality="text")
     with serve(tmp_path / "t") as store:
-        shown(f"shards={store.url}/train-000000.tar", f"out={tmp_path}/b.html")
-    assert (tmp_path / "b.html").read_text().count("<article>") == 3
+        url = store.url.replace("://", "://me:hush@")
+        shown(f"shards={url}/train-000000.tar", f"out={tmp_path}/b.html")
+    content = (tmp_path / "b.html").read_text()
+    assert content.count("<article>") == 3 and "http://***@" in content and "hush" not in content
 
 
 def test_token_ids_without_a_tokenizer_are_numbers(tmp_path):

@@ -132,12 +132,16 @@ HARMS = {
     "pytorch_model.bin cannot be read as weights": [
         lambda f: pickled(f, Code(f / "ran")),
         lambda f: pickled(f, {}) or cut(f / "pytorch_model.bin", 100),
+        lambda f: pickled(f, {"a": torch.ones(9999)}) or cut(f / "pytorch_model.bin", 5000),
         lambda f: pickled(f, {}) or (f / "pytorch_model.bin").write_bytes(pickle.dumps(Code(f / "ran"), protocol=2)),
         lambda f: pickled(f, {}) or (f / "pytorch_model.bin").write_bytes(b""),
     ],
     "pytorch_model.bin holds no weights by name": [lambda f: pickled(f, [1]), lambda f: pickled(f, {1: torch.ones(1)})],
     "lacks [0-9]+ weights": [lambda f: pickled(f, {"encoder": "none"}), lambda f: indexed(f, {})],
-    "give unquantised weights": [each(lambda w: w.to(torch.int8) if len(w) == 32 else w)],
+    "give unquantised weights": [
+        each(lambda w: w.to(torch.int8) if len(w) == 32 else w),
+        each(lambda w: w.to(torch.float8_e4m3fn) if len(w) == 32 else w),
+    ],
     "no model of this kind, or damaged": [
         lambda f: with_weights(f, lambda w: w | {name: w[name][:, :9].clone() for name in w if is_query(name)}),
         lambda f: with_weights(f, lambda w: w | {name: torch.ones(()) for name in w if is_query(name)}),

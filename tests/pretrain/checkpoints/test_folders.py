@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.files import PARTIAL
 from pretrain.checkpoints.folders import (
     checkpoint_folders,
     commit,
@@ -68,13 +69,14 @@ def test_leftovers_are_known_by_their_files_and_links_are_not_followed(tmp_path)
     for name, file in [
         ("staging_mine", RANK), ("removed_old", "state.json"), ("staging_step_00000001", "notes.txt"),
         ("removed_step_00000002", RANK), ("replaced_step_00000003x", "manifest.json"),
+        ("replaced_step_00000005", "notes.txt"), ("staging_step_00000006", f"{RANK}.tmp"),
     ]:  # fmt: skip
         (folder / name).mkdir(parents=True)
         (folder / name / file).write_text("mine")
     for kind in ("staging_", "removed_", "replaced_"):
         (folder / f"{kind}step_00000004").symlink_to(elsewhere)
-    (folder / "staging_step_00000001" / f"{RANK}.tmp").write_text("of a killed save")
-    before = sorted(str(path) for path in tmp_path.rglob("*") if not path.name.endswith(".tmp"))
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    (folder / "staging_step_00000001" / f"{RANK}{PARTIAL}").write_text("of a killed save")
     remove_leftovers(folder)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert damage(elsewhere) == []

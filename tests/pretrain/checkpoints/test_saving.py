@@ -176,7 +176,27 @@ def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path):
     checkpoints = checkpoints_of(tmp_path)
     assert checkpoints.newest_good().name == "step_00000010"
     checkpoints.save(engine(11), state(), wait=True)
-    assert names(tmp_path) == ["latest", "step_00000010", "step_00000011"]
+    assert names(tmp_path) == ["latest", *(f"step_000000{step}" for step in (10, 11, 15, 20))], "still there to mend"
+    checkpoints.save(engine(30), state(), wait=True)
+    checkpoints.save(engine(40), state(), wait=True)
+    assert names(tmp_path) == ["latest", "step_00000030", "step_00000040"]
+
+
+def test_a_damaged_checkpoint_that_was_mended_meanwhile_is_kept(tmp_path):
+    """As when its file was still being copied back at the start, or its folder had the name of another step."""
+    for step in (10, 20, 25):
+        make(tmp_path, step)
+    folder = tmp_path / "checkpoints"
+    (folder / "step_00000020" / RANK).rename(tmp_path / "away")
+    (folder / "step_00000025").rename(folder / "step_00000026")
+    checkpoints = checkpoints_of(tmp_path)
+    assert checkpoints.newest_good().name == "step_00000010"
+    (tmp_path / "away").rename(folder / "step_00000020" / RANK)
+    checkpoints.save(engine(30), state(), wait=True)
+    checkpoints.save(engine(40), state(), wait=True)
+    assert names(tmp_path)[1:] == ["step_00000020", "step_00000030", "step_00000040"], "found sound when it was old"
+    checkpoints.save(engine(50), state(), wait=True)
+    assert names(tmp_path)[1:] == ["step_00000040", "step_00000050"]
 
 
 @pytest.fixture
