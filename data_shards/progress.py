@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from configs.output.lines import say
-from configs.output.stages import on_screen
+from configs.output.stages import COLUMNS, columns_of, on_screen
 
 _REFRESH_S = 0.5
 _SHARDS_LINE_S = 30.0
@@ -84,6 +84,8 @@ class Progress:
         if self._draws:
             in_bytes: dict[str, Any] = {"unit_scale": True, "unit_divisor": 1024}
             style = in_bytes if self.unit == "B" else {"dynamic_ncols": True}
+            if not columns_of(self._stream):  # a terminal that does not know its size, where tqdm draws nothing
+                style = {**style, "dynamic_ncols": False, "ncols": COLUMNS}
             self._bar = tqdm(
                 total=self.total, initial=self.first, unit=self.unit, desc=self.title, file=self._stream, **style
             )

@@ -22,7 +22,7 @@ LOG_S = 10.0
 LOADING_TORCH = "loading torch"
 """Title of the seconds that its import takes."""
 
-_COLUMNS = 80
+COLUMNS = 80
 
 _open: list[object] = []
 """Everything that may write on the screen, innermost last: only the last one does."""
@@ -83,11 +83,15 @@ def _tick(title: str, stream: TextIO, owner: object, closed: threading.Event) ->
 
 def _fitted(text: str, stream: TextIO) -> str:
     """The text's end, as much as one line of the terminal holds: what wraps could not be cleared."""
+    return masked(text)[1 - (columns_of(stream) or COLUMNS) :]
+
+
+def columns_of(stream: TextIO) -> int:
+    """Return the columns of the terminal behind a stream; 0 if it has none, or does not know."""
     try:
-        columns = os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+        return os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
-        columns = _COLUMNS
-    return masked(text)[1 - columns :]
+        return 0
 
 
 def _write(stream: TextIO, text: str) -> None:

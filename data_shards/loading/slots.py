@@ -69,7 +69,8 @@ def copied_out(batch: SampleBatch) -> SampleBatch:
 def slots_of(config: ModalityConfig) -> Slots | None:
     """Return slots for the workers of a modality whose samples are of one size; None for others, or without room.
 
-    Clips and texts travel cheaply: their cost lies elsewhere. Says so, once on each node, if /dev/shm may be too small.
+    Clips and texts travel cheaply: their cost lies elsewhere. Says so if /dev/shm may be too small: of images each rank
+    that finds no room, of others one on each node.
     """
     workers, prefetch, size = config.data.workers, config.data.prefetch, _batch_bytes(config)
     need = workers * (prefetch + 1) * size
@@ -78,7 +79,7 @@ def slots_of(config: ModalityConfig) -> Slots | None:
         with suppress(RuntimeError):
             slots = Slots(workers, prefetch, size)
     fits = slots or (config.longest is not None and _fits(need * local_ranks()))
-    if need and not fits and os.environ.get("LOCAL_RANK", "0") == "0":
+    if need and not fits and (config.longest is None or os.environ.get("LOCAL_RANK", "0") == "0"):
         _warn(need * local_ranks())
     return slots
 

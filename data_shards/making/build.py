@@ -160,6 +160,11 @@ def _retract_changed(
     return len(surplus)
 
 
+def _samples_there(name: str, output: Path) -> int:
+    names = {path.name for path in existing_shards(output, name)}
+    return sum(entry.nsamples for entry in read_folder_index(output).shards if entry.url in names)
+
+
 def _tokenizer(split: Split) -> TokenizerEntry | None:
     return split.tokenizer.entry if split.tokenizer else None
 
@@ -170,7 +175,7 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
     Raises ValueError if no sample is left.
     """
     wait_for_writers(output)
-    plans = plan_shards(split, output, config.shard_mb)
+    plans, before = plan_shards(split, output, config.shard_mb), _samples_there(split.name, output)
     finished = {plan.path.name: shard for plan in plans if (shard := plan.read_finished())}
     if removed := _retract_changed(split, output, config, plans, finished):
         split.notes.append(f"removed {removed} {split.name!r} shards that the input no longer fills")
@@ -182,7 +187,12 @@ def _build_split(split: Split, output: Path, config: BuildConfig) -> list[ShardE
         split.left_out.merge(one.left_out)
     _save_left_out(split, output)
     entries = {one.entry.url: one.entry for one in written}
-    if not sum(entry.nsamples for entry in entries.values()):
+    samples = sum(entry.nsamples for entry in entries.values())
+    if samples < before:
+        split.notes.append(
+            f"there were {before - samples:,} more {split.name!r} samples before, which the input lacks now"
+        )
+    if not samples:
         for plan in plans:  # or another input would find them in its way
             remove_shard(plan.path)
         notes = split.left_out.notes(left_out_path(output, split.name))

@@ -1,6 +1,7 @@
 """The progress of shards, bytes and steps: a bar on a terminal, lines in a log."""
 
 import io
+import os
 import re
 import time
 
@@ -48,7 +49,7 @@ def test_an_error_passes(capsys):
 
 
 def test_what_is_being_written_counts_up_to_its_plan(tmp_path):
-    for name, size in (("a-0.tar.tmp", 300), ("a-1.tar.tmp", 50), ("other.tar.tmp", 9), ("a-2.tar", 70)):
+    for name, size in (("a-0.tar.data2vec-tmp", 300), ("a-1.tar.data2vec-tmp", 50), ("other.tar.data2vec-tmp", 9), ("a-2.tar", 70)):
         (tmp_path / name).write_bytes(bytes(size))
     assert _begun_bytes(tmp_path, {"a-0.tar": 100, "a-1.tar": 100, "a-2.tar": 100}) == 150
 
@@ -142,3 +143,12 @@ def test_a_bar_that_is_updated_while_it_ticks_ends_where_it_is(monkeypatch):
         progress.update(step, "loss 1")
     progress.close()
     assert "3000/3000" in screen.getvalue().split("\r")[-1]
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_a_bar():
+    ours, theirs = os.openpty()  # 0 columns
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb") as screen:
+        progress = steps_progress(first=0, total=100, stream=terminal)
+        progress.update(50, "loss 0.2500")
+        progress.close()
+        assert b"50/100" in screen.read1()

@@ -6,11 +6,15 @@ decoding. Its layout: RFC 9639, sections 8.2 and 9.1.
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 from data_shards.shards.tar import Data
 from data_shards.speech.containers.stream import Stream
 
 _TAIL = 1 << 18  # bytes that are searched for the last frame; an ordinary frame has 16 KiB
 _SYNC = b"\xff"
+_BEGIN = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # the magic and the header of STREAMINFO
 _BLOCK_SIZES = {1: 192, **{n: 576 << n - 2 for n in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
 _INFO, _TOTAL = 8, slice(21, 26)  # STREAMINFO, and in it the 36 bits of the length with 4 of the sample's width
 
@@ -74,6 +78,15 @@ def _last_sample(tail: bytes, block: int) -> int | None:
         if end is not None:
             return end
     return None
+
+
+def flac_streams(data: Data, start: int) -> list[Stream]:
+    """Return the streams of FLAC files that were joined; the first begins at byte `start`."""
+    begins = [found.start() for found in _BEGIN.finditer(data, start + 1)]
+    if not begins:
+        return [flac_stream(data, start)]
+    parts = [data[: begins[0]], *(data[a:b] for a, b in pairwise([*begins, len(data)]))]
+    return [flac_stream(part, start if i == 0 else 0) for i, part in enumerate(parts)]
 
 
 def flac_stream(data: Data, start: int) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_shards.shards.tar import Data
 from data_shards.speech.containers.chunked import MAGICS, chunked_stream
-from data_shards.speech.containers.flac import flac_stream
+from data_shards.speech.containers.flac import flac_streams
 from data_shards.speech.containers.mpeg import mpeg_stream
 from data_shards.speech.containers.ogg import ogg_streams
 from data_shards.speech.containers.stream import Stream, tag_size
@@ -18,7 +18,7 @@ def streams(data: Data) -> list[Stream]:
     start = tag_size(bytes(data[:10]))
     magic = bytes(data[start : start + 4])
     if magic == b"fLaC":
-        return [flac_stream(data, start)]
+        return flac_streams(data, start)
     if magic == b"OggS":
         return ogg_streams(data[start:])
     if magic in MAGICS:

@@ -75,7 +75,7 @@ def test_too_little_room_is_said_with_the_remedy(tmp_path, monkeypatch, caplog, 
     monkeypatch.setenv("LOCAL_RANK", "1")
     caplog.clear()
     slots_of(own(config))
-    assert not caplog.text, "once on each node"
+    assert bool(caplog.text) == (modality == "vision"), "images by each rank without room, others once on each node"
 
 
 def test_a_batch_without_room_in_shared_memory_is_sent_as_bytes(tmp_path, monkeypatch):

@@ -131,6 +131,8 @@ def test_shards_that_the_input_no_longer_fills_are_said(tmp_path):
     (folder / "more.jsonl").unlink()
     lines = build_text("jsonl", folder, tmp_path / "out", shard_mb=1)
     assert "removed 1 'train' shards that the input no longer fills" in lines
+    assert "there were 8,001 more 'train' samples before, which the input lacks now" in lines
+    assert not any("lacks" in line for line in build_text("jsonl", folder, tmp_path / "out", shard_mb=1))
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -19,5 +19,13 @@ def test_lengths_hold_behind_a_tag_and_in_a_view():
     assert len(read_audio(data)) == len(NOISE)
 
 
+@pytest.mark.parametrize("first", [b"", TAG])
+def test_joined_flac_is_read_to_its_end(first):
+    one, two = encoded(kind="FLAC"), flac_total(encoded(NOISE[:30_000], kind="FLAC"), 999)
+    for data in (first + one + two + one, memoryview(first + one + two + one)):
+        expected = np.concatenate([read_audio(one), read_audio(two), read_audio(one)])
+        assert len(expected) == 2 * len(NOISE) + 30_000 and np.array_equal(read_audio(data), expected)
+
+
 def test_bytes_of_an_unknown_kind_are_one_stream():
     assert [stream.data for stream in streams(b"something")] == [b"something"]
