@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from configs.published import Objective
 from configs.schema import PretrainConfig
 from configs.schema_modalities import (
     STRICT,
@@ -22,6 +23,7 @@ from configs.schema_modalities import (
     TextConfig,
     VisionConfig,
 )
+from configs.schema_objective import MasksConfig
 from configs.schema_training import Shards
 
 
@@ -177,6 +179,10 @@ class ShowConfig:
     """Keys of recordings."""
     text: TextConfig = field(default_factory=TextConfig)
     """Keys of texts."""
+    objective: Objective = "v1"
+    """Objective whose masks are shown. v1: data2vec. v2: data2vec 2.0."""
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    """Keys of the masks of `objective=v2`."""
 
 
 @dataclass(config=STRICT)

@@ -24,12 +24,18 @@ def sizes(config: ModalityConfig) -> Iterator[str]:
 
 
 def samples(config: ModalityConfig) -> Iterator[str]:
-    """Mistakes for which no samples or masks can be made, or the longest sample does not fit a micro-batch."""
+    """Mistakes for which no samples or masks can be made, or the longest sample does not fit a micro-batch.
+
+    `vision.mask` and `speech.mask` are data2vec's alone; data2vec 2.0 has `masks`.
+    """
     match config.modality:
         case "vision":
+            if config.masks is None and config.vision.image_size % config.vision.patch_size == 0:
+                yield from _mask(config.vision)
             yield from _images(config.vision)
         case "speech":
-            yield from _spans(config.speech)
+            if config.masks is None:
+                yield from _spans(config.speech)
             yield from _longest(config, config.speech.longest, "speech.max_seconds")
         case "text":
             yield from _tokens(config.text)
@@ -57,9 +63,7 @@ def _positions(speech: SpeechConfig, width: int) -> Iterator[str]:
 
 
 def _images(vision: VisionConfig) -> Iterator[str]:
-    """Mistakes in crops and colours, and in the mask if the grid is right."""
-    if vision.image_size % vision.patch_size == 0:
-        yield from _mask(vision)
+    """Mistakes in crops and colours."""
     for key in ("crop_scale", "crop_ratio"):
         low, high = getattr(vision, key)
         if not 0 < low <= high:

@@ -108,8 +108,8 @@ def _run_config(config: ShowConfig, index: Index, modality: Modality) -> Modalit
     if index.tokenizer and text.vocab_size == TextConfig().vocab_size:  # not given: the shards know it
         text = replace(text, vocab_size=index.tokenizer.vocab_size)
     data = DataConfig(shards=config.shards)
-    sections = {"vision": config.vision, "speech": config.speech, "text": text}
-    run = PretrainConfig(modality=modality, data=data, **sections).for_modality(modality)  # type: ignore[arg-type]
+    sections = {"vision": config.vision, "speech": config.speech, "text": text, "masks": config.masks}
+    run = PretrainConfig(modality=modality, objective=config.objective, data=data, **sections).for_modality(modality)  # type: ignore[arg-type]
     check_samples(run)
     kind_of(modality).check_index(run, index)
     return run

@@ -28,7 +28,10 @@ TINY = [
 KINDS = ("vision", "speech", "text", "mixture")
 SECOND = tuple(f"{kind} v2" for kind in KINDS)
 """The same in data2vec 2.0."""
-_V2 = ["objective=v2", "masks.count=3", "decoder.layers=2", "decoder.groups=2", "decoder.kernel=3", "decoder.dropout=0"]
+_V2 = [
+    "objective=v2", "masks.count=3", "masks.fraction=null", "masks.block=null", "decoder.layers=2", "decoder.width=null",
+    "decoder.groups=2", "decoder.kernel=3", "decoder.dropout=0", "loss.cls=null",
+]  # fmt: skip
 
 
 def tiny(kind: str, size: int, micro: int) -> list[str]:
@@ -37,10 +40,11 @@ def tiny(kind: str, size: int, micro: int) -> list[str]:
     Steps are of `size` samples, in the mixture half as many of speech; micro-batches of `micro`.
     """
     if kind in SECOND:
-        return [*tiny(kind.removesuffix(" v2"), size, micro), *_V2]
+        first = tiny(kind.removesuffix(" v2"), size, micro)
+        return [*(override for override in first if override != "objective=v1"), *_V2]
     if kind != "mixture":
         recipe = "demo" if kind == "vision" else f"demo_{kind}"
-        return [f"recipe={recipe}", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
+        return [f"recipe={recipe}", "objective=v1", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
     parts = {"vision": size, "speech": size // 2, "text": size}
     sizes = [f"mixture.{name}.{key}" for name, size in parts.items() for key in (f"global={size}", f"micro={micro}")]
     shards = [f"mixture.{name}.shards=none" for name in parts]

@@ -18,15 +18,15 @@ VISION, SPEECH, TEXT = (
 @pytest.mark.parametrize(
     ("overrides", "message", "remedy"),
     [
-        ("masks.count=2", "masks.count is of data2vec 2.0: add objective=v2", "objective=v2 masks.fraction=0.7"),
-        ("decoder.layers=2", "decoder.layers is of data2vec 2.0: add objective=v2", "decoder.layers=null"),
-        ("loss.cls=1", "loss.cls is of data2vec 2.0: add objective=v2", "loss.cls=null"),
+        ("modality=text masks.count=2", "masks.count is of data2vec 2.0: add objective=v2", "objective=v2"),
+        ("objective=v1 decoder.layers=2", "decoder.layers is of data2vec 2.0: add objective=v2", "decoder.layers=null"),
+        ("objective=v1 loss.cls=1", "loss.cls is of data2vec 2.0: add objective=v2", "loss.cls=null"),
         (f"{VISION} masks.fraction=0.95", "leaves nothing to see of 16 tokens", "masks.fraction=0.9"),
         (f"{VISION} masks.fraction=0.05", "leaves nothing to predict of 16 tokens", "masks.fraction=0.07"),
         (f"{VISION} masks.block=5", "masks.block=5 does not fit into the 4 x 4 patches", "masks.block=4"),
         (f"{SPEECH} masks.block=500", "masks.block=500 is too long for clips of", "masks.block=5"),
         (f"{TEXT} masks.block=2", "masks of text are of single tokens", "masks.block=1"),
-        (f"{VISION} decoder.groups=3", "decoder.groups=3 must divide model.width=128", "decoder.groups=8"),
+        (f"{VISION} vision.mask.patches=99 decoder.groups=3", "decoder.groups=3 must divide model.width=128", "decoder.groups=8"),
         (f"{VISION} decoder.kernel=4", "decoder.kernel=4 must be odd", "decoder.kernel=5"),
     ],
 )  # fmt: skip

@@ -51,8 +51,10 @@ def test_a_recipe_and_keys_change_what_is_masked(tmp_path):
 
     assert " of 196 patches" in page()
     demo = page("recipe=demo")
-    assert " of 16 patches" in demo and "recipe=demo" in demo
-    assert "8 of 49 patches" in page("recipe=demo", "vision.patch_size=4", "vision.mask.patches=8")
+    assert "35 of 49 patches" in demo and "recipe=demo" in demo
+    assert demo.count("by each of 4 masks") == 2 == page("objective=v2", "masks.count=3").count("by each of 3 masks")
+    first = page("recipe=demo", "objective=v1", "vision.patch_size=7", "vision.mask.patches=8", "vision.mask.min_block=1")
+    assert "8 of 16 patches" in first
 
 
 def test_damaged_samples_are_named_and_the_command_goes_on(tmp_path):

@@ -70,7 +70,7 @@ def test_activations_are_those_that_the_model_keeps(modality: str, more: list[st
 
 def test_recomputed_blocks_keep_only_their_inputs_beside_one_block() -> None:
     def estimate(*more: str) -> int:
-        config = compose_pretrain(["modality=vision", "model=base", "demo=false", "vision.image_size=224", *more])
+        config = compose_pretrain(["recipe=vision_base_imagenet", "batch.micro=32", *more])
         return activation_bytes(config.for_modality("vision"), "bf16", cuda=True)
 
     assert estimate("model.activation_checkpointing=true") < estimate() / 5
