@@ -110,11 +110,13 @@ explain() {
 }
 
 # Make every Python of .venv import our packages when it starts: `python -m` looks for `configs` or `models` in the
-# caller's folder first. PYTHONSAFEPATH prevents that for all names, but Python 3.10 does not know it.
+# caller's folder first. PYTHONSAFEPATH prevents that for all names, but Python 3.10 does not know it. And in a command
+# of ours let Ctrl-C end it without a traceback until its own handlers are there: imports take seconds.
 claim_names() {
   local folder
   for folder in "$VENV"/lib/python3*/site-packages; do
-    printf '%s\nimport configs, data_shards, models, pretrain\n' "$HERE" >"$folder/data2vec.pth"
+    printf '%s\n' 'import os, signal; os.environ.pop("DATA2VEC_COMMAND", "") and signal.signal(2, signal.SIG_DFL)' "$HERE" \
+      'import configs, data_shards, models, pretrain' >"$folder/data2vec.pth"
   done
 }
 
@@ -163,6 +165,7 @@ ensure() {
 # Run a module of the project in the caller's folder, whose own packages must not shadow ours (see claim_names).
 module() {
   export PATH="$VENV/bin:$PATH" PYTHONPATH="$HERE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 PYTHONUTF8=1
+  [[ $1 != pretrain* && $1 != data_shards ]] || export DATA2VEC_COMMAND=1
   exec "$VENV/bin/python" -m "$@"
 }
 

@@ -214,6 +214,11 @@ def test_the_callers_folder_does_not_shadow_our_packages(door: Door, tmp_path: P
     (site,) = (tmp_path / "real" / "lib").glob("python3*/site-packages")
     shutil.copy(pth, site)
     assert launched() == f"{door.root}/pretrain/launch.py {door.root}/models/__init__.py\n"
+    shown = "import os, signal; print(signal.getsignal(2) == signal.SIG_DFL, 'DATA2VEC_COMMAND' in os.environ)"
+    for command, ends in (({"DATA2VEC_COMMAND": "1"}, True), ({}, False)):
+        python = [str(tmp_path / "real" / "bin" / "python"), "-c", shown]
+        said = subprocess.run(python, env=environment | command, capture_output=True, text=True).stdout
+        assert said == f"{ends} False\n", "Ctrl-C during the imports of a command ends it without a traceback"
 
 
 def test_exit_codes_pass_through(door: Door) -> None:

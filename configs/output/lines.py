@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 import sys
+import threading
 import traceback
 from types import TracebackType
 from typing import TextIO
@@ -33,9 +35,10 @@ class _LineHandler(logging.Handler):
 
 
 def prepare_lines() -> None:
-    """Make logs, warnings and tracebacks of this process lines as `say` prints them.
+    """Make logs, warnings and tracebacks of this process lines as `say` prints them, and Ctrl-C an exception.
 
-    Characters that the locale cannot show become escapes such as \\xe9; they are no reason to fail.
+    run.sh lets Ctrl-C end a process during its imports. Characters that the locale cannot show become escapes such as
+    \\xe9; they are no reason to fail.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -43,6 +46,8 @@ def prepare_lines() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[_LineHandler()])
     logging.captureWarnings(True)
     sys.excepthook = _say_traceback
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -49,7 +49,12 @@ def test_an_error_passes(capsys):
 
 
 def test_what_is_being_written_counts_up_to_its_plan(tmp_path):
-    for name, size in (("a-0.tar.data2vec-tmp", 300), ("a-1.tar.data2vec-tmp", 50), ("other.tar.data2vec-tmp", 9), ("a-2.tar", 70)):
+    for name, size in (
+        ("a-0.tar.data2vec-tmp", 300),
+        ("a-1.tar.data2vec-tmp", 50),
+        ("other.tar.data2vec-tmp", 9),
+        ("a-2.tar", 70),
+    ):
         (tmp_path / name).write_bytes(bytes(size))
     assert _begun_bytes(tmp_path, {"a-0.tar": 100, "a-1.tar": 100, "a-2.tar": 100}) == 150
 

@@ -29,8 +29,8 @@ KINDS = ("vision", "speech", "text", "mixture")
 SECOND = tuple(f"{kind} v2" for kind in KINDS)
 """The same in data2vec 2.0."""
 _V2 = [
-    "objective=v2", "masks.count=3", "masks.fraction=null", "masks.block=null", "decoder.layers=2", "decoder.width=null",
-    "decoder.groups=2", "decoder.kernel=3", "decoder.dropout=0", "loss.cls=null",
+    "objective=v2", "masks.count=3", "masks.fraction=null", "masks.block=null", "decoder.layers=2",
+    "decoder.width=null", "decoder.groups=2", "decoder.kernel=3", "decoder.dropout=0", "loss.cls=null",
 ]  # fmt: skip
 
 

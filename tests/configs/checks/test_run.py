@@ -102,7 +102,12 @@ GRID = "objective=v1 vision.image_size=28 vision.patch_size=4 vision.mask.patche
         ("vision.crop_scale=[1,0.5]", 2, "crop_scale=[1,0.5]: give a positive range", "vision.crop_scale=[0.5,1]"),
         ("teacher.decay_steps=0 teacher.decay_end=0.9", 2, "needs teacher.decay_steps", "teacher.decay_steps=9"),
         ("teacher.decay_steps=9 teacher.decay_end=null", 2, "needs teacher.decay_end", "teacher.decay_end=1"),
-        ("schedule.steps=50 schedule.warmup=60", 2, "schedule.warmup=60 must be below", "schedule.warmup=5 train.steps=40"),
+        (
+            "schedule.steps=50 schedule.warmup=60",
+            2,
+            "schedule.warmup=60 must be below",
+            "schedule.warmup=5 train.steps=40",
+        ),
         ("train.steps=99999 schedule.lr_end=0", 2, "learning rate is 0", "schedule.steps=99999"),
         ("schedule.lr_end=2", 2, "schedule.lr_end=2 must be at most optimizer.lr", "schedule.lr_end=0"),
         ("optimizer.betas=[0.9,1]", 2, "optimizer.betas=[0.9,1]: each must be", "optimizer.betas=[0.9,0.98]"),

@@ -78,3 +78,11 @@ def test_any_locale_and_no_credentials(locale: dict[str, str]) -> None:
     assert (ended.returncode, out) == (1, "\\xe9\n")
     assert err.startswith("WARNING b\\xe9 https://***@h/x\nWARNING ") and "UserWarning: c\\xe9" in err
     assert "Traceback" in err and "hush" not in err.replace(CODE, "")
+
+
+def test_ctrl_c_is_an_exception_again_once_a_command_has_begun() -> None:
+    code = "import signal; signal.signal(2, {}); from configs.output.lines import prepare_lines; prepare_lines(); "
+    code += "print(signal.getsignal(2) is signal.default_int_handler)"
+    for before, after in (("signal.SIG_DFL", "True"), ("signal.SIG_IGN", "False")):
+        command = [sys.executable, "-c", code.format(before)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() == after

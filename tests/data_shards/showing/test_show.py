@@ -53,7 +53,9 @@ def test_a_recipe_and_keys_change_what_is_masked(tmp_path):
     demo = page("recipe=demo")
     assert "35 of 49 patches" in demo and "recipe=demo" in demo
     assert demo.count("by each of 4 masks") == 2 == page("objective=v2", "masks.count=3").count("by each of 3 masks")
-    first = page("recipe=demo", "objective=v1", "vision.patch_size=7", "vision.mask.patches=8", "vision.mask.min_block=1")
+    first = page(
+        "recipe=demo", "objective=v1", "vision.patch_size=7", "vision.mask.patches=8", "vision.mask.min_block=1"
+    )
     assert "8 of 16 patches" in first
 
 
