@@ -25,6 +25,7 @@ TINY = [
     "deepspeed.persistence_threshold=100", "model.dropout=0", "model.attention_dropout=0",
     "model.drop_path=0",
 ]  # fmt: skip
+_VISION = ["optimizer.betas=[0.9,0.999]", "optimizer.clip=3", "schedule.lr_end=1e-5"]
 KINDS = ("vision", "speech", "text", "mixture")
 SECOND = tuple(f"{kind} v2" for kind in KINDS)
 """The same in data2vec 2.0."""
@@ -44,7 +45,8 @@ def tiny(kind: str, size: int, micro: int) -> list[str]:
         return [*(override for override in first if override != "objective=v1"), *_V2]
     if kind != "mixture":
         recipe = "demo" if kind == "vision" else f"demo_{kind}"
-        return [f"recipe={recipe}", "objective=v1", *TINY, f"batch.global={size}", f"batch.micro={micro}"]
+        own = _VISION if kind == "vision" else []
+        return [f"recipe={recipe}", "objective=v1", *own, *TINY, f"batch.global={size}", f"batch.micro={micro}"]
     parts = {"vision": size, "speech": size // 2, "text": size}
     sizes = [f"mixture.{name}.{key}" for name, size in parts.items() for key in (f"global={size}", f"micro={micro}")]
     shards = [f"mixture.{name}.shards=none" for name in parts]
