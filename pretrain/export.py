@@ -79,6 +79,7 @@ def usage(modality: Modality, folder: str) -> list[str]:
     load = "model = AutoModel.from_pretrained(folder)"
     match modality:
         case "vision":
+            load = "model = AutoModel.from_pretrained(folder, add_pooling_layer=False)"  # there is none to load
             classes, lines = "AutoModel", ["hidden = model(pixel_values).last_hidden_state  # [N, 1 + patches, H]"]
         case "speech":
             classes = "AutoFeatureExtractor, AutoModel"
