@@ -73,8 +73,9 @@ class Data2Vec(Objective):
         student_input, teacher_input = self.embed(batch)
         targets = self.targets(batch, teacher_input, rows)
         predictions = self.predictions(batch, student_input, rows, shared_seed)
-        loss = regression_loss(predictions, targets, weight, config.loss) / count
-        return ObjectiveOutput(loss, spread(targets, predictions, weight))
+        losses = token_losses(predictions, targets, config.loss) * weight
+        errors = at_tokens(losses, rows, batch)
+        return ObjectiveOutput(losses.sum() / count, spread(targets, predictions, weight), errors)
 
     def network(self, modality: Modality, weights: Weights) -> Network:
         """Return the student's or the teacher's network of one modality."""
@@ -252,8 +253,14 @@ def _instance_norm(x: Tensor, lengths: Tensor) -> Tensor:
     return x * (variance + _EPS).rsqrt()
 
 
-def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: RegressionConfig) -> Tensor:
-    """Return the Smooth-L1 loss of [B, R, H], reduced over H, as a sum over B and R weighted by `weight` [B, R].
+def at_tokens(losses: Tensor, rows: Tensor, batch: MaskedBatch) -> Tensor:
+    """Return losses [N, R] of the tokens at rows int64 [N, R] as float32 [B, M, T], without a graph; 0 elsewhere."""
+    whole = losses.new_zeros(len(rows), batch.tokens, dtype=torch.float32)
+    return whole.scatter_(1, rows, losses.detach().float()).view(len(batch), -1, batch.tokens)
+
+
+def token_losses(predictions: Tensor, targets: Tensor, loss: RegressionConfig) -> Tensor:
+    """Return the Smooth-L1 loss of [B, R, H], reduced over H: [B, R].
 
     beta 0: the squared error, without the factor 1/2.
     """
@@ -263,9 +270,8 @@ def regression_loss(predictions: Tensor, targets: Tensor, weight: Tensor, loss: 
         elements = F.mse_loss(predictions, targets, reduction="none")
     match loss.reduction:
         case "sqrt":
-            of_tokens = elements.sum(-1) * elements.shape[-1] ** -0.5
+            return elements.sum(-1) * elements.shape[-1] ** -0.5
         case "sum":
-            of_tokens = elements.sum(-1)
+            return elements.sum(-1)
         case _:
-            of_tokens = elements.mean(-1)
-    return (of_tokens * weight).sum()
+            return elements.mean(-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from configs.schema import PretrainConfig
 from data_shards.batch import MaskedBatch, SampleBatch
-from models.data2vec import Data2Vec, Weights, regression_loss, spread
+from models.data2vec import Data2Vec, Weights, at_tokens, spread, token_losses
 from models.flops import flops
 from models.layers.masked import Masked, masked_of, of_each_mask, real_tokens
 from models.objective import ObjectiveOutput
@@ -36,10 +36,12 @@ class Data2Vec2(Data2Vec):
         targets = of_each_mask(whole, masked.hidden)
         outputs = self.outputs(batch, student_input, masked, shared_seed)
         predictions = self.hidden_predictions(batch, outputs, masked)
-        loss = regression_loss(predictions, targets, masked.weight, options) / count
+        losses = token_losses(predictions, targets, options) * masked.weight
+        loss = losses.sum() / count
         if options.cls and self.network(batch.modality, "student").prefix:
             loss = loss + self._cls_loss(batch, outputs, whole) / count
-        return ObjectiveOutput(loss, spread(targets, predictions, masked.weight))
+        errors = at_tokens(losses, masked.hidden, batch)
+        return ObjectiveOutput(loss, spread(targets, predictions, masked.weight), errors)
 
     def outputs(self, batch: MaskedBatch, features: Tensor, masked: Masked, shared_seed: int = 0) -> Tensor:
         """Return the student's outputs, [N, prefix + V, H]: its last block for each mask, after the final norm.
@@ -65,7 +67,7 @@ class Data2Vec2(Data2Vec):
         options, masks = self.configs[batch.modality].loss, batch.masks.shape[1]
         predicted, target = outputs[:, :1].float(), whole.mean(1, keepdim=True).repeat_interleave(masks, 0)
         each = torch.full(predicted.shape[:2], options.cls * (batch.most_masked or 0), device=predicted.device)
-        return regression_loss(predicted, target, each, options)
+        return (token_losses(predicted, target, options) * each).sum()
 
     def watched(self, batch: MaskedBatch, weights: Weights) -> list[tuple[nn.Module, Tensor]]:
         """Return the watched modules: see `Data2Vec.watched`.

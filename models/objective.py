@@ -21,6 +21,8 @@ class ObjectiveOutput(NamedTuple):
     """float32 scalar: this micro-batch's share of the step's loss."""
     statistics: dict[str, Tensor]
     """float64 tensors by name, additive over micro-batches and ranks."""
+    errors: Tensor | None = None
+    """float32 [B, M, T]: loss of each target by itself, 0 where there is none. None: no token has targets."""
 
 
 class Tracked(NamedTuple):

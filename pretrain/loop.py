@@ -129,7 +129,7 @@ class Training:
     def _report_step(self, result: StepResult, batch: SampleBatch, took: float) -> list[str]:
         """Report the step. Returns a line per collapsed module, and one for targets or predictions that collapsed."""
         step, watched, lines = self._engine.steps, self._config.guard.collapse != "off", []
-        self._report.picture(batch)
+        self._report.picture(batch, result.errors)
         modules = self._measure(batch) if watched else None
         row = self._report.step(result, took, self._loader, self._guard, modules)
         if modules:

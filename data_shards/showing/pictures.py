@@ -17,6 +17,7 @@ PICTURE_SIDE = 112
 _GREY, _HATCH = 128, 168  # grey of masked patches, grey of their stripes
 _SHADE = (255.0, 140.0, 0.0)  # laid half over the masked frames of a spectrogram
 _ZOOM = 2  # pixels per frame and band of a spectrogram
+_STRIP = 10  # height in pixels of a strip of errors
 
 
 class Pair(NamedTuple):
@@ -57,10 +58,35 @@ def _pixel_mask(mask: Tensor, side: int) -> Tensor:
     return interpolate(patches, size=(side, side), mode="nearest").bool()
 
 
+def heat(images: Tensor, errors: Tensor) -> Tensor:
+    """Pictures uint8 [B, 3, S, S] of the errors [B, T] of patches: black, red, yellow, white from 0 to the largest.
+
+    Where a patch has none the image shows, faint and grey.
+    """
+    faint = (images.float().mean(1, keepdim=True) / 2 + 127).to(torch.uint8).expand_as(images)
+    colours = _hot(errors / errors.max().clamp(min=1e-12))
+    grid, side = math.isqrt(errors.shape[1]), images.shape[-1]
+    patches = colours.reshape(-1, grid, grid, 3).permute(0, 3, 1, 2).float()
+    return torch.where(_pixel_mask(errors > 0, side), interpolate(patches, size=(side, side)).to(torch.uint8), faint)
+
+
+def _hot(values: Tensor) -> Tensor:
+    """Colours uint8 [..., 3] of values in [0, 1]: black, red, yellow, white."""
+    thirds = 3 * values[..., None] - torch.arange(3)
+    return (thirds.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 def _hatching(side: int) -> Tensor:
     """Hatching uint8 [1, side, side]: grey with diagonal stripes, which hardly any image contains."""
     diagonal = torch.arange(side)[:, None] + torch.arange(side)[None, :]
     return torch.where(diagonal % 8 < 2, _HATCH, _GREY).to(torch.uint8)[None]
+
+
+def heat_strips(errors: Tensor) -> Tensor:
+    """Strips uint8 [B, 3, h, w] of the errors [B, T] of frames, in colours as `heat`; white where a frame has none."""
+    colours = torch.where(errors[..., None] > 0, _hot(errors / errors.max().clamp(min=1e-12)), 255).to(torch.uint8)
+    strips = colours.permute(0, 2, 1)[:, :, None]
+    return strips.repeat_interleave(_STRIP, 2).repeat_interleave(_ZOOM, 3)
 
 
 def spectrograms(batch: MaskedBatch) -> Pair:

@@ -54,6 +54,8 @@ class StepResult:
     """Floating-point operations of this rank (`Objective.flops`)."""
     statistics: dict[str, Tensor]
     """Additive figures of this rank, from the objective."""
+    errors: Tensor | None = None
+    """float32 [B, M, T]: losses of this rank's first micro-batch, token by token (`ObjectiveOutput.errors`)."""
 
 
 Judge = Callable[[Modality, float, float], bool]
@@ -157,8 +159,9 @@ class Engine:
         self.skipped += not applied
         work = sum(self.model.flops(batch) for batch in micro_batches)
         return StepResult(
-            modality, applied, loss, norm, lr, decay, targets, tokens, positions, samples, work, statistics
-        )
+            modality, applied, loss, norm, lr, decay, targets, tokens, positions, samples, work, statistics,
+            outputs[0].errors,
+        )  # fmt: skip
 
     def _update(self, judge: Callable[[float], bool]) -> tuple[float, bool]:
         """Apply the gradient unless it is not finite or `judge` refuses its norm. Returns (norm, True if applied).

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
 
 from configs.keys import flat
 from configs.output.lines import say
@@ -100,8 +101,8 @@ class Report:
         finally:
             self._end_progress()
 
-    def picture(self, batch: SampleBatch) -> None:
-        """Write a picture of a micro-batch of the step just taken, if one is due.
+    def picture(self, batch: SampleBatch, errors: Tensor | None) -> None:
+        """Write a picture of the first micro-batch of the step just taken, with its errors, if one is due.
 
         One is due at the first step of each modality, and every `log.pictures_every` steps.
         """
@@ -110,7 +111,7 @@ class Report:
             return
         if modality not in self._pictured or self._mixture.is_last_in_interval(step, every, NEVER):
             self._pictured.add(modality)
-            self._board.write_picture(step, batch)
+            self._board.write_picture(step, batch, errors)
 
     def probe(self, result: ProbeResult) -> None:
         """Write a probe's row."""

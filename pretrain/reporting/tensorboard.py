@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.schema import PretrainConfig
@@ -59,19 +60,22 @@ class Board:
 
         self._write(add)
 
-    def write_picture(self, step: int, batch: MaskedBatch) -> None:
-        """Add the first samples of a micro-batch as the student and the teacher see them."""
+    def write_picture(self, step: int, batch: MaskedBatch, errors: Tensor | None = None) -> None:
+        """Add the first samples of a micro-batch as the student and the teacher see them.
+
+        errors: [B, M, T], the losses of its tokens; None: none are shown.
+        """
         tag = _tag("masked_batch", batch.modality, self._mixture)
         match batch.modality:
             case "vision":
-                picture = images_picture(batch)
+                picture = images_picture(batch, errors)
                 self._write(lambda writer: writer.add_image(tag, picture, step, dataformats="CHW"))
             case "speech":
-                picture = spectrograms_picture(batch)
+                picture = spectrograms_picture(batch, errors)
                 self._write(lambda writer: writer.add_image(tag, picture, step, dataformats="CHW"))
             case "text":
                 if self._tokenizer:
-                    text = texts_markdown(batch, self._tokenizer)
+                    text = texts_markdown(batch, self._tokenizer, errors)
                     self._write(lambda writer: writer.add_text(tag, text, step))
 
     def close(self) -> None:

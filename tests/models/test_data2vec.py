@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from configs.schema import PretrainConfig
 from configs.schema_objective import LossConfig, TeacherConfig
 from models import transformer
-from models.data2vec import Data2Vec, average, regression_loss
+from models.data2vec import Data2Vec, average, token_losses
 from models.layers.masked import masked_rows
 from models.statistics import std_from_moments
 from tests.models.common import MODALITIES, random_batch, randomise, tiny_config
@@ -249,7 +249,7 @@ def test_smooth_l1_squared_error_and_reductions():
     predictions, targets = torch.tensor([[[0.0, 3.0], [5.0, 5.0]]]), torch.zeros(1, 2, 2)
 
     def loss(beta: float, reduction: str) -> float:
-        return float(regression_loss(predictions, targets, torch.tensor([[1.0, 0.0]]), LossConfig(beta, reduction)))
+        return float(token_losses(predictions, targets, LossConfig(beta, reduction))[0, 0])
 
     assert loss(2.0, "mean") == (0 + (3 - 1)) / 2
     assert loss(4.0, "mean") == (0 + 9 / 8) / 2

@@ -184,3 +184,24 @@ def test_base_sizes():
             student = make_student(config)
             decoder = sum(p.numel() for p in student.head.parameters())
             assert decoder == pytest.approx(millions * 1e6, rel=0.05), recipe
+
+
+@pytest.mark.parametrize("objective", ["v1", "v2"])
+@each_modality
+def test_the_losses_of_tokens_sum_to_the_loss_and_are_each_samples_own(modality, objective):
+    """What pictures show: the loss of each hidden token, whatever batch its sample is in."""
+    model = make_objective(tiny_config(modality=modality, objective=objective)).eval()
+    randomise(model.student, seed=1)
+    batch = random_batch(model.config)
+    output = model(batch, torch.tensor(7.0))
+    errors = output.errors
+    assert errors.shape == batch.masks.shape and not errors.requires_grad
+    assert torch.equal(errors > 0, batch.masks)
+    expected = errors.sum()
+    if objective == "v2" and modality == "vision":
+        student_input, teacher_input = model.embed(batch)
+        outputs = model.outputs(batch, student_input, masked_of(batch))
+        expected = expected + model._cls_loss(batch, outputs, model.all_targets(batch, teacher_input))
+    torch.testing.assert_close(output.loss, expected / 7)
+    alone = model(batch.take(torch.tensor([1])), torch.tensor(1.0)).errors
+    torch.testing.assert_close(errors[1:2, :, : alone.shape[2]], alone)

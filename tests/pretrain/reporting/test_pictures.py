@@ -122,3 +122,39 @@ def test_texts_without_a_corrupted_form_mark_their_hidden_tokens():
     batch = replace(texts(), corrupted=None)
     marked = texts_markdown(batch, TOKENIZER)
     assert "**⟦ cat⟧**" in marked and "→" not in marked.split("\n", 1)[1]
+
+
+def test_the_loss_of_each_patch_is_a_colour_from_black_to_white():
+    images = torch.full((3, 3, 28, 28), 200, dtype=torch.uint8)
+    masks = torch.zeros(3, 2, 49, dtype=torch.bool)
+    masks[:, 0, [0, 1, 2]] = masks[0, 1, 48] = True
+    errors = torch.zeros(3, 2, 49)
+    errors[:, 0, :3], errors[0, 1, 48] = torch.tensor([3.0, 1.0, 1e-4]), 7.0
+    batch = replace(image_batch(images, masks[0, 0]), masks=masks)
+    picture = images_picture(batch, errors)
+    assert picture.shape == (3, 5 * 116, 3 * 116)
+    _, _, losses, _, further = picture.split(116, dim=1)
+    at = [losses[:, 10, 2 + 8 + 16 * column].tolist() for column in range(4)]
+    assert at == [[255, 255, 255], [255, 0, 0], [0, 0, 0], [227, 227, 227]], (
+        "the largest, a third, next to nothing, none"
+    )
+    assert further[:, 106, 106].tolist() == [255, 255, 255] and further[:, 10, 10].tolist() == [227, 227, 227]
+    assert torch.equal(picture[:, : 2 * 116], images_picture(batch)[:, : 2 * 116])
+
+
+def test_the_loss_of_each_frame_is_a_strip_below_the_clip():
+    batch = clips()
+    errors = torch.where(batch.masks, 1.0, 0.0)
+    errors[0, 0, 5] = 3.0
+    picture = spectrograms_picture(batch, errors)
+    height = 2 * MELS + 10 + 4
+    assert picture.shape == (3, 2 * height, 40)
+    strip = picture[:, 2 * MELS + 5]
+    assert [strip[:, 2 * frame].tolist() for frame in (4, 5, 6)] == [[255, 255, 255], [255, 255, 255], [255, 0, 0]]
+
+
+def test_the_loss_of_each_token_stands_behind_it_by_the_mean():
+    batch = texts()
+    errors = torch.where(batch.masks, 8.0, 0.0)
+    legend, _, first, _ = texts_markdown(batch, TOKENIZER, errors).splitlines()
+    assert "**⟦ cat⟧** (1.00)" in first and legend.endswith("behind it the loss by the mean")
