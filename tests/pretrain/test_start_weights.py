@@ -18,6 +18,7 @@ from tests.own import own
 
 SMALL = [
     *("model.layers=2", "model.width=16", "model.heads=2", "model.ffn=32", "teacher.layers=2"),
+    "vision.patch_size=7",
     *("speech.conv_width=8", "speech.position_groups=2", "text.vocab_size=300", "text.max_tokens=16"),
 ]
 MIXTURE = "modality=[vision,speech]"
@@ -30,8 +31,8 @@ WORDS = (
 
 
 def model(*overrides: str) -> Data2Vec:
-    config = compose_pretrain([*SMALL, *overrides])
-    return Data2Vec(config)
+    objective = [] if any(override.startswith("objective=") for override in overrides) else ["objective=v1"]
+    return Data2Vec(compose_pretrain([*SMALL, *objective, *overrides]))
 
 
 @pytest.fixture
