@@ -141,7 +141,7 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
 
 def _with_whole_paths(config: PretrainConfig) -> PretrainConfig:
     values = plain(config)
-    for key in PATH_KEYS:
+    for key in flat(values).keys() & set(PATH_KEYS):  # a modality may have no part in mixtures
         *sections, leaf = key.split(".")
         inner = values
         for section in sections:
