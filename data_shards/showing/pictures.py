@@ -64,15 +64,15 @@ def heat(images: Tensor, errors: Tensor) -> Tensor:
     Where a patch has none the image shows, faint and grey.
     """
     faint = (images.float().mean(1, keepdim=True) / 2 + 127).to(torch.uint8).expand_as(images)
-    colours = _hot(errors / errors.max().clamp(min=1e-12))
+    colours = _hot(errors)
     grid, side = math.isqrt(errors.shape[1]), images.shape[-1]
     patches = colours.reshape(-1, grid, grid, 3).permute(0, 3, 1, 2).float()
     return torch.where(_pixel_mask(errors > 0, side), interpolate(patches, size=(side, side)).to(torch.uint8), faint)
 
 
-def _hot(values: Tensor) -> Tensor:
-    """Colours uint8 [..., 3] of values in [0, 1]: black, red, yellow, white."""
-    thirds = 3 * values[..., None] - torch.arange(3)
+def _hot(errors: Tensor) -> Tensor:
+    """Colours uint8 [..., 3] from 0 to the largest error: black, red, yellow, white."""
+    thirds = 3 * (errors / errors.max().clamp(min=1e-12))[..., None] - torch.arange(3)
     return (thirds.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -84,7 +84,7 @@ def _hatching(side: int) -> Tensor:
 
 def heat_strips(errors: Tensor) -> Tensor:
     """Strips uint8 [B, 3, h, w] of the errors [B, T] of frames, in colours as `heat`; white where a frame has none."""
-    colours = torch.where(errors[..., None] > 0, _hot(errors / errors.max().clamp(min=1e-12)), 255).to(torch.uint8)
+    colours = torch.where(errors[..., None] > 0, _hot(errors), 255).to(torch.uint8)
     strips = colours.permute(0, 2, 1)[:, :, None]
     return strips.repeat_interleave(_STRIP, 2).repeat_interleave(_ZOOM, 3)
 
