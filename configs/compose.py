@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from configs.checks.before_install import groups
 from configs.checks.nearest import unknown_choice, unknown_key
-from configs.keys import build, flat, help_text, leaf_keys, plain, split_override, typed
+from configs.keys import build, flat, help_text, leaf_keys, plain, set_value, split_override, typed
 from configs.output.secrets import masked
 from configs.resolve.numbers import resolve
 from configs.schema import PretrainConfig
@@ -55,7 +55,7 @@ def compose_recipe(name: str) -> PretrainConfig:
     """The configuration of a recipe alone. Keys that it requires are empty."""
     values = _values_of(name, [])
     for key in OmegaConf.missing_keys(OmegaConf.create(values)):
-        _set(values, key, "")
+        set_value(values, key, "")
     resolve(values, ())
     return build(PretrainConfig, values)
 
@@ -72,7 +72,7 @@ def parse(cls: type[T], arguments: list[str]) -> T:
         raise unknown_key(wrong[0], list(known))
     values = _of_recipe(pairs, {name.partition(".")[0] for name in known})
     for key, value in pairs:
-        _set(values, key, typed(known[key], value))
+        set_value(values, key, typed(known[key], value))
     return build(cls, values)
 
 
@@ -146,7 +146,7 @@ def _values_of(recipe: str, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     values = _hydra([f"recipe={recipe}", *chosen])
     for key, value in pairs:
         if key not in GROUPS:
-            _set(values, key, typed(keys[key], value))
+            set_value(values, key, typed(keys[key], value))
     return {**values, "recipe": recipe}
 
 
@@ -217,14 +217,6 @@ def _check_key(key: str, value: str) -> None:
         raise ValueError(f"'{key}' is a section: set one of its keys, e.g. {inside[0]}=VALUE")
     elif key not in keys:
         raise unknown_key(key, [*keys, *GROUPS])
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested dicts."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-    values[leaf] = value
 
 
 def _check_required(recipe: str, values: dict[str, Any]) -> None:

@@ -248,3 +248,11 @@ def written(value: Any) -> str:
             return f"{text[:_SHOWN]}..."
         case _:
             return text
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of nested dicts."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[leaf] = value

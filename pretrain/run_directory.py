@@ -15,7 +15,7 @@ from typing import IO
 import yaml
 
 from configs.compose import to_yaml
-from configs.keys import build, flat, plain
+from configs.keys import build, flat, plain, set_value
 from configs.schema import PretrainConfig
 from data_shards.files import replace_text
 from data_shards.shards.index import load_index
@@ -141,13 +141,9 @@ def write_config(folder: Path, config: PretrainConfig, world: int) -> tuple[str,
 
 def _with_whole_paths(config: PretrainConfig) -> PretrainConfig:
     values = plain(config)
-    for key in flat(values).keys() & set(PATH_KEYS):  # a modality may have no part in mixtures
-        *sections, leaf = key.split(".")
-        inner = values
-        for section in sections:
-            inner = inner[section]
-        given = inner[leaf]
-        inner[leaf] = _whole(given) if isinstance(given, str) else [_whole(path) for path in given]
+    for key, given in flat(values).items():
+        if key in PATH_KEYS:
+            set_value(values, key, _whole(given) if isinstance(given, str) else [_whole(path) for path in given])
     return build(PretrainConfig, values)
 
 
